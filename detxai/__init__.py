@@ -1,0 +1,1 @@
+"""Explain object detections: which pixels put this box, with this class, here?"""

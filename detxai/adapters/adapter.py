@@ -1,0 +1,224 @@
+"""What every detector family must supply, and what it then gets for nothing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from detxai.adapters.layers import capture, find_layer, level_names, replaced
+from detxai.adapters.model_state import borrowed
+from detxai.detections import Candidates, Detections
+from detxai.geometry import Geometry
+from detxai.images import Image, load_image, to_uint8
+from detxai.reshape import ReshapeTransform
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Images as the model reads them.
+
+    Attributes:
+        tensor: (B, 3, h, w), resized and padded, on the model's device and in its dtype.
+        geometries: for each image, how it was placed into ``tensor``.
+        images: each original image, uint8 (H, W, 3) RGB.
+    """
+
+    tensor: Tensor
+    geometries: tuple[Geometry, ...]
+    images: tuple[npt.NDArray[np.uint8], ...]
+
+    def __len__(self) -> int:
+        return len(self.geometries)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What some layers put out for a batch of images, and what is needed to go on from there.
+
+    Attributes:
+        levels: level name -> (B, C, h, w). A layer that puts out one tensor is one level under its own name; one
+            that puts out a pyramid is a level for each entry, named ``layer:entry``.
+        layers: the names of the layers.
+        inputs: the images they come from.
+        cache: what the adapter keeps to resume: the values that no change of ``levels`` can change.
+    """
+
+    levels: Mapping[str, Tensor]
+    layers: tuple[str, ...]
+    inputs: Inputs
+    cache: Any = None
+
+    def with_levels(self, levels: Mapping[str, Tensor]) -> Features:
+        """The same features with some levels changed.
+
+        Where the inputs are one image, the new levels may hold any number of versions of it along the batch axis:
+        every level then has that many, or one that serves them all.
+
+        Raises:
+            LookupError: no such level.
+            ValueError: a level's channels or size differ, or the batch sizes do.
+        """
+        unknown = sorted(set(levels) - set(self.levels))
+        if unknown:
+            raise LookupError(f"level must be one of {list(self.levels)}, got {unknown}")
+        changed = {**self.levels, **levels}
+        for name, tensor in levels.items():
+            if tensor.ndim != 4 or tensor.shape[1:] != self.levels[name].shape[1:]:
+                expected = tuple(self.levels[name].shape)
+                raise ValueError(f"level {name} must have shape {expected}, got {tuple(tensor.shape)}")
+        batch = max(len(tensor) for tensor in changed.values())
+        sizes = {len(tensor) for tensor in changed.values()}
+        if sizes - {batch, 1} or (len(self.inputs) > 1 and sizes != {len(self.inputs)}):
+            raise ValueError(
+                f"levels must agree on the batch size, got {sorted(sizes)} for {len(self.inputs)} image(s)"
+            )
+        return replace(self, levels={k: v if len(v) == batch else v.expand(batch, -1, -1, -1) for k, v in changed.items()})
+
+    @property
+    def batch_size(self) -> int:
+        return len(next(iter(self.levels.values())))
+
+
+class Adapter(ABC):
+    """A detector, wrapped.
+
+    A family supplies ``prepare``, ``detect``, ``forward`` and its default layers. Features of any layer and resuming
+    from them then work by capturing and replacing that layer's output in a full pass; a family that can resume
+    without the full pass overrides ``_features`` and ``_resume``.
+
+    Args:
+        model: the detector; borrowed during calls and given back as it was.
+        class_names: label -> name.
+    """
+
+    family: ClassVar[str]
+
+    def __init__(self, model: nn.Module, class_names: Mapping[int, str]) -> None:
+        self.model = model
+        self.class_names = dict(class_names)
+        self._borrowing = False
+
+    @property
+    @abstractmethod
+    def default_layers(self) -> tuple[str, ...]:
+        """The layers explained when nobody says which."""
+
+    @property
+    @abstractmethod
+    def reshape_transform(self) -> ReshapeTransform:
+        """Brings the output of ``default_layers`` to one (B, C, H, W) tensor."""
+
+    @abstractmethod
+    def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
+        """What the model itself answers for ``image``: the boxes scored above ``score_threshold``, in [0, 1]."""
+
+    @abstractmethod
+    def _prepare(self, arrays: Sequence[npt.NDArray[Any]]) -> Inputs:
+        """RGB arrays (H, W, 3), as ``detxai.images.load_image`` gives them, as the model reads them."""
+
+    @abstractmethod
+    def _forward(self, inputs: Inputs) -> Candidates:
+        """The full pass: every candidate, differentiable, in original pixels."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """The model in eval mode, given back as it was. Calls inside one ``with`` borrow it only once."""
+        if self._borrowing:
+            yield
+            return
+        with borrowed(self.model):
+            self._borrowing = True
+            try:
+                yield
+            finally:
+                self._borrowing = False
+
+    def prepare(self, images: Image | Sequence[Image] | Inputs) -> Inputs:
+        """One image or several, as the model reads them: its own resizing, padding and normalisation."""
+        if isinstance(images, Inputs):
+            return images
+        if not isinstance(images, (list, tuple)):
+            images = [images]  # type: ignore[list-item]
+        if not images:
+            raise ValueError("images must not be empty")
+        arrays = [load_image(image) for image in images]
+        with self.borrowed(), torch.no_grad():
+            return self._prepare(arrays)
+
+    def candidates(self, images: Image | Sequence[Image] | Inputs) -> Candidates:
+        """Everything the detector considers, before its last non-maximum suppression; differentiable."""
+        inputs = self.prepare(images)
+        with self.borrowed():
+            return self._forward(inputs)
+
+    def features(
+        self, images: Image | Sequence[Image] | Inputs, layers: Sequence[str] | str | None = None
+    ) -> Features:
+        """What ``layers`` put out for ``images``, detached.
+
+        Args:
+            images: one image, several, or prepared inputs.
+            layers: names as in ``model.named_modules()``; default: the adapter's ``default_layers``.
+
+        Raises:
+            LookupError: a layer is unknown, or did not run.
+            ValueError: a layer's output is no (B, C, h, w) tensor, nor a dict or list of them.
+        """
+        names = self.default_layers if layers is None else (layers,) if isinstance(layers, str) else tuple(layers)
+        if not names:
+            raise ValueError("layers must name at least one layer, got none")
+        for name in names:
+            find_layer(self.model, name)
+        inputs = self.prepare(images)
+        with self.borrowed(), torch.no_grad():
+            return self._features(inputs, names)
+
+    def resume(self, features: Features) -> Candidates:
+        """The candidates that the detector would have with these features; differentiable in them."""
+        with self.borrowed():
+            return self._resume(features)
+
+    def describe(self) -> dict[str, Any]:
+        """What is explained, for the record: family, class of the model, number of classes."""
+        return {
+            "family": self.family,
+            "model": f"{type(self.model).__module__}.{type(self.model).__qualname__}",
+            "n_parameters": sum(p.numel() for p in self.model.parameters()),
+            "n_classes": len(self.class_names),
+        }
+
+    def _features(self, inputs: Inputs, layers: tuple[str, ...]) -> Features:
+        with capture(self.model, layers) as outputs:
+            self._forward(inputs)
+        return Features(level_names(outputs), layers, inputs, cache=outputs)
+
+    def _resume(self, features: Features) -> Candidates:
+        inputs = features.inputs
+        if features.batch_size != len(inputs):
+            many = features.batch_size
+            inputs = Inputs(
+                inputs.tensor.expand(many, -1, -1, -1), inputs.geometries * many, inputs.images * many
+            )
+        with replaced(self.model, features.cache, features.levels):
+            return self._forward(inputs)
+
+
+def as_uint8(arrays: Sequence[npt.NDArray[Any]]) -> tuple[npt.NDArray[np.uint8], ...]:
+    """The original images of ``Inputs``."""
+    return tuple(to_uint8(array) for array in arrays)

@@ -1,0 +1,145 @@
+"""torchvision's Faster R-CNN and its relatives (Mask and Keypoint R-CNN), with any backbone and pyramid."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, FasterRCNN_ResNet50_FPN_Weights
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import boxes as box_ops
+
+from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
+from detxai.adapters.layers import level_names
+from detxai.detections import Candidates, Detections
+from detxai.geometry import Geometry
+from detxai.images import Image, load_image, to_tensor
+from detxai.reshape import ReshapeTransform, fpn_reshape_transform
+
+N_COCO_CLASSES = 91  # torchvision's own builders: COCO's 91-style category ids, background first
+
+
+class FasterRCNNAdapter(Adapter):
+    """Any ``torchvision.models.detection.FasterRCNN``.
+
+    Candidates are all proposals of the RPN, each with its probability of every class (softmax, the background left
+    out), a box for each class, clipped to the image as the model does, and objectness = 1 - p(background).
+    Resuming from the pyramid reruns the RPN and the box heads only.
+
+    Args:
+        model: the detector.
+        class_names: label -> name, 0 being the background; default: COCO's for a model of 91 classes.
+
+    Raises:
+        TypeError: ``model`` is no FasterRCNN.
+    """
+
+    family = "faster_rcnn"
+
+    def __init__(self, model: nn.Module, *, class_names: Mapping[int, str] | Sequence[str] | None = None) -> None:
+        if not isinstance(model, FasterRCNN):
+            raise TypeError(f"model must be a torchvision FasterRCNN, got {type(model).__name__}")
+        super().__init__(model, _class_names(model, class_names))
+
+    @property
+    def default_layers(self) -> tuple[str, ...]:
+        return ("backbone",)
+
+    @property
+    def reshape_transform(self) -> ReshapeTransform:
+        return fpn_reshape_transform
+
+    def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
+        if not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
+        pixels = to_tensor(load_image(image)).to(self.device, self.dtype)
+        with self.borrowed(), torch.no_grad():
+            (output,) = self.model([pixels])
+        kept = output["scores"] > score_threshold
+        boxes, scores, labels = (output[name][kept] for name in ("boxes", "scores", "labels"))
+        return Detections(boxes, scores, labels, self.class_names)
+
+    def _prepare(self, arrays: Sequence[npt.NDArray[Any]]) -> Inputs:
+        tensors = [to_tensor(array).to(self.device, self.dtype) for array in arrays]
+        prepared, _ = self.model.transform(tensors)
+        height, width = prepared.tensors.shape[-2:]
+        geometries = tuple(
+            Geometry((array.shape[0], array.shape[1]), (height, width), size, cell_centre=0)
+            for array, size in zip(arrays, prepared.image_sizes, strict=True)
+        )
+        return Inputs(prepared.tensors, geometries, as_uint8(arrays))
+
+    def _forward(self, inputs: Inputs) -> Candidates:
+        pyramid = self.model.backbone(inputs.tensor)
+        if isinstance(pyramid, Tensor):  # a backbone without a pyramid, as FasterRCNN.forward takes it
+            pyramid = OrderedDict([("0", pyramid)])
+        return self._candidates(pyramid, inputs.geometries)
+
+    def _features(self, inputs: Inputs, layers: tuple[str, ...]) -> Features:
+        if layers != self.default_layers:
+            return super()._features(inputs, layers)
+        outputs = {"backbone": self.model.backbone(inputs.tensor)}
+        return Features(level_names(outputs), layers, replace(inputs, tensor=_sizes_only(inputs.tensor)))
+
+    def _resume(self, features: Features) -> Candidates:
+        if features.layers != self.default_layers:
+            return super()._resume(features)
+        pyramid = OrderedDict(
+            (name.partition(":")[2] or "0", level) for name, level in features.levels.items()
+        )
+        geometries = features.inputs.geometries
+        return self._candidates(pyramid, geometries * (features.batch_size // len(geometries)))
+
+    def _candidates(self, pyramid: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> Candidates:
+        sizes = [geometry.resized_size for geometry in geometries]
+        like = next(iter(pyramid.values()))
+        images = ImageList(like.new_empty(1).expand(len(sizes), 3, *geometries[0].input_size), sizes)
+        proposals, _ = self.model.rpn(images, pyramid)
+        heads = self.model.roi_heads
+        logits, deltas = heads.box_predictor(heads.box_head(heads.box_roi_pool(pyramid, proposals, sizes)))
+        boxes = heads.box_coder.decode(deltas, proposals)
+
+        counts = [len(p) for p in proposals]
+        n_classes = logits.shape[-1]
+        probabilities = _stack(logits.softmax(-1), counts)
+        placed = _stack(boxes.reshape(-1, n_classes, 4), counts)
+        scales = torch.stack([_pixels_per_input(geometry, like) for geometry in geometries])
+        clipped = torch.stack(
+            [box_ops.clip_boxes_to_image(one, size) for one, size in zip(placed, sizes, strict=True)]
+        )
+        return Candidates(
+            boxes=(clipped * scales[:, None, None])[:, :, 1:],
+            class_scores=probabilities[..., 1:],
+            objectness=probabilities[..., 1:].sum(-1),
+            labels=torch.arange(1, n_classes, device=like.device),
+            proposals=_stack(torch.cat(proposals), counts) * scales[:, None],
+        )
+
+
+def _class_names(model: FasterRCNN, names: Mapping[int, str] | Sequence[str] | None) -> dict[int, str]:
+    if names is None:
+        n_classes = getattr(getattr(model.roi_heads.box_predictor, "cls_score", None), "out_features", None)
+        names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"] if n_classes == N_COCO_CLASSES else {}
+    return Detections([], [], [], names).class_names  # type: ignore[arg-type, return-value]
+
+
+def _sizes_only(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape that holds one number: what resuming needs of the pixels is their count."""
+    return tensor.new_zeros(1).expand(tensor.shape)
+
+
+def _pixels_per_input(geometry: Geometry, like: Tensor) -> Tensor:
+    """(4,) original pixels per input pixel for x1, y1, x2, y2, rounded as torchvision's ``resize_boxes`` does."""
+    original = torch.tensor(geometry.image_size, dtype=torch.float32)
+    resized = torch.tensor(geometry.resized_size, dtype=torch.float32)
+    return (original / resized).to(like).flip(0).repeat(2)
+
+
+def _stack(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Rows of images that follow one another, as (B, N, ...): short images are filled up with zeros."""
+    return nn.utils.rnn.pad_sequence(list(rows.split(list(counts))), batch_first=True)

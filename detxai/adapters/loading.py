@@ -1,0 +1,166 @@
+"""Detectors by name, as the command line takes them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from collections.abc import Iterator
+from os import PathLike, fspath
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models import get_model, list_models
+from torchvision.models import detection as torchvision_detection
+
+from detxai.adapters.adapter import Adapter
+from detxai.adapters.registry import wrap
+from detxai.adapters.yolo import load_yolo
+
+log = logging.getLogger(__name__)
+
+Names = Mapping[int, str] | Sequence[str]
+FAMILIES = ("fasterrcnn", "maskrcnn", "keypointrcnn")
+
+
+def load_detector(
+    model: str | PathLike[str],
+    *,
+    weights: str | PathLike[str] | None = None,
+    class_names: Names | None = None,
+    **options: Any,
+) -> Adapter:
+    """A detector by name.
+
+    Args:
+        model: a torchvision builder's name (``fasterrcnn_resnet50_fpn``); the path of a YOLO ``.pt``;
+            ``module:function`` or ``file.py:function``, a factory of your own that returns the model; or a bundled
+            detector, ``scenes-frcnn`` or ``scenes-yolo``. A factory's module may list its ``CLASS_NAMES``.
+        weights: for a torchvision builder, the file of its ``state_dict``, read with ``weights_only=True``.
+            Nothing is ever downloaded: without it the weights are random.
+        class_names: label -> name; default: the model's own.
+        options: the family's further options, such as YOLO's ``input_size``.
+
+    Raises:
+        ValueError: no such model, or the weights do not fit it.
+        FileNotFoundError: no such file.
+    """
+    name = fspath(model)
+    if name.endswith(".pt"):
+        _refuse_weights(weights, "a YOLO .pt file holds its own")
+        return load_yolo(name, class_names=class_names, **options)
+    if name in BUNDLED:
+        _refuse_weights(weights, "a bundled detector has its own")
+        return BUNDLED[name](class_names, options)
+    if ":" in name:
+        _refuse_weights(weights, "a factory loads its own")
+        return _from_factory(name, class_names, options)
+    return wrap(_torchvision_model(name, weights), class_names=class_names, **options)
+
+
+def _refuse_weights(weights: object, reason: str) -> None:
+    if weights is not None:
+        raise ValueError(f"weights are for torchvision builders only ({reason}), got {weights}")
+
+
+def _torchvision_model(name: str, weights: str | PathLike[str] | None) -> nn.Module:
+    known = [n for n in list_models(module=torchvision_detection) if n.startswith(FAMILIES)]
+    if name not in known:
+        raise ValueError(
+            f"model must be a YOLO .pt file, module:function, one of {', '.join(BUNDLED)}, or one of torchvision's "
+            f"{', '.join(known)}; got {name!r}"
+        )
+    if weights is None:
+        log.warning("%s has no weights: they are random (seed 0), so its detections and maps mean nothing", name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return get_model(name, weights=None, weights_backbone=None)
+    state = _state_dict(Path(weights))
+    classifier = state.get("roi_heads.box_predictor.cls_score.weight")
+    if classifier is None:
+        raise ValueError(f"weights: {weights} is no state_dict of {name}: it has no box predictor")
+    network = get_model(name, weights=None, weights_backbone=None, num_classes=len(classifier))
+    try:
+        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    except RuntimeError as error:
+        raise ValueError(f"weights: {weights} does not fit {name}: {error}") from error
+    return network
+
+
+def _state_dict(path: Path) -> Mapping[str, torch.Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"weights: no such file: {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no one error for "not a checkpoint"
+        raise ValueError(f"weights: {path} is not a state_dict that loads with weights_only=True: {error}") from error
+    state = state.get("model", state) if isinstance(state, Mapping) else state
+    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ValueError(f"weights: {path} is not a state_dict")
+    return state
+
+
+def _from_factory(name: str, class_names: Names | None, options: Mapping[str, Any]) -> Adapter:
+    place, _, function = name.rpartition(":")
+    module = _module(place)
+    factory = getattr(module, function, None)
+    if not callable(factory):
+        raise ValueError(f"model: {place} has no function {function!r}")
+    network = factory()
+    if class_names is None:
+        class_names = getattr(network, "class_names", None) or getattr(module, "CLASS_NAMES", None)
+    return wrap(network, class_names=class_names, **options)
+
+
+def _module(place: str) -> ModuleType:
+    if place.endswith(".py"):
+        if not Path(place).is_file():
+            raise FileNotFoundError(f"model: no such file: {place}")
+        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+        assert spec is not None and spec.loader is not None  # a .py file always has them
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    try:
+        with _working_folder_importable():
+            return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name != place.partition(".")[0] and error.name != place:
+            raise
+        raise ValueError(f"model: there is no module {place!r} (looked in the working folder too)") from error
+
+
+@contextmanager
+def _working_folder_importable() -> Iterator[None]:
+    """An installed command does not look for modules where it was started, unlike ``python -m``."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _scenes_frcnn(class_names: Names | None, options: Mapping[str, Any]) -> Adapter:
+    from detxai.scenes import load_frcnn
+
+    model = load_frcnn()
+    return wrap(model, class_names=class_names or model.class_names, **options)
+
+
+def _scenes_yolo(class_names: Names | None, options: Mapping[str, Any]) -> Adapter:
+    from detxai.scenes import load_yolo as load_scenes_yolo
+
+    return wrap(load_scenes_yolo(), class_names=class_names, **options)
+
+
+BUNDLED: dict[str, Callable[[Names | None, Mapping[str, Any]], Adapter]] = {
+    "scenes-frcnn": _scenes_frcnn,
+    "scenes-yolo": _scenes_yolo,
+}

@@ -1,0 +1,79 @@
+"""From whatever a user calls a model to an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from os import PathLike
+from typing import Any
+
+from torch import nn
+from torchvision.models.detection import FasterRCNN
+
+from detxai.adapters.adapter import Adapter
+from detxai.adapters.faster_rcnn import FasterRCNNAdapter
+from detxai.adapters.yolo import YOLOAdapter, is_yolo
+
+ENTRY_POINTS = "detxai.adapters"
+SUPPORTED = (
+    "a torchvision FasterRCNN (also Mask and Keypoint R-CNN), an ultralytics YOLO or its DetectionModel, the path of "
+    f"a YOLO .pt file, or a model of a family registered under the entry points {ENTRY_POINTS!r}"
+)
+
+
+def wrap(
+    model: nn.Module | Adapter | str | PathLike[str] | Any,
+    *,
+    class_names: Mapping[int, str] | Sequence[str] | None = None,
+    **options: Any,
+) -> Adapter:
+    """The detector behind ``model``, ready to be asked about its boxes.
+
+    The model is not changed, copied or fused; it is borrowed during calls and given back as it was.
+
+    Args:
+        model: a torchvision ``FasterRCNN``; an ultralytics ``YOLO``, its ``DetectionModel`` or the path of its
+            ``.pt`` file; or a model of a registered family. Data-parallel and compiled wrappers are looked through.
+            Names that ``detxai.adapters.loading.load_detector`` knows work too.
+        class_names: label -> name; default: the model's own.
+        options: the family's further options, such as YOLO's ``input_size``.
+
+    Raises:
+        TypeError: no family takes this kind of model.
+        FileNotFoundError, ValueError: a path is wrong.
+    """
+    if isinstance(model, Adapter):
+        return model
+    if isinstance(model, (str, PathLike)):
+        from detxai.adapters.loading import load_detector  # loading leans on wrap for what it has loaded
+
+        return load_detector(model, class_names=class_names, **options)
+    model = _innermost(model)
+    if isinstance(model, FasterRCNN):
+        return FasterRCNNAdapter(model, class_names=class_names, **options)
+    if is_yolo(model):
+        return YOLOAdapter(model, class_names=class_names, **options)
+    for family in entry_points(group=ENTRY_POINTS):
+        adapter = family.load()(model, class_names=class_names, **options)
+        if adapter is not None:
+            return _checked(adapter, family.name)
+    raise TypeError(f"model must be {SUPPORTED}; got {type(model).__module__}.{type(model).__qualname__}")
+
+
+def _innermost(model: Any) -> Any:
+    """The module inside ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile``."""
+    while isinstance(model, nn.Module):
+        inside = model
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inside = model.module
+        inside = getattr(inside, "_orig_mod", inside)
+        if inside is model:
+            break
+        model = inside
+    return model
+
+
+def _checked(adapter: Any, name: str) -> Adapter:
+    if not isinstance(adapter, Adapter):
+        raise TypeError(f"entry point {name!r} must return a detxai Adapter or None, got {type(adapter).__name__}")
+    return adapter

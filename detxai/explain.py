@@ -1,0 +1,104 @@
+"""The front door: one call from a detector, an image and its boxes to explanations."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter
+from detxai.adapters.registry import wrap
+from detxai.detections import Detections
+from detxai.explanation import Explanation
+from detxai.images import Image, load_image
+from detxai.methods import METHODS
+
+
+class Method(Protocol):
+    """A small frozen dataclass of settings, called with a detector, an image and many detections at once."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def asks_about_boxes(self) -> bool: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+def explain(
+    detector: Adapter | Any,
+    image: Image,
+    method: str | Method = "eigen_cam",
+    detections: Detections | None = None,
+    *,
+    score_threshold: float = 0.25,
+    **settings: Any,
+) -> list[Explanation]:
+    """Explain detections of one image.
+
+    Args:
+        detector: from ``detxai.wrap``, or anything ``wrap`` takes.
+        image: a ``PIL.Image``, a path, a uint8 (H, W, 3) RGB array or a float (3, H, W) tensor in [0, 1].
+        method: a method's name (``eigen_cam``), or a method with its settings (``EigenCAM(layers="model.15")``).
+        detections: the boxes in question; default: what the detector finds above ``score_threshold``.
+        score_threshold: in [0, 1]; only used where ``detections`` is None.
+        settings: the method's settings, where it is given by name.
+
+    Returns:
+        One explanation for each detection, in their order; one for the image where the method asks no question of a
+        box (``eigen_cam``).
+
+    Raises:
+        ValueError: an unknown method or setting, detections outside the image, or a bad image.
+        TypeError: an argument of the wrong kind.
+    """
+    asked = make_method(method, **settings)
+    if detections is not None and not isinstance(detections, Detections):
+        raise TypeError(f"detections must be detxai.Detections, got {type(detections).__name__}")
+    adapter = wrap(detector)
+    array = load_image(image)
+    if detections is not None:
+        check_boxes(detections, array.shape[0], array.shape[1])
+    decoded = image if isinstance(image, Tensor) else array  # decode a file only once
+    if not asked.asks_about_boxes:
+        return [asked(adapter, decoded)]
+    if detections is None:
+        detections = adapter.detect(decoded, score_threshold)
+    return list(asked(adapter, decoded, detections))
+
+
+def make_method(method: str | Method, **settings: Any) -> Method:
+    """The method called ``method`` with these settings; a method itself comes back as it is.
+
+    Raises:
+        ValueError: no such method or setting.
+        TypeError: ``method`` is neither a name nor a method, or settings are given beside a method.
+    """
+    if not isinstance(method, str):
+        if not callable(method) or not hasattr(method, "asks_about_boxes"):
+            raise TypeError(f"method must be a name or a detxai method, got {type(method).__name__}")
+        if settings:
+            raise TypeError(f"settings go into the method itself where one is given, got {sorted(settings)}")
+        return method
+    if method not in METHODS:
+        near = difflib.get_close_matches(method, METHODS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"method must be one of {sorted(METHODS)}, got {method!r}{hint}")
+    kind = METHODS[method]
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ValueError(f"{method} has the settings {known}, got {', '.join(unknown)}")
+    return kind(**settings)
+
+
+def check_boxes(detections: Detections, height: int, width: int) -> None:
+    """Raise ``ValueError`` where a box lies wholly outside the image: it comes from another one."""
+    boxes = detections.boxes
+    outside = (boxes[:, 2] < 0) | (boxes[:, 3] < 0) | (boxes[:, 0] > width) | (boxes[:, 1] > height)
+    if bool(outside.any()):
+        first = boxes[outside.nonzero()[0, 0]].tolist()
+        raise ValueError(f"detections must lie in the image of {width} x {height} pixels, got the box {first}")

@@ -1,0 +1,191 @@
+"""An explanation: one map in the pixels of the original image, and everything needed to redo it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from detxai.detections import Detections
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an explanation took.
+
+    Attributes:
+        seconds: wall time of the whole call that made it; shared by all explanations of that call.
+        forward_passes: passes through the network or its tail, likewise shared.
+    """
+
+    seconds: float
+    forward_passes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Which pixels put this box, with this class, here.
+
+    Attributes:
+        values: (H, W) float32, raw and signed, pixels of the original image; never normalised, never cropped.
+        image: (H, W, 3) uint8 RGB, the image explained.
+        method: the method's name, such as ``eigen_cam``.
+        settings: the method's settings, as JSON can hold them.
+        cost: seconds and forward passes.
+        detection: the box in question, ``Detections`` of length 1; None where the method asks no question of a box.
+        channel_effects: (C,) the drop of the score for each channel ablated, levels in pyramid order; NaN where a
+            channel was not ablated; None where the method ablates no channels.
+        model: what was explained: family, layers and the like.
+
+    Raises:
+        ValueError: ``values`` is not (H, W) of the image, or not finite.
+    """
+
+    values: npt.NDArray[np.float32]
+    image: npt.NDArray[np.uint8]
+    method: str
+    settings: Mapping[str, Any]
+    cost: Cost
+    detection: Detections | None = None
+    channel_effects: Tensor | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        values = self.values.detach().cpu().numpy() if isinstance(self.values, Tensor) else np.asarray(self.values)
+        object.__setattr__(self, "values", np.ascontiguousarray(values, dtype=np.float32))
+        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
+            raise ValueError(f"image must be uint8 (H, W, 3), got {self.image.dtype} {self.image.shape}")
+        if self.values.shape != self.image.shape[:2]:
+            raise ValueError(f"values must have the image's shape {self.image.shape[:2]}, got {self.values.shape}")
+        if not np.isfinite(self.values).all():
+            raise ValueError("values must be finite, got NaN or infinity")
+        if self.detection is not None and len(self.detection) != 1:
+            raise ValueError(f"detection must be Detections of length 1, got {len(self.detection)}")
+
+    @property
+    def heatmap(self) -> npt.NDArray[np.float32]:
+        """The evidence for the box scaled to [0, 1]: the positive part of ``values`` over its maximum.
+
+        (H, W) float32. All zeros where nothing speaks for the box, never NaN.
+        """
+        positive = np.maximum(self.values, 0)
+        peak = float(positive.max())
+        return positive / peak if peak > 0 else positive
+
+    @property
+    def caption(self) -> str:
+        """What the map shows, in a line: ``person 0.90 · ablation_cam``."""
+        if self.detection is None:
+            return f"{self.method} · asks about no box"
+        return f"{self.detection.name(0)} {float(self.detection.scores[0]):.2f} · {self.method}"
+
+    def save(self, path: str | PathLike[str], **style: Any) -> Path:
+        """Write an overlay for a report: photo, map, box, caption and colour bar.
+
+        Args:
+            path: an image file; its ending names the format (png, jpg, pdf, svg). Its folder must exist.
+            style: settings of ``detxai.render.overlay``.
+
+        Returns:
+            The path written.
+        """
+        from detxai.render import save_overlay  # the one way up: drawing stands above everything it draws
+
+        return save_overlay(self, path, **style)
+
+    def save_map(self, path: str | PathLike[str], **extra: Any) -> Path:
+        """Write the raw map as ``.npz`` and, beside it, a ``.json`` with everything needed to redo it.
+
+        Args:
+            path: ends in ``.npz``; its folder must exist. ``numpy.load(path)["values"]`` reads the map back (no
+                pickle); ``channel_effects`` is there too where the method has them.
+            extra: further entries for the ``.json``, such as the image's file name.
+
+        Returns:
+            The ``.npz`` written.
+        """
+        path = Path(path)
+        if path.suffix != ".npz":
+            raise ValueError(f"path must end in .npz, got {path}")
+        arrays: dict[str, npt.NDArray[Any]] = {"values": self.values}
+        if self.channel_effects is not None:
+            arrays["channel_effects"] = self.channel_effects.detach().cpu().numpy()
+        with replacing(path) as temporary:
+            with temporary.open("wb") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        with replacing(path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(self.record() | plain(extra), indent=2) + "\n", encoding="utf-8")
+        return path
+
+    def record(self) -> dict[str, Any]:
+        """Everything but the map, as JSON can hold it."""
+        height, width = self.values.shape
+        return {
+            "method": self.method,
+            "settings": plain(self.settings),
+            "detection": None if self.detection is None else _box_record(self.detection),
+            "image": {"height": height, "width": width, "sha256": hashlib.sha256(self.image.tobytes()).hexdigest()},
+            "model": plain(self.model),
+            "cost": asdict(self.cost),
+            "versions": {name: _version(name) for name in ("detxai", "torch", "torchvision", "ultralytics")},
+        }
+
+
+def _box_record(detection: Detections) -> dict[str, Any]:
+    return {
+        "box": detection.boxes[0].tolist(),
+        "score": float(detection.scores[0]),
+        "label": int(detection.labels[0]),
+        "name": detection.name(0),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place at the end, so that no half-written file is left."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def settings_of(method: object) -> dict[str, Any]:
+    """A method's settings as JSON can hold them: callables and layers by name."""
+    return {f.name: plain(getattr(method, f.name)) for f in fields(method)}  # type: ignore[arg-type]
+
+
+def plain(value: object) -> Any:
+    """A value as JSON can hold it."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (torch.device, torch.dtype, Path)):
+        return str(value)
+    if isinstance(value, Tensor):
+        return value.detach().cpu().tolist()
+    name = getattr(value, "__qualname__", None) or type(value).__qualname__
+    return f"{getattr(value, '__module__', type(value).__module__)}:{name}"

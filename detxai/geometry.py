@@ -1,0 +1,139 @@
+"""Image pixels <-> model input <-> feature cells, and the exact way back.
+
+Coordinates are continuous: pixel ``i`` covers ``[i, i + 1)`` and its centre lies at ``i + 0.5``. Sizes are
+``(height, width)``; boxes are xyxy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def box_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of boxes paired by broadcasting.
+
+    Args:
+        first: (..., 4) xyxy.
+        second: (..., 4) xyxy, in the same space; the leading shapes broadcast.
+
+    Returns:
+        (...) in [0, 1], differentiable; 0 where both boxes are empty.
+
+    >>> box_iou(torch.tensor([0.0, 0.0, 10.0, 10.0]), torch.tensor([0.0, 0.0, 10.0, 5.0]))
+    tensor(0.5000)
+    """
+    top_left = torch.maximum(first[..., :2], second[..., :2])
+    bottom_right = torch.minimum(first[..., 2:], second[..., 2:])
+    intersection = (bottom_right - top_left).clamp(min=0).prod(-1)
+    areas = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1)
+    # an empty union has an empty intersection: any positive divisor gives the 0 we want, without a NaN gradient
+    return intersection / (areas - intersection).clamp(min=torch.finfo(intersection.dtype).tiny)
+
+
+def cell_size(input_size: int, n_cells: int) -> float:
+    """Input pixels per feature cell along one axis.
+
+    Networks halve by strides, so the power of two is the true size where it fits; ``input_size / n_cells`` is
+    wrong by up to a cell where a level was rounded up (an 800-pixel input has 13 cells of 64 pixels, not of 61.5).
+
+    >>> cell_size(800, 13), cell_size(640, 80), cell_size(100, 30)
+    (64.0, 8.0, 3.3333333333333335)
+    """
+    power = 2.0 ** round(math.log2(input_size / n_cells))
+    if n_cells in (math.ceil(input_size / power), math.floor(input_size / power)):
+        return power
+    return input_size / n_cells
+
+
+def interpolation_matrix(n_out: int, n_in: int, start: float, step: float) -> Tensor:
+    """Linear interpolation along one axis, as a matrix.
+
+    Output ``i`` reads the input at cell coordinate ``start + i * step`` (cell centres lie at whole numbers),
+    and the nearest cell beyond either end.
+
+    Returns:
+        (n_out, n_in) float64; each row sums to 1.
+
+    >>> interpolation_matrix(4, 2, start=-0.25, step=0.5)
+    tensor([[1.0000, 0.0000],
+            [0.7500, 0.2500],
+            [0.2500, 0.7500],
+            [0.0000, 1.0000]], dtype=torch.float64)
+    """
+    place = (start + step * torch.arange(n_out, dtype=torch.float64)).clamp(0, n_in - 1)
+    low = place.floor().long().clamp(max=max(n_in - 2, 0))
+    high = (low + 1).clamp(max=n_in - 1)
+    share = place - low
+    matrix = torch.zeros(n_out, n_in, dtype=torch.float64)
+    rows = torch.arange(n_out)
+    matrix[rows, low] += 1 - share
+    matrix[rows, high] += share
+    return matrix
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How one image was placed into the model's input: resized, then padded.
+
+    Attributes:
+        image_size: (height, width) of the original image, pixels.
+        input_size: (height, width) of the whole model input, padding included.
+        resized_size: (height, width) of the image inside the model input.
+        offset: (top, left) padding before the image, input pixels.
+        cell_centre: where in its cell the detector itself takes a feature to lie, as a fraction: 0.5 is the middle
+            (YOLO's anchor points); torchvision's anchors and RoIAlign put feature ``i`` at ``i * stride``, the cell's
+            near edge, which is also where the receptive field of padded strided convolutions is centred.
+    """
+
+    image_size: tuple[int, int]
+    input_size: tuple[int, int]
+    resized_size: tuple[int, int]
+    offset: tuple[int, int] = (0, 0)
+    cell_centre: float = 0.5
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """(vertical, horizontal) input pixels per image pixel."""
+        return self.resized_size[0] / self.image_size[0], self.resized_size[1] / self.image_size[1]
+
+    def boxes_to_input(self, boxes: Tensor) -> Tensor:
+        """Boxes (..., 4) in image pixels, as boxes in input pixels."""
+        scale, shift = self._affine(boxes)
+        return boxes * scale + shift
+
+    def boxes_to_image(self, boxes: Tensor) -> Tensor:
+        """Boxes (..., 4) in input pixels, as boxes in image pixels; not clipped."""
+        scale, shift = self._affine(boxes)
+        return (boxes - shift) / scale
+
+    def _affine(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        (scale_y, scale_x), (top, left) = self.scale, self.offset
+        return like.new_tensor([scale_x, scale_y] * 2), like.new_tensor([left, top] * 2, dtype=like.dtype)
+
+    def map_to_image(self, values: Tensor) -> Tensor:
+        """A map over the cells of the model input, as a map over the image's pixels.
+
+        Bilinear between cell centres, constant beyond the outermost ones, the padding cut away: one linear step
+        from cells to image pixels, so a feature at one cell peaks at the pixel it lies at.
+
+        Args:
+            values: (..., h, w), any grid laid over the whole model input (``h = input height`` means pixels).
+
+        Returns:
+            (..., height, width) of the original image, same dtype and device.
+        """
+        across = [
+            self._axis(axis, values.shape[axis - 2]).to(values.device, values.dtype) for axis in (0, 1)
+        ]
+        return across[0] @ values @ across[1].T
+
+    def _axis(self, axis: int, n_cells: int) -> Tensor:
+        size = cell_size(self.input_size[axis], n_cells)
+        step = self.scale[axis] / size
+        centre = 0.5 if size == 1 else self.cell_centre  # a cell of one pixel is that pixel
+        start = (0.5 * self.scale[axis] + self.offset[axis]) / size - centre
+        return interpolation_matrix(self.image_size[axis], n_cells, start, step)

@@ -1,0 +1,117 @@
+"""One door for images: whatever a user hands over becomes one RGB array, or a clear error."""
+
+from __future__ import annotations
+
+import warnings
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import PIL.ImageOps
+import torch
+from torch import Tensor
+
+Image: TypeAlias = "PIL.Image.Image | str | PathLike[str] | npt.NDArray[np.uint8] | Tensor"
+Array: TypeAlias = "npt.NDArray[np.uint8] | npt.NDArray[np.float32]"
+
+EXPECTED = "a PIL.Image, a path, a uint8 (H, W, 3) RGB array or a float (3, H, W) tensor in [0, 1]"
+
+
+def load_image(image: Image) -> Array:
+    """The image as an (H, W, 3) RGB array.
+
+    Files and PIL images are turned upright by their EXIF tag; grey, palette, CMYK and transparent ones become RGB
+    (transparency is dropped, as every detector's own loader does); 16-bit ones keep their high byte.
+
+    Args:
+        image: a ``PIL.Image``, a path, a uint8 (H, W, 3) RGB array or a float (3, H, W) tensor in [0, 1].
+
+    Returns:
+        (H, W, 3): uint8 in [0, 255], or float32 in [0, 1] where a tensor came.
+
+    Raises:
+        TypeError: ``image`` is none of these.
+        ValueError: its shape, dtype or values are wrong, or its file cannot be read as an image.
+        FileNotFoundError: no such file.
+    """
+    if isinstance(image, (str, PathLike)):
+        return _from_file(Path(fspath(image)))
+    if isinstance(image, PIL.Image.Image):
+        return _from_pil(image)
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if isinstance(image, Tensor):
+        return _from_tensor(image)
+    raise TypeError(f"image must be {EXPECTED}, got {type(image).__name__}")
+
+
+def _from_file(path: Path) -> Array:
+    if not path.exists():
+        raise FileNotFoundError(f"image: no such file: {path}")
+    if path.is_dir():
+        raise ValueError(f"image must be a file, got the folder {path}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+            with PIL.Image.open(path) as opened:
+                opened.load()
+                return _from_pil(opened)
+    except PIL.UnidentifiedImageError:
+        raise ValueError(f"image: {path} is not an image that Pillow can read") from None
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"image: {path} is damaged or truncated ({error})") from error
+    except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"image: {path} is larger than Pillow's limit of {PIL.Image.MAX_IMAGE_PIXELS} pixels; "
+            "resize it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        ) from error
+
+
+def _from_pil(image: PIL.Image.Image) -> Array:
+    if 0 in image.size:
+        raise ValueError(f"image must not be empty, got {image.width} x {image.height} pixels")
+    image = PIL.ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("image must have integer pixels, got PIL mode F; hand a float (3, H, W) tensor in [0, 1]")
+    if image.mode.startswith("I"):  # 16-bit grey: convert("RGB") would clip at 255 instead of scaling
+        high_byte = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        image = PIL.Image.fromarray(high_byte.astype(np.uint8))
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _from_array(array: npt.NDArray[np.generic]) -> Array:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(f"image must be {EXPECTED}, got an array of shape {array.shape} and dtype {array.dtype}")
+    if 0 in array.shape:
+        raise ValueError(f"image must not be empty, got an array of shape {array.shape}")
+    return np.ascontiguousarray(array, dtype=np.uint8)
+
+
+def _from_tensor(tensor: Tensor) -> Array:
+    if not tensor.is_floating_point() or tensor.ndim != 3 or tensor.shape[0] != 3:
+        raise ValueError(f"image must be {EXPECTED}, got a tensor of shape {tuple(tensor.shape)}, {tensor.dtype}")
+    if 0 in tensor.shape:
+        raise ValueError(f"image must not be empty, got a tensor of shape {tuple(tensor.shape)}")
+    tensor = tensor.detach().to("cpu", torch.float32)
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError("image must be finite, got NaN or infinity")
+    low, high = float(tensor.min()), float(tensor.max())
+    if low < 0 or high > 1:
+        raise ValueError(f"image must lie in [0, 1], got values from {low:.4g} to {high:.4g}")
+    return np.ascontiguousarray(tensor.permute(1, 2, 0).numpy())
+
+
+def to_tensor(array: Array) -> Tensor:
+    """An array from ``load_image`` as a float32 (3, H, W) tensor in [0, 1]."""
+    tensor = torch.from_numpy(array).permute(2, 0, 1).contiguous()
+    return tensor.float().div(255) if tensor.dtype == torch.uint8 else tensor
+
+
+def to_uint8(array: Array) -> npt.NDArray[np.uint8]:
+    """An array from ``load_image`` as uint8 (H, W, 3), for the eye."""
+    if array.dtype == np.uint8:
+        return array  # type: ignore[return-value]
+    return np.clip(array * 255 + 0.5, 0, 255).astype(np.uint8)

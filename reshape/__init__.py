@@ -1,0 +1,8 @@
+"""How a detector's features become one (B, C, H, W) tensor; each transform also serves as grad-cam's."""
+
+if __name__ != "detxai.reshape":
+    raise ImportError("import detxai.reshape, not reshape; run pip install -e . first")
+
+from detxai.reshape.pyramid import ReshapeTransform, fpn_reshape_transform, yolo_reshape_transform
+
+__all__ = ["ReshapeTransform", "fpn_reshape_transform", "yolo_reshape_transform"]

@@ -1,0 +1,20 @@
+"""What number is explained: one question about one box, as a callable from a detector's answer to a scalar."""
+
+if __name__ != "detxai.targets":
+    raise ImportError("import detxai.targets, not targets; run pip install -e . first")
+
+from detxai.targets.box_score import BoxScoreTarget
+from detxai.targets.box_side import BoxSideTarget
+from detxai.targets.class_score import ClassScoreTarget
+from detxai.targets.similarity import SimilarityTarget
+from detxai.targets.target import BoxTarget, Target, score_targets
+
+__all__ = [
+    "BoxScoreTarget",
+    "BoxSideTarget",
+    "BoxTarget",
+    "ClassScoreTarget",
+    "SimilarityTarget",
+    "Target",
+    "score_targets",
+]

@@ -1,0 +1,150 @@
+"""A question about one box, asked of many images at once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from detxai.detections import Candidates, Detections
+from detxai.geometry import box_iou
+
+
+class Target(Protocol):
+    """Anything that turns what a detector returns for one image into one differentiable scalar."""
+
+    def __call__(self, output: Any) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Match:
+    """How each candidate relates to each of T targets' boxes; all (T, B, N).
+
+    Attributes:
+        iou: with the target's box; 0 for a candidate out of the target's reach.
+        score: the candidate's score for the target's class; 0 likewise.
+        boxes: (T, B, N, 4) the candidates' boxes for the target's class.
+        reached: which candidates are within reach.
+    """
+
+    iou: Tensor
+    score: Tensor
+    boxes: Tensor
+    reached: Tensor
+
+
+@dataclass(frozen=True)
+class BoxTarget(ABC):
+    """A question about one box of one class.
+
+    Works on ``Candidates`` (before non-maximum suppression), on ``Detections`` and on torchvision's output dict
+    (after it), and unchanged as a member of grad-cam's ``targets`` list.
+
+    Args:
+        box: (4,) xyxy, pixels of the original image.
+        label: class number, as in ``Detections.labels``.
+        reach: only candidates whose *proposal* overlaps the box by this IoU, in [0, 1], can be the box's own; 0
+            counts all. A box regression is unbounded, so this is part of the question, not an approximation of it.
+            Candidates without proposals all count.
+
+    Raises:
+        TypeError, ValueError: an argument is not of this kind.
+    """
+
+    box: Sequence[float] | Tensor
+    label: int
+    reach: float = 0.1
+
+    def __post_init__(self) -> None:
+        box = torch.as_tensor(self.box, dtype=torch.float32).detach().cpu()
+        if box.shape != (4,):
+            raise ValueError(f"box must have shape (4,), got {tuple(box.shape)}")
+        if not bool(torch.isfinite(box).all()) or bool((box[2:] < box[:2]).any()):
+            raise ValueError(f"box must be finite xyxy with x1 <= x2 and y1 <= y2, got {box.tolist()}")
+        if isinstance(self.label, Tensor):
+            object.__setattr__(self, "label", int(self.label))
+        if isinstance(self.label, bool) or not isinstance(self.label, int) or self.label < 0:
+            raise ValueError(f"label must be a class number, got {self.label!r}")
+        if not 0 <= self.reach <= 1:
+            raise ValueError(f"reach must be an IoU in [0, 1], got {self.reach}")
+        object.__setattr__(self, "box", tuple(box.tolist()))
+
+    @classmethod
+    def of(cls, detections: Detections, **settings: Any) -> list[Any]:
+        """One target for each detection.
+
+        >>> found = Detections([[0, 0, 8, 8], [2, 2, 9, 9]], [0.9, 0.8], [1, 2])
+        >>> from detxai.targets import ClassScoreTarget
+        >>> [target.label for target in ClassScoreTarget.of(found)]
+        [1, 2]
+        """
+        pairs = zip(detections.boxes.tolist(), detections.labels.tolist(), strict=True)
+        return [cls(box, label, **settings) for box, label in pairs]
+
+    def __call__(self, output: Any) -> Tensor:
+        """The scalar for one image: ``output`` is what a detector returned for it."""
+        candidates = Candidates.from_output(output)
+        if len(candidates) != 1:
+            raise ValueError(f"a target is asked of one image, got {len(candidates)}; use score_targets for a batch")
+        return score_targets([self], candidates)[0, 0]
+
+    @classmethod
+    @abstractmethod
+    def score(cls, targets: Sequence[Any], match: Match, candidates: Candidates) -> Tensor:
+        """The scalars (T, B) of T targets of this class; there is at least one candidate."""
+
+
+def score_targets(targets: Sequence[Target], candidates: Candidates) -> Tensor:
+    """Every target asked of every image of a batch.
+
+    Targets of one ``BoxTarget`` class are answered together, without a loop over images or targets; any other
+    callable is asked image by image.
+
+    Args:
+        targets: T questions.
+        candidates: of B images.
+
+    Returns:
+        (T, B), differentiable; 0 where an image has no candidates.
+
+    Raises:
+        ValueError: a target's label is not one of the detector's.
+    """
+    rows: dict[int, Tensor] = {}
+    families: dict[type, list[int]] = {}
+    for place, target in enumerate(targets):
+        if isinstance(target, BoxTarget):
+            families.setdefault(type(target), []).append(place)
+        else:
+            rows[place] = torch.stack([target(one).reshape(()) for one in candidates])
+    for family, places in families.items():
+        answers = _score_family(family, [targets[place] for place in places], candidates)
+        rows.update(zip(places, answers, strict=True))
+    if not rows:
+        return candidates.objectness.new_zeros(0, len(candidates))
+    return torch.stack([rows[place] for place in range(len(targets))])
+
+
+def _score_family(family: Any, targets: Sequence[Any], candidates: Candidates) -> Tensor:
+    if candidates.boxes.shape[1] == 0:  # keep the graph: a constant zero would have no gradient to ask for
+        return candidates.class_scores.sum((1, 2)).expand(len(targets), -1) * 0
+    answers: Tensor = family.score(targets, match_candidates(targets, candidates), candidates)
+    return answers
+
+
+def match_candidates(targets: Sequence[BoxTarget], candidates: Candidates) -> Match:
+    """How every candidate of every image relates to every target."""
+    like = candidates.boxes
+    box = like.new_tensor([target.box for target in targets])[:, None, None]
+    labels = torch.tensor([target.label for target in targets], device=like.device)
+    boxes, score = candidates.of_labels(labels)
+    iou = box_iou(box, boxes)
+    reached = torch.ones_like(iou, dtype=torch.bool)
+    if candidates.proposals is not None:
+        reach = like.new_tensor([target.reach for target in targets])[:, None, None]
+        reached = (box_iou(box, candidates.proposals) >= reach) | (reach == 0)
+    return Match(iou * reached, score * reached, boxes.expand(len(targets), -1, -1, -1), reached)
