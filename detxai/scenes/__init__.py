@@ -1,0 +1,30 @@
+"""Scenes whose evidence is known, and small detectors trained to use exactly that evidence.
+
+>>> scene = generate(seed=3, kind="context")
+>>> CLASS_NAMES[scene.labels[0]], bool(scene.evidence[0].any())
+('house-moon', True)
+"""
+
+from detxai.scenes.dataset import SceneDataset
+from detxai.scenes.export import export_coco, export_ultralytics
+from detxai.scenes.frcnn import load_frcnn
+from detxai.scenes.scene import Scene, erase, erase_elsewhere, generate
+from detxai.scenes.world import CLASS_NAMES, KIND_CLASSES, KIND_DESCRIPTIONS, KINDS, Kind
+from detxai.scenes.yolo import load_yolo
+
+__all__ = [
+    "CLASS_NAMES",
+    "KINDS",
+    "KIND_CLASSES",
+    "KIND_DESCRIPTIONS",
+    "Kind",
+    "Scene",
+    "SceneDataset",
+    "erase",
+    "erase_elsewhere",
+    "export_coco",
+    "export_ultralytics",
+    "generate",
+    "load_frcnn",
+    "load_yolo",
+]
