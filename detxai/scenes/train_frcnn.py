@@ -27,7 +27,7 @@ log = logging.getLogger("detxai.scenes")
 class FrcnnTraining:
     """Settings of a run; the same settings on the same device give the same weights."""
 
-    steps: int = 4500
+    steps: int = 3000
     batch_size: int = 16
     learning_rate: float = 1.5e-3
     weight_decay: float = 1e-4

@@ -23,7 +23,7 @@ class YoloTraining:
 
     n_train: int = 20_000
     n_val: int = 200
-    epochs: int = 7
+    epochs: int = 5
     batch_size: int = 32
     learning_rate: float = 2e-3
     seed: int = 0
