@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,8 @@ class SimilarityTarget(BoxTarget):
     >>> SimilarityTarget([0, 0, 10, 5], label=3)(found)
     tensor(0.4500)
     """
+
+    reads_all_classes: ClassVar[bool] = True
 
     class_scores: Sequence[float] | Tensor | None = None
 

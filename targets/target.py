@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -54,6 +54,8 @@ class BoxTarget(ABC):
     Raises:
         TypeError, ValueError: an argument is not of this kind.
     """
+
+    reads_all_classes: ClassVar[bool] = False  # whether the answer depends on classes other than ``label``
 
     box: Sequence[float] | Tensor
     label: int

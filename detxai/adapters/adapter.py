@@ -194,6 +194,13 @@ class Adapter(ABC):
         with self.borrowed():
             return self._resume(features)
 
+    def structure(self, features: Features) -> object | None:
+        """What ``detxai.adapters.structure`` can say of the network behind these features of one image, if anything.
+
+        Called while the model is borrowed. An adapter that says nothing works too, by ``resume``.
+        """
+        return None
+
     def describe(self) -> dict[str, Any]:
         """What is explained, for the record: family, class of the model, number of classes."""
         return {

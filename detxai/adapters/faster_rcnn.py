@@ -15,7 +15,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import boxes as box_ops
 
 from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
+from detxai.adapters.faster_rcnn_structure import two_stage
 from detxai.adapters.layers import level_names
+from detxai.adapters.structure import TwoStage, renamed
 from detxai.detections import Candidates, Detections
 from detxai.geometry import Geometry
 from detxai.images import Image, load_image, to_tensor
@@ -95,11 +97,19 @@ class FasterRCNNAdapter(Adapter):
         geometries = features.inputs.geometries
         return self._candidates(pyramid, geometries * (features.batch_size // len(geometries)))
 
+    def structure(self, features: Features) -> TwoStage | None:
+        if features.layers != self.default_layers or len(features.inputs) != 1 or features.batch_size != 1:
+            return None
+        pyramid = {name.partition(":")[2] or "0": level for name, level in features.levels.items()}
+        (geometry,) = features.inputs.geometries
+        like = next(iter(pyramid.values()))
+        found = two_stage(self.model, pyramid, _image_list((geometry,), like), _pixels_per_input(geometry, like))
+        return None if found is None else renamed(found, dict(zip(pyramid, features.levels, strict=True)))
+
     def _candidates(self, pyramid: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> Candidates:
         sizes = [geometry.resized_size for geometry in geometries]
         like = next(iter(pyramid.values()))
-        images = ImageList(like.new_empty(1).expand(len(sizes), 3, *geometries[0].input_size), sizes)
-        proposals, _ = self.model.rpn(images, pyramid)
+        proposals, _ = self.model.rpn(_image_list(geometries, like), pyramid)
         heads = self.model.roi_heads
         logits, deltas = heads.box_predictor(heads.box_head(heads.box_roi_pool(pyramid, proposals, sizes)))
         boxes = heads.box_coder.decode(deltas, proposals)
@@ -119,6 +129,12 @@ class FasterRCNNAdapter(Adapter):
             labels=torch.arange(1, n_classes, device=like.device),
             proposals=_stack(torch.cat(proposals), counts) * scales[:, None],
         )
+
+
+def _image_list(geometries: Sequence[Geometry], like: Tensor) -> ImageList:
+    """What the RPN wants to know of the images: how many there are, and their sizes."""
+    sizes = [geometry.resized_size for geometry in geometries]
+    return ImageList(like.new_zeros(1).expand(len(sizes), 3, *geometries[0].input_size), sizes)
 
 
 def _class_names(model: FasterRCNN, names: Mapping[int, str] | Sequence[str] | None) -> dict[int, str]:

@@ -1,0 +1,97 @@
+"""What an adapter can say of its network, as data, so that an ablation recomputes only what it can change.
+
+The engine reads these and knows no detector; an adapter fills them and knows no method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ProposalStage:
+    """Proposals from every level by itself: a convolution, two 1x1 predictions, the best of each level.
+
+    Attributes:
+        convolution: linear, reads a level; the same for all levels.
+        after: from its output (B, O, h, w) to the hidden features (B, O', h, w).
+        pointwise: whether ``after`` acts on each place by itself, so that places can be taken in any portion.
+        objectness: 1x1, hidden -> A logits a place.
+        deltas: 1x1, hidden -> 4 A numbers a place.
+        anchors: level -> (h * w * A, 4) xyxy, input pixels; places row by row, the A of a place together.
+        decode: (n, 4) deltas and (n, 4) anchors -> (n, 4) xyxy, input pixels.
+        n_before_nms: the best so many of each level are kept before non-maximum suppression.
+        n_after_nms: the best so many of all levels after it.
+        nms_threshold: IoU.
+        score_threshold: proposals whose probability is lower are dropped.
+        min_size: proposals with a side shorter than this, input pixels, are dropped.
+    """
+
+    convolution: nn.Conv2d
+    after: Callable[[Tensor], Tensor]
+    pointwise: bool
+    objectness: nn.Conv2d
+    deltas: nn.Conv2d
+    anchors: Mapping[str, Tensor]
+    decode: Callable[[Tensor, Tensor], Tensor]
+    n_before_nms: int
+    n_after_nms: int
+    nms_threshold: float
+    score_threshold: float
+    min_size: float
+
+
+@dataclass(frozen=True)
+class BoxStage:
+    """Classes and boxes from each proposal, pooled from the one level that its size assigns it to.
+
+    Attributes:
+        levels: level -> feature cells per input pixel; the levels pooled from, in the order of ``level_of``.
+        level_of: (n, 4) proposals -> (n,) place in ``levels``.
+        output_size: bins (height, width).
+        sampling_ratio: samples a bin along each axis.
+        head: (n, C, *output_size) -> (n, D).
+        predict: (n, D) -> class logits (n, K) and deltas (n, 4 K); class 0 is the background.
+        decode: (n, 4 K) deltas and (n, 4) proposals -> (n, K, 4) xyxy, input pixels.
+        first_linear: where ``head`` begins by flattening into a linear layer, that layer.
+        after_linear: from that layer's output to the head's; given with ``first_linear``.
+    """
+
+    levels: Mapping[str, float]
+    level_of: Callable[[Tensor], Tensor]
+    output_size: tuple[int, int]
+    sampling_ratio: int
+    head: Callable[[Tensor], Tensor]
+    predict: Callable[[Tensor], tuple[Tensor, Tensor]]
+    decode: Callable[[Tensor, Tensor], Tensor]
+    first_linear: nn.Linear | None = None
+    after_linear: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class TwoStage:
+    """A detector that proposes from every level and then looks at each proposal.
+
+    Attributes:
+        proposals, boxes: its two stages.
+        to_image: (4,) original pixels per input pixel for x1, y1, x2, y2.
+        resized_size: (height, width) of the image inside the model input: proposals and boxes are clipped to it.
+    """
+
+    proposals: ProposalStage
+    boxes: BoxStage
+    to_image: Tensor
+    resized_size: tuple[int, int]
+
+
+def renamed(structure: TwoStage, names: Mapping[str, str]) -> TwoStage:
+    """The same structure, its levels called by other names."""
+    proposals, boxes = structure.proposals, structure.boxes
+    return replace(
+        structure,
+        proposals=replace(proposals, anchors={names[k]: v for k, v in proposals.anchors.items()}),
+        boxes=replace(boxes, levels={names[k]: v for k, v in boxes.levels.items()}),
+    )

@@ -1,0 +1,1 @@
+"""The hot path: many ablations of one image, each recomputing only what it can change."""

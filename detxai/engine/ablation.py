@@ -1,0 +1,115 @@
+"""One loop over the channels to ablate, whatever the detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from detxai.adapters.adapter import Adapter, Features
+from detxai.engine.batching import batch_size_for, in_batches
+from detxai.engine.channels import Channels
+from detxai.targets import Target, score_targets
+
+
+class Tail(Protocol):
+    """What is left of a detector behind the ablated levels, asked about some targets of one image."""
+
+    @property
+    def clean(self) -> Tensor:
+        """(T,) the targets' scores without any ablation."""
+
+    def scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
+        """(T, B): the targets' scores with one channel of ``level`` set to a value, for each of B channels."""
+
+    def bytes_each(self, level: str) -> int:
+        """About how much memory one ablation of a batch takes."""
+
+
+class FullTail:
+    """Any adapter that can resume: the whole tail, batched, no shortcuts."""
+
+    def __init__(self, detector: Adapter, features: Features, targets: Sequence[Target]) -> None:
+        self.detector, self.features, self.targets = detector, features, targets
+        self.clean = score_targets(targets, detector.resume(features))[:, 0]
+
+    def scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
+        changed = self.features.levels[level].repeat(len(channels), 1, 1, 1)
+        changed[torch.arange(len(channels)), channels] = fill[:, None, None]
+        return score_targets(self.targets, self.detector.resume(self.features.with_levels({level: changed})))
+
+    def bytes_each(self, level: str) -> int:
+        pyramid = sum(tensor.numel() * tensor.element_size() for tensor in self.features.levels.values())
+        return 12 * pyramid  # the levels, and what their convolutions make of them
+
+
+@dataclass
+class AblatedScores:
+    """The targets' scores, channel by channel, as far as they are known.
+
+    Attributes:
+        clean: (T,).
+        ablated: (T, C); NaN where a channel has not been ablated.
+        passes: ablations done, each one pass through the tail or a part of it.
+    """
+
+    clean: Tensor
+    ablated: Tensor
+    passes: int = field(default=0)
+
+    @property
+    def drops(self) -> Tensor:
+        """(T, C) how much of each score goes away when each channel does."""
+        return self.clean[:, None] - self.ablated
+
+
+def ablate(
+    tail: Tail,
+    channels: Channels,
+    chosen: Tensor,
+    fill: Tensor,
+    scores: AblatedScores,
+    *,
+    batch_size: int | None = None,
+    bar: tqdm | None = None,  # type: ignore[type-arg]
+) -> None:
+    """Ablate the chosen channels one at a time and write the targets' scores into ``scores``.
+
+    Args:
+        tail: of the detector.
+        channels: all channels there are.
+        chosen: (n,) channel numbers.
+        fill: (C,) what each channel is set to.
+        batch_size: ablations at once; None: what fits the device.
+        bar: moves on by one for each ablation.
+    """
+    for level, places, within in channels.by_level(chosen):
+        numbers = chosen[places]
+        size = batch_size or batch_size_for(fill.device, tail.bytes_each(level))
+
+        def run(part: Tensor, level: str = level, numbers: Tensor = numbers, within: Tensor = within) -> Tensor:
+            return tail.scores(level, within[part], fill[numbers[part]])
+
+        for part, answer in in_batches(torch.arange(len(within), device=fill.device), size, run):
+            scores.ablated[:, numbers[part]] = answer.to(scores.ablated.dtype)
+            scores.passes += len(part)
+            if bar is not None:
+                bar.update(len(part))
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context in which a tail computes at ``precision``: ``"full"`` (the model's own), ``"bf16"``, ``"fp16"``.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    kinds = {"full": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in kinds:
+        raise ValueError(f"precision must be one of {list(kinds)}, got {precision!r}")
+    kind = kinds[precision]
+    return nullcontext() if kind is None else torch.autocast(device.type, kind)

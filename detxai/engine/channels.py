@@ -1,0 +1,127 @@
+"""Which channels there are, and which of them to ablate first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter, Features
+from detxai.targets import Target, score_targets
+
+Fill: TypeAlias = "Literal['zero', 'mean'] | float"
+Ranking: TypeAlias = "Literal['first_order', 'energy'] | Callable[[Features], Tensor]"
+
+
+@dataclass(frozen=True)
+class Channels:
+    """All channels of some levels, numbered through in pyramid order.
+
+    Attributes:
+        levels: level names.
+        counts: channels of each level.
+    """
+
+    levels: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, features: Features) -> Channels:
+        return cls(tuple(features.levels), tuple(level.shape[1] for level in features.levels.values()))
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def by_level(self, chosen: Tensor) -> list[tuple[str, Tensor, Tensor]]:
+        """Chosen channel numbers (n,), level by level: name, places in ``chosen``, channel within the level."""
+        groups, start = [], 0
+        for level, count in zip(self.levels, self.counts, strict=True):
+            places = ((chosen >= start) & (chosen < start + count)).nonzero().flatten()
+            if len(places):
+                groups.append((level, places, chosen[places] - start))
+            start += count
+        return groups
+
+    def split(self, per_channel: Tensor) -> dict[str, Tensor]:
+        """Values (..., C) of all channels, as level name -> (..., C_l)."""
+        return dict(zip(self.levels, per_channel.split(list(self.counts), dim=-1), strict=True))
+
+
+def fill_values(features: Features, fill: Fill) -> Tensor:
+    """(C,) what each channel is set to when it is ablated: 0, its mean over places, or a number.
+
+    Raises:
+        ValueError: ``fill`` is none of these.
+    """
+    levels = features.levels.values()
+    if fill == "zero":
+        return torch.cat([level.new_zeros(level.shape[1]) for level in levels])
+    if fill == "mean":
+        return torch.cat([level[0].mean((1, 2)) for level in levels])
+    if isinstance(fill, (int, float)) and not isinstance(fill, bool) and math.isfinite(fill):
+        return torch.cat([level.new_full((level.shape[1],), float(fill)) for level in levels])
+    raise ValueError(f"fill must be 'zero', 'mean' or a finite number, got {fill!r}")
+
+
+def n_to_ablate(ratio: float, n_channels: int) -> int:
+    """How many channels a ratio means: ``ceil(ratio * n_channels)``.
+
+    >>> n_to_ablate(0.1, 1280), n_to_ablate(0.0001, 1280), n_to_ablate(1.0, 1280)
+    (128, 1, 1280)
+    """
+    # 0.1 * 30 is 3.0000000000000004: round off what binary fractions add before rounding up
+    return math.ceil(round(ratio * n_channels, 9))
+
+
+def order_channels(
+    detector: Adapter, features: Features, targets: Sequence[Target], fill: Tensor, ranking: Ranking
+) -> Tensor:
+    """All channel numbers (C,), those expected to matter most to the targets first.
+
+    Args:
+        ranking: ``"first_order"``: the drop that one backward pass predicts, summed over targets;
+            ``"energy"``: how far the channel is from its fill, for detectors without gradients;
+            or a callable from features to a (C,) tensor, larger first.
+        fill: (C,) what ablated channels are set to.
+
+    Raises:
+        ValueError: an unknown ranking, or a callable that returns anything but C finite numbers.
+    """
+    if ranking == "first_order":
+        importance = _first_order(detector, features, targets, fill)
+    elif ranking == "energy":
+        importance = _energy(features, fill)
+    elif callable(ranking):
+        importance = torch.as_tensor(ranking(features)).detach()
+        if importance.shape != fill.shape or not bool(torch.isfinite(importance).all()):
+            raise ValueError(
+                f"ranking must return {len(fill)} finite numbers, one for each channel, got {tuple(importance.shape)}"
+            )
+    else:
+        raise ValueError(f"ranking must be 'first_order', 'energy' or a callable, got {ranking!r}")
+    return importance.argsort(descending=True, stable=True)
+
+
+def _distance_to_fill(features: Features, fill: Tensor) -> Mapping[str, Tensor]:
+    fills = Channels.of(features).split(fill)
+    return {name: level - fills[name][None, :, None, None] for name, level in features.levels.items()}
+
+
+def _energy(features: Features, fill: Tensor) -> Tensor:
+    # a level's places are many or few: the mean makes levels comparable
+    return torch.cat([d.square().mean((0, 2, 3)) for d in _distance_to_fill(features, fill).values()])
+
+
+def _first_order(detector: Adapter, features: Features, targets: Sequence[Target], fill: Tensor) -> Tensor:
+    levels = {name: level.detach().requires_grad_() for name, level in features.levels.items()}
+    with torch.enable_grad():
+        scores = score_targets(targets, detector.resume(features.with_levels(levels)))[:, 0]
+        total = (scores / scores.detach().abs().clamp(min=torch.finfo(scores.dtype).eps)).sum()
+        gradients = torch.autograd.grad(total, list(levels.values()), allow_unused=True, materialize_grads=True)
+    distances = _distance_to_fill(features, fill).values()
+    # absolute values before the sum over places: targets lie at different places and must not cancel
+    return torch.cat([(g * d).sum(0).abs().sum((1, 2)) for g, d in zip(gradients, distances, strict=True)])

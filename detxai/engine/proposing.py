@@ -1,0 +1,140 @@
+"""The first stage under ablation: what one channel of one level does to the proposals of that level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import boxes as box_ops
+
+from detxai.adapters.structure import ProposalStage
+
+CPU_TILE = 4096  # places at once: their hidden features (256 of them) then stay in a CPU's cache
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """The proposals of one level after its own non-maximum suppression, for B ablations.
+
+    Attributes:
+        boxes: (B, n, 4) xyxy, input pixels, clipped to the image.
+        scores: (B, n) probability; -inf where a proposal was dropped or suppressed.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+
+
+class LevelProposals:
+    """One level's part of the proposal stage: what the level gives now, and what it would give without a channel."""
+
+    def __init__(self, stage: ProposalStage, name: str, level: Tensor, image_size: tuple[int, int]) -> None:
+        self.stage, self.level, self.image_size = stage, level, image_size
+        self.anchors = stage.anchors[name]
+        self.linear = stage.convolution(level)  # (1, O, h, w): what a change of one channel is added to
+        hidden = stage.after(self.linear.clone())
+        logits = _by_anchor(stage.objectness(hidden))
+        self.clean = self._survivors(logits, lambda best: self._deltas_at(hidden, best))
+
+    def without(self, channels: Tensor, fill: Tensor) -> Survivors:
+        """The survivors with one channel set to ``fill``, for each of B channels."""
+        patches = self._patches(channels, fill)
+        weights = self.stage.convolution.weight[:, channels].transpose(0, 1).flatten(2)  # (B, O, k * k)
+        if not self.stage.pointwise:
+            change = (weights @ patches).unflatten(2, self.level.shape[-2:])
+            hidden = self.stage.after(self.linear + change)
+            return self._survivors(_by_anchor(self.stage.objectness(hidden)), lambda b: self._deltas_at(hidden, b))
+        return self._survivors(self._logits(weights, patches), lambda b: self._deltas_anew(weights, patches, b))
+
+    def _patches(self, channels: Tensor, fill: Tensor) -> Tensor:
+        """(B, k * k, places): the change of the channel as the convolution sees it at each place."""
+        conv = self.stage.convolution
+        change = fill[:, None, None] - self.level[0, channels]
+        return F.unfold(change[:, None], conv.kernel_size, padding=conv.padding)
+
+    def _logits(self, weights: Tensor, patches: Tensor) -> Tensor:
+        """(B, anchors) objectness, place by place, so that the hidden features of all places are never held."""
+        before = self.linear[0].flatten(1)
+        predict, bias = self.stage.objectness.weight.flatten(1), self.stage.objectness.bias
+        places = before.shape[1]
+        logits = before.new_empty(len(weights), len(predict), places)
+        tile = CPU_TILE if before.device.type == "cpu" else places
+        for start in range(0, places, tile):
+            part = slice(start, start + tile)
+            if before.device.type == "cpu":  # a batched product of such thin matrices is slow on a CPU
+                for b in range(len(weights)):
+                    hidden = self.stage.after(torch.addmm(before[:, part], weights[b], patches[b, :, part]))
+                    torch.mm(predict, hidden, out=logits[b, :, part])
+            else:
+                hidden = self.stage.after(torch.baddbmm(before[:, part], weights, patches[:, :, part]))
+                logits[:, :, part] = predict @ hidden
+        if bias is not None:
+            logits += bias[:, None]
+        return logits.transpose(1, 2).flatten(1)
+
+    def _deltas_anew(self, weights: Tensor, patches: Tensor, best: Tensor) -> Tensor:
+        """(B, n, 4) the box deltas of the best anchors only, from hidden features computed again."""
+        place = best // self.stage.objectness.out_channels
+        at = place[:, None, :]
+        around = patches.gather(2, at.expand(-1, patches.shape[1], -1))
+        before = self.linear[0].flatten(1)[:, place].transpose(0, 1)
+        hidden = self.stage.after(before + weights @ around)
+        deltas = self.stage.deltas.weight.flatten(1) @ hidden
+        return self._own_anchor(deltas, best)
+
+    def _deltas_at(self, hidden: Tensor, best: Tensor) -> Tensor:
+        place = best // self.stage.objectness.out_channels
+        flat = hidden.flatten(2)
+        deltas = self.stage.deltas.weight.flatten(1) @ flat.gather(2, place[:, None].expand(-1, flat.shape[1], -1))
+        return self._own_anchor(deltas, best)
+
+    def _own_anchor(self, deltas: Tensor, best: Tensor) -> Tensor:
+        """From the deltas (B, 4 A, n) of all anchors of a place, those of the anchor that is meant: (B, n, 4)."""
+        n_anchors = self.stage.objectness.out_channels
+        if self.stage.deltas.bias is not None:
+            deltas = deltas + self.stage.deltas.bias[:, None]
+        per_anchor = deltas.unflatten(1, (n_anchors, 4))
+        mine = (best % n_anchors)[:, None, None].expand(-1, 1, 4, -1)
+        return per_anchor.gather(1, mine)[:, 0].transpose(1, 2)
+
+    def _survivors(self, logits: Tensor, deltas_of: object) -> Survivors:
+        stage = self.stage
+        best_logits, best = logits.topk(min(stage.n_before_nms, logits.shape[1]), dim=1)
+        deltas = deltas_of(best)  # type: ignore[operator]
+        boxes = stage.decode(deltas.flatten(0, 1), self.anchors[best].flatten(0, 1))
+        boxes = box_ops.clip_boxes_to_image(boxes, self.image_size).unflatten(0, best.shape)
+        scores = best_logits.sigmoid()
+        sides = boxes[..., 2:] - boxes[..., :2]
+        valid = (sides >= stage.min_size).all(-1) & (scores >= stage.score_threshold)
+        keep = suppress(boxes, scores, valid, stage.nms_threshold)
+        return Survivors(boxes, scores.masked_fill(~keep, -torch.inf))
+
+
+def _by_anchor(predictions: Tensor) -> Tensor:
+    """(B, A, h, w) logits as (B, h * w * A), in the order of the anchors."""
+    return predictions.permute(0, 2, 3, 1).flatten(1)
+
+
+def suppress(boxes: Tensor, scores: Tensor, valid: Tensor, threshold: float) -> Tensor:
+    """Non-maximum suppression of each row by itself: (B, n) True for the boxes that stay.
+
+    Args:
+        boxes: (B, n, 4) xyxy.
+        scores: (B, n).
+        valid: (B, n) boxes that take part.
+        threshold: IoU above which the lower score goes.
+    """
+    keep = torch.zeros_like(valid)
+    if boxes.device.type == "cpu":
+        for row in range(len(boxes)):
+            taking_part = valid[row].nonzero().flatten()
+            stay = box_ops.nms(boxes[row, taking_part], scores[row, taking_part], threshold)
+            keep[row, taking_part[stay]] = True
+        return keep
+    row, column = valid.nonzero(as_tuple=True)
+    # one call for all rows moves them apart by an offset, which float32 would pay for with the boxes' last digits
+    stay = box_ops.batched_nms(boxes[row, column].double(), scores[row, column].double(), row, threshold)
+    keep[row[stay], column[stay]] = True
+    return keep

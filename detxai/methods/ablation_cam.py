@@ -1,0 +1,165 @@
+"""Ablation-CAM: how much of this box goes away when this channel does?"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from detxai.adapters.adapter import Adapter, Features
+from detxai.detections import Detections
+from detxai.engine.ablation import AblatedScores, ablate, autocast
+from detxai.engine.channels import Channels, Fill, Ranking, fill_values, n_to_ablate, order_channels
+from detxai.engine.tails import tail_of
+from detxai.explanation import Cost, Explanation, settings_of
+from detxai.images import Image
+from detxai.targets import ClassScoreTarget, Target
+
+ROUND = 0.05  # share of the channels between two looks at the fidelity
+
+
+@dataclass(frozen=True)
+class AblationCAM:
+    """Each channel weighed by how much of the box's score goes away without it.
+
+    ``alpha_c = (y - y_c) / |y|`` with y the target's score and y_c the score with channel c set to ``fill``;
+    ``values = sum over levels of sum_c alpha_c A_c``, each level brought to the image at its own resolution. The
+    heatmap is the positive part; negative values speak against the box.
+
+    Every ablation serves all detections of the image, and recomputes only what the channel can change; the scores
+    equal those of the full pass to rounding.
+
+    Args:
+        ratio_channels_to_ablate: r in (0, 1]: exactly ``ceil(r * C)`` channels are ablated, those expected to matter
+            most to these detections; the others weigh 0.
+        batch_size: ablations at once; None: what fits the device.
+        target: from a detection's box and label to the question asked of it.
+        layers: names of the layers; default: the adapter's.
+        fill: what an ablated channel is set to: ``"zero"`` (the paper), its own ``"mean"``, or a number.
+        ranking: what "expected to matter most" means: ``"first_order"`` (one backward pass), ``"energy"`` (no
+            gradients), or a callable from ``Features`` to (C,) numbers, larger first.
+        fidelity: in (0, 1): ablate in that order until a further twentieth of the channels leaves every map at
+            this rank correlation with what it was, and no more than the ratio allows; None: all that the ratio allows.
+        precision: ``"full"`` (the model's own), ``"bf16"`` or ``"fp16"`` autocast, for the tail only.
+        progress: a bar; None: where standard error is a terminal.
+
+    Source: Desai & Ramaswamy, 2020, Ablation-CAM (WACV). Differs in dividing by ``|y|`` (a score below zero keeps its
+    sign; a score of zero is not divided by: the drop itself weighs), in several levels, and in the signed map.
+    """
+
+    name: ClassVar[str] = "ablation_cam"
+    asks_about_boxes: ClassVar[bool] = True
+
+    ratio_channels_to_ablate: float = 1.0
+    batch_size: int | None = None
+    target: Callable[[Any, int], Target] = ClassScoreTarget
+    layers: Sequence[str] | str | None = None
+    fill: Fill = "zero"
+    ranking: Ranking = "first_order"
+    fidelity: float | None = None
+    precision: str = "full"
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio_channels_to_ablate <= 1:
+            raise ValueError(f"ratio_channels_to_ablate must lie in (0, 1], got {self.ratio_channels_to_ablate}")
+        if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
+            raise ValueError(f"batch_size must be a whole number from 1, or None, got {self.batch_size!r}")
+        if self.fidelity is not None and not 0 < self.fidelity < 1:
+            raise ValueError(f"fidelity must be a rank correlation in (0, 1), or None, got {self.fidelity}")
+        if not callable(self.target):
+            raise TypeError(f"target must be callable with a box and a label, got {type(self.target).__name__}")
+        autocast(torch.device("cpu"), self.precision)
+
+    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+        """One explanation for each detection, with ``channel_effects`` (C,): the drop y - y_c.
+
+        Raises:
+            ValueError: a setting or a label is wrong.
+            LookupError: a layer is unknown.
+        """
+        start = time.perf_counter()
+        features = detector.features([image], self.layers)
+        if len(detections) == 0:
+            return []
+        boxes, labels = detections.boxes.tolist(), detections.labels.tolist()
+        targets = [self.target(box, label) for box, label in zip(boxes, labels, strict=True)]
+        scores = self._scores(detector, features, targets)
+        values = combine_levels(features, channel_weights(scores))
+        cost = Cost(time.perf_counter() - start, forward_passes=1 + scores.passes)
+        model = {**detector.describe(), "layers": list(features.layers)}
+        return [
+            Explanation(
+                values[i].cpu().numpy(),
+                features.inputs.images[0],
+                self.name,
+                settings_of(self),
+                cost,
+                detections[i],
+                scores.drops[i].cpu(),
+                model,
+            )
+            for i in range(len(detections))
+        ]
+
+    def _scores(self, detector: Adapter, features: Features, targets: Sequence[Target]) -> AblatedScores:
+        channels = Channels.of(features)
+        fill = fill_values(features, self.fill)
+        n = n_to_ablate(self.ratio_channels_to_ablate, len(channels))
+        with detector.borrowed():
+            order = torch.arange(len(channels), device=fill.device)
+            if n < len(channels) or self.fidelity is not None:
+                order = order_channels(detector, features, targets, fill, self.ranking)[:n]
+            with torch.no_grad(), autocast(detector.device, self.precision), self._bar(n) as bar:
+                tail = tail_of(detector, features, targets)
+                clean = tail.clean
+                scores = AblatedScores(clean, clean.new_full((len(targets), len(channels)), torch.nan))
+                size = n if self.fidelity is None else max(1, round(ROUND * len(channels)))
+                for part in order.split(size):
+                    before = scores.ablated.clone()
+                    ablate(tail, channels, part, fill, scores, batch_size=self.batch_size, bar=bar)
+                    if self.fidelity is not None and self._settled(features, before, scores):
+                        break
+        return scores
+
+    def _settled(self, features: Features, before: Tensor, after: AblatedScores) -> bool:
+        if bool(before.isnan().all()):
+            return False
+        earlier = combine_levels(features, channel_weights(AblatedScores(after.clean, before)))
+        now = combine_levels(features, channel_weights(after))
+        return all(rank_correlation(a, b) >= (self.fidelity or 0) for a, b in zip(earlier, now, strict=True))
+
+    def _bar(self, n: int) -> tqdm:  # type: ignore[type-arg]
+        hidden = not sys.stderr.isatty() if self.progress is None else not self.progress
+        return tqdm(total=n, desc="ablating", unit="channel", disable=hidden, leave=False)
+
+
+def channel_weights(scores: AblatedScores) -> Tensor:
+    """(T, C) ``(y - y_c) / |y|``, the drop itself where y = 0; 0 where a channel was not ablated."""
+    scale = torch.where(scores.clean == 0, torch.ones_like(scores.clean), scores.clean.abs())
+    return (scores.drops / scale[:, None]).nan_to_num(nan=0.0)
+
+
+def combine_levels(features: Features, weights: Tensor) -> Tensor:
+    """The maps (T, H, W) in image pixels: sum over levels and channels of weight times feature."""
+    geometry = features.inputs.geometries[0]
+    split = Channels.of(features).split(weights)
+    total = [
+        geometry.map_to_image(torch.einsum("tc,chw->thw", split[name].to(level.dtype), level[0]))
+        for name, level in features.levels.items()
+    ]
+    return torch.stack(total).sum(0).float()
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> float:
+    """Spearman's correlation of two maps of the same shape, in [-1, 1]; 1 for two flat maps."""
+    ranks = [values.flatten().argsort().argsort().double() for values in (first, second)]
+    centred = [r - r.mean() for r in ranks]
+    norm = centred[0].norm() * centred[1].norm()
+    return float((centred[0] @ centred[1]) / norm) if norm > 0 else 1.0
