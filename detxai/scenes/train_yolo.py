@@ -35,8 +35,9 @@ def train_yolo(out: Path, settings: YoloTraining, device: str = "cpu", progress:
     Raises:
         ImportError: ultralytics is not installed.
     """
+    if not progress:
+        os.environ.setdefault("YOLO_VERBOSE", "false")  # read when Ultralytics is imported
     yolo_class = import_ultralytics()
-    _quiet(progress)
     data = out / "data" / "data.yaml"
     if not data.is_file():
         export_ultralytics(
@@ -85,13 +86,6 @@ def _arguments(out: Path, settings: YoloTraining) -> dict[str, Any]:
         "save_period": -1,
         "verbose": False,
     }
-
-
-def _quiet(progress: bool) -> None:
-    os.environ.setdefault("YOLO_OFFLINE", "true")
-    os.environ.setdefault("YOLO_AUTOINSTALL", "false")
-    if not progress:
-        os.environ.setdefault("YOLO_VERBOSE", "false")
 
 
 def _trainer() -> type:

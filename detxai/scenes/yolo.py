@@ -62,14 +62,16 @@ def load_yolo(path: str | Path | None = None) -> Any:
     network = _build_network()
     network.load_state_dict(read_weights(file))
     yolo.model = network
+    yolo.overrides["imgsz"] = DEFAULT_SIZE  # else ``predict`` would enlarge a scene to 640 pixels
     return yolo
 
 
 def _build_network() -> Any:
     from ultralytics.cfg import DEFAULT_CFG_DICT
-    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
-    network = DetectionModel(YOLO_ARCHITECTURE, nc=len(CLASS_NAMES), verbose=False).eval()
+    architecture = {**yaml_model_load(YOLO_ARCHITECTURE), "nc": len(CLASS_NAMES)}
+    network = DetectionModel(architecture, verbose=False).eval()
     network.names = dict(enumerate(CLASS_NAMES))
     network.args = {**DEFAULT_CFG_DICT, "imgsz": DEFAULT_SIZE}
     network.task = "detect"
