@@ -76,8 +76,9 @@ class YOLOAdapter(Adapter):
         input_size: side, or (height, width), that images are brought to; default: what the model was trained with.
 
     Raises:
-        TypeError: ``model`` is nothing of this kind, an exported model, or has a head without boxes or of a family
-            that is not supported (classification, semantic segmentation, depth, YOLO-World, YOLOE).
+        TypeError: ``class_names`` are no names; or ``model`` is nothing of this kind, an exported model, or has a
+            head without boxes or of a family that is not supported (classification, semantic segmentation, depth,
+            YOLO-World, YOLOE).
         ValueError: ``input_size`` is not positive, or the model does not take RGB images.
     """
 
@@ -91,16 +92,15 @@ class YOLOAdapter(Adapter):
         input_size: int | tuple[int, int] | None = None,
     ) -> None:
         network, overrides = _network(model)
-        names = getattr(network, "names", {}) if class_names is None else class_names
-        super().__init__(network, names if isinstance(names, Mapping) else dict(enumerate(names)))
-        self.head = network.model[-1]  # type: ignore[index, union-attr]
+        super().__init__(network, _names(getattr(network, "names", {}) if class_names is None else class_names))
+        self.head: Any = network.model[-1]  # type: ignore[index]
         self.task = head_task(self.head)
         channels = (getattr(network, "yaml", None) or {}).get("channels", 3)
         if channels != 3:
             raise ValueError(f"model must take RGB images, got one for {channels} channels")
         self.settings = PredictSettings.of(network, overrides)
         self.sources = layer_sources(network)
-        self.strides = tuple(float(stride) for stride in network.stride)  # type: ignore[union-attr, operator]
+        self.strides = tuple(float(stride) for stride in network.stride)  # type: ignore[union-attr]
         self.stride = max(int(max(self.strides)), 32)  # as ultralytics' predictor
         self.input_size = rounded_size(self.settings.input_size if input_size is None else input_size, self.stride)
 
@@ -206,6 +206,14 @@ class YOLOAdapter(Adapter):
         return self._candidates(run_layers(self.model, known, cache.tail.run, self.sources[-1]), inputs)
 
 
+def _names(names: object) -> dict[int, str]:
+    if isinstance(names, Mapping):
+        return {int(label): str(name) for label, name in names.items()}
+    if isinstance(names, Sequence) and not isinstance(names, str):
+        return {label: str(name) for label, name in enumerate(names)}
+    raise TypeError(f"class_names must map labels to names or list them, got {type(names).__name__}")
+
+
 def _network(model: object) -> tuple[nn.Module, Mapping[str, Any] | None]:
     """The network inside ``model``, and the settings of a ``YOLO`` object."""
     engine, tasks = ultralytics_module("engine.model"), ultralytics_module("nn.tasks")
@@ -213,7 +221,9 @@ def _network(model: object) -> tuple[nn.Module, Mapping[str, Any] | None]:
     if isinstance(model, engine.Model):
         overrides, outer, model = model.overrides, model, model.model
         if not isinstance(model, nn.Module):
-            raise TypeError(f"model must hold a PyTorch network; {type(outer).__name__} holds the exported model {model!r}")
+            raise TypeError(
+                f"model must hold a PyTorch network; this {type(outer).__name__} holds the export {model!r}"
+            )
     if isinstance(model, tasks.BaseModel) and isinstance(getattr(model, "model", None), nn.Sequential):
         return model, overrides
     raise TypeError(f"model must be an ultralytics YOLO or RTDETR, or the network inside, got {type(model).__name__}")

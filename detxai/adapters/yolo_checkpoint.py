@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from importlib import import_module
 from os import PathLike, fspath
@@ -22,11 +23,12 @@ def ultralytics_module(name: str) -> ModuleType:
         ImportError: ultralytics is not installed; the message says how to.
     """
     try:
-        return import_module(f"ultralytics.{name}")
+        import_module("ultralytics")
     except ModuleNotFoundError as error:
         if error.name != "ultralytics":
             raise
         raise ImportError('YOLO models need ultralytics: pip install "detxai[yolo]"') from error
+    return import_module(f"ultralytics.{name}")
 
 
 def load_checkpoint(path: str | PathLike[str]) -> nn.Module:
@@ -49,7 +51,7 @@ def load_checkpoint(path: str | PathLike[str]) -> nn.Module:
         raise ValueError(f"model: {file} is no PyTorch checkpoint, or it is damaged or truncated")
     checkpoint = _load_restricted(file)
     model = checkpoint.get("ema") or checkpoint.get("model") if isinstance(checkpoint, dict) else None
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, ultralytics_module("nn.tasks").BaseModel):
         raise ValueError(f"model: {file} holds no ultralytics model (weights alone do not say which network they fit)")
     if checkpoint.get("modelopt"):
         raise ValueError(f"model: {file} is quantised; {_yourself(file)}")
@@ -62,11 +64,16 @@ def _load_restricted(file: Path) -> Any:
         raise ValueError(f"model: this ultralytics cannot load {file} without running code from it; {_yourself(file)}")
     # not torch_safe_load: it looks for a yolov5s.pt as yolov5su.pt, and downloads what it does not find
     try:
-        with restricted.loading(str(file)):
+        with restricted.loading(str(file)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about TorchScript archives, which the error below speaks of
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and more for bad files
         if "weights only" in str(error).lower() or "blocked during restricted" in str(error):
-            raise ValueError(f"model: {file} holds objects that only a full unpickling rebuilds; {_yourself(file)}") from error
+            raise ValueError(
+                f"model: {file} holds more than a restricted unpickling rebuilds; {_yourself(file)}"
+            ) from error
+        if "TorchScript" in str(error):
+            raise ValueError(f"model: {file} is a TorchScript export; its layers cannot be explained") from error
         raise ValueError(f"model: {file} is no ultralytics checkpoint, or it is damaged ({error})") from error
 
 

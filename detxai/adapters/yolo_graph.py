@@ -67,9 +67,7 @@ def tail_from(sources: Sequence[tuple[int, ...]], given: Collection[int]) -> Tai
     return Tail(tuple(sorted(given)), tuple(sorted(run)), tuple(sorted(cached)))
 
 
-def run_layers(
-    model: nn.Module, known: Mapping[int, Any], run: Sequence[int], keep: Collection[int]
-) -> dict[int, Any]:
+def run_layers(model: nn.Module, known: Mapping[int, Any], run: Sequence[int], keep: Collection[int]) -> dict[int, Any]:
     """The outputs of the layers ``keep``, computed by running ``run`` in order from the ``known`` outputs.
 
     Outputs that nothing reads any more are let go at once, as far as the memory is ours.

@@ -76,7 +76,7 @@ def predicted_boxes(adapter: YOLOAdapter, inputs: Inputs, score_threshold: float
         settings.classes,
         settings.agnostic_nms,
         max_det=settings.max_det,
-        nc=head.nc,  # type: ignore[arg-type]
+        nc=head.nc,
         max_time_img=math.inf,  # else a slow machine silently gets fewer boxes
         rotated=adapter.task == "obb",
         end2end=end2end,
