@@ -1,0 +1,26 @@
+"""What several tests need."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real photos and trained weights: ``DETXAI_SHARED_DATA``, or ``../shared/data`` beside the repo."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("DETXAI_SHARED_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no real photos and weights in {folder}; set DETXAI_SHARED_DATA")
+    return folder
+
+
+sys.path.insert(0, str(Path(__file__).parent))  # the detectors that several folders of tests build
+
+# small networks: several threads wait for each other longer than they work, ten times longer on a busy machine
+torch.set_num_threads(1)
