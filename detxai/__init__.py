@@ -1,1 +1,26 @@
 """Explain object detections: which pixels put this box, with this class, here?"""
+
+from importlib.metadata import version
+
+from detxai import formats, reshape, targets
+from detxai.adapters.registry import wrap
+from detxai.detections import Candidates, Detections
+from detxai.explain import explain
+from detxai.explanation import Explanation
+from detxai.methods import AblationCAM, EigenCAM
+
+__version__ = version("detxai")
+
+__all__ = [
+    "AblationCAM",
+    "Candidates",
+    "Detections",
+    "EigenCAM",
+    "Explanation",
+    "__version__",
+    "explain",
+    "formats",
+    "reshape",
+    "targets",
+    "wrap",
+]

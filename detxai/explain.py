@@ -56,6 +56,7 @@ def explain(
         TypeError: an argument of the wrong kind.
     """
     asked = make_method(method, **settings)
+    check_threshold(score_threshold)
     if detections is not None and not isinstance(detections, Detections):
         raise TypeError(f"detections must be detxai.Detections, got {type(detections).__name__}")
     adapter = wrap(detector)
@@ -70,7 +71,7 @@ def explain(
     return list(asked(adapter, decoded, detections))
 
 
-def make_method(method: str | Method, **settings: Any) -> Method:
+def make_method(method: str | Method, /, **settings: Any) -> Method:
     """The method called ``method`` with these settings; a method itself comes back as it is.
 
     Raises:
@@ -93,6 +94,14 @@ def make_method(method: str | Method, **settings: Any) -> Method:
     if unknown:
         raise ValueError(f"{method} has the settings {known}, got {', '.join(unknown)}")
     return kind(**settings)
+
+
+def check_threshold(score_threshold: float) -> None:
+    """Raise where ``score_threshold`` is no number in [0, 1]."""
+    if isinstance(score_threshold, bool) or not isinstance(score_threshold, (int, float)):
+        raise TypeError(f"score_threshold must be a number in [0, 1], got {type(score_threshold).__name__}")
+    if not 0 <= score_threshold <= 1:  # also where it is NaN
+        raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
 
 
 def check_boxes(detections: Detections, height: int, width: int) -> None:

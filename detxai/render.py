@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -24,6 +26,10 @@ from detxai.explanation import Explanation, replacing
 Mode = Literal["evidence", "signed"]
 FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 DPI = 100
+FLATTEST, TALLEST = 1 / 12, 6  # height : width of what is drawn; a photo beyond that is stretched to it
+NO_BOX_LABEL = "strength, as a share of its peak"  # evidence is evidence for a box
+# output pixels
+MARGIN, CAPTION_SPACE, BAR_SPACE, BAR_THICKNESS, LEAST_BAR, LEAST_WIDTH = 14, 36, 96, 14, 320, 420
 # inferno is perceptually uniform and survives grey print; coolwarm is even on both sides of its neutral zero
 COLOURS: dict[Mode, str] = {"evidence": "inferno", "signed": "coolwarm"}
 BAR_LABELS: dict[Mode, str] = {
@@ -62,16 +68,18 @@ def overlay(
         opacity: of the strongest evidence, in (0, 1].
         boxes: further boxes to outline thinly, such as all detections of the image.
         caption: default: class, score and method.
-        width: of the photo in output pixels; default: its own, but at least 640 and at most 1600.
+        width: of the photo in output pixels; default: its own, but at least 640 and at most 1600 (also in height).
 
     Raises:
         ValueError: an unknown mode or colour map, or an opacity or width out of range.
     """
-    figure, (axes,) = _panels(1, 1, explanation.image.shape, width)
-    shown = _draw(axes, explanation, mode, _colour_map(mode, colours), _checked(opacity), boxes)
-    axes.set_title(explanation.caption if caption is None else caption, loc="left", fontsize=13, pad=8)
-    bar = figure.colorbar(shown, ax=axes, fraction=0.035, pad=0.015, aspect=30)
-    bar.set_label(BAR_LABELS[mode], fontsize=10)
+    colour_map, opacity = _colour_map(mode, colours), _checked(opacity)
+    layout = _Layout.of(explanation.image.shape, width, least=640, most=1600)
+    figure, (axes,), bar_axes = layout.figure(1, 1, bar=True)
+    shown = _draw(axes, explanation, layout.panel, mode, colour_map, opacity, boxes)
+    _caption(axes, explanation.caption if caption is None else caption, 13)
+    bar = figure.colorbar(shown, cax=bar_axes, orientation="horizontal" if layout.below else "vertical")
+    bar.set_label(BAR_LABELS[mode] if explanation.detection is not None else NO_BOX_LABEL, fontsize=10)
     bar.outline.set_visible(False)  # type: ignore[operator]
     return figure
 
@@ -93,59 +101,115 @@ def sheet(
         columns: panels in a row; default: up to four.
         mode, colours, opacity: as for ``overlay``.
         captions: one for each explanation.
-        width: of one panel in output pixels; default: at most 520.
+        width: of one panel in output pixels; default: the first photo's own, but from 240 to 520.
     """
     if not explanations:
         raise ValueError("explanations must not be empty")
+    colour_map, opacity = _colour_map(mode, colours), _checked(opacity)
     n = len(explanations) + 1
     columns = columns or min(n, 4)
-    rows = math.ceil(n / columns)
     first = explanations[0]
-    figure, panels = _panels(rows, columns, first.image.shape, width or min(first.image.shape[1], 520))
-    panels[0].imshow(first.image)
-    panels[0].set_title("photo", loc="left", fontsize=11)
-    colour_map = _colour_map(mode, colours)
+    layout = _Layout.of(first.image.shape, width, least=240, most=520)
+    figure, panels, _ = layout.figure(math.ceil(n / columns), columns, bar=False)
+    _show(panels[0], _fitted(first.image, layout.panel), first.image.shape)
+    _caption(panels[0], "photo", 11)
     for i, (axes, explanation) in enumerate(zip(panels[1:], explanations)):
-        _draw(axes, explanation, mode, colour_map, _checked(opacity), None)
-        axes.set_title(captions[i] if captions else explanation.caption, loc="left", fontsize=11)
-    for axes in panels[n:]:
-        axes.set_visible(False)
+        _draw(axes, explanation, layout.panel, mode, colour_map, opacity)
+        _caption(axes, captions[i] if captions else explanation.caption, 11)
     return figure
 
 
-def _panels(rows: int, columns: int, shape: tuple[int, ...], width: int | None) -> tuple[Figure, list[Axes]]:
-    if width is not None and width < 16:
-        raise ValueError(f"width must be at least 16 pixels, got {width}")
-    panel = width or min(max(shape[1], 640), 1600)
-    height = panel * min(max(shape[0] / shape[1], 0.1), 6)
-    figure = Figure(figsize=((panel * columns + 110) / DPI, (height * rows + 40 * rows) / DPI), dpi=DPI)
-    figure.set_layout_engine("constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    panels = list(grid.flat)
-    for axes in panels:
-        axes.set_axis_off()
-    return figure, panels
+def _caption(axes: Axes, text: str, size: int) -> None:
+    axes.set_title(text, loc="left", fontsize=size, pad=8, parse_math=False)  # a class may be called "$5 note"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the panels of a figure lie, in output pixels, so that a picture comes out as crisp as it went in.
+
+    Attributes:
+        panel: (height, width) of one photo.
+        below: whether the colour bar lies below the photo (flat ones) instead of beside it.
+    """
+
+    panel: tuple[int, int]
+    below: bool = False
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], width: int | None, least: int, most: int) -> _Layout:
+        """A panel for photos of this shape: ``width`` wide, or its own width between ``least`` and ``most``."""
+        if width is not None and width < 16:
+            raise ValueError(f"width must be at least 16 pixels, got {width}")
+        aspect = min(max(shape[0] / shape[1], FLATTEST), TALLEST)  # beyond these a line would be all there is to see
+        across = width or min(max(shape[1], least), most, round(most / aspect))
+        height = max(round(across * aspect), 1)
+        return cls((height, across), below=height < 240)
+
+    def figure(self, rows: int, columns: int, *, bar: bool) -> tuple[Figure, list[Axes], Axes | None]:
+        """An empty figure, its panels row by row, and the axes of its colour bar."""
+        height, width = self.panel
+        beside, under = (BAR_SPACE if bar and not self.below else 0), (BAR_SPACE if bar and self.below else 0)
+        total_width = max(columns * (width + MARGIN) + MARGIN + beside, LEAST_WIDTH if bar else 0)
+        total_height = rows * (height + CAPTION_SPACE) + MARGIN + under
+        figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI)
+
+        def place(left: float, top: float, across: float, down: float) -> Axes:
+            bottom = total_height - top - down
+            return figure.add_axes(
+                (left / total_width, bottom / total_height, across / total_width, down / total_height)
+            )
+
+        panels = [
+            place(MARGIN + column * (width + MARGIN), CAPTION_SPACE + row * (height + CAPTION_SPACE), width, height)
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        for axes in panels:
+            axes.set_axis_off()
+        if not bar:
+            return figure, panels, None
+        if self.below:
+            return figure, panels, place(MARGIN, CAPTION_SPACE + height + MARGIN, max(width, LEAST_BAR), BAR_THICKNESS)
+        return figure, panels, place(2 * MARGIN + width, CAPTION_SPACE, BAR_THICKNESS, height)
 
 
 def _draw(
-    axes: Axes, explanation: Explanation, mode: Mode, colour_map: Colormap, opacity: float, boxes: Detections | None
+    axes: Axes,
+    explanation: Explanation,
+    panel: tuple[int, int],
+    mode: Mode,
+    colour_map: Colormap,
+    opacity: float,
+    boxes: Detections | None = None,
 ) -> ScalarMappable:
-    height, width = explanation.values.shape
-    extent = (0, width, height, 0)  # continuous coordinates: a box edge at x lies at x, not half a pixel off
     scale = Normalize(-1 if mode == "signed" else 0, 1)
-    shown = explanation.heatmap if mode == "evidence" else _signed(explanation.values)
-    axes.imshow(explanation.image, extent=extent)
-    heat = colour_map(scale(shown))
-    heat[..., 3] = opacity * np.abs(shown)
-    axes.imshow(heat, extent=extent)
+    shown = _fitted(explanation.heatmap if mode == "evidence" else _signed(explanation.values), panel)
+    heat = np.asarray(colour_map(scale(shown)), dtype=np.float32)[..., :3]
+    share = opacity * np.abs(shown)[..., None]
+    photo = _fitted(explanation.image, panel)
+    _show(axes, ((1 - share) * photo + share * 255 * heat + 0.5).astype(np.uint8), explanation.image.shape)
     if boxes is not None:
         for box in boxes.boxes.tolist():
             _outline(axes, box, 1.0)
     if explanation.detection is not None:
         _outline(axes, explanation.detection.boxes[0].tolist(), 2.2)
+    return ScalarMappable(scale, colour_map)
+
+
+def _show(axes: Axes, picture: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> None:
+    height, width = shape[:2]
+    # continuous coordinates: a box edge at x lies at x, not half a pixel off
+    axes.imshow(picture, extent=(0, width, height, 0), aspect="auto", interpolation="nearest")
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
-    return ScalarMappable(scale, colour_map)
+
+
+def _fitted(array: npt.NDArray[Any], panel: tuple[int, int]) -> npt.NDArray[Any]:
+    """The array at most as large as the panel: averaged down where it is larger, untouched where it is not."""
+    height, width = min(array.shape[0], panel[0]), min(array.shape[1], panel[1])
+    if (height, width) == array.shape[:2]:
+        return array
+    return np.asarray(PIL.Image.fromarray(array).resize((width, height), PIL.Image.Resampling.BOX))
 
 
 def _outline(axes: Axes, box: Sequence[float], thickness: float) -> None:
