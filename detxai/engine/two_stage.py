@@ -31,6 +31,7 @@ class Kept:
         linear: (M1, D) their output of the first linear layer; None where the head has none.
         scores: (N,) of all proposals of other levels, in reach or not: they compete for the last places.
         place: (M,) of those in reach among the N.
+        n_before: how many of the N belong to levels before the ablated one.
     """
 
     boxes: Tensor
@@ -41,6 +42,7 @@ class Kept:
     linear: Tensor | None
     scores: Tensor
     place: Tensor
+    n_before: int
 
 
 class TwoStageTail:
@@ -72,7 +74,7 @@ class TwoStageTail:
     def scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
         new = self.proposals[level].without(channels, fill)
         kept = self._kept_without(level)
-        stays, comes = self._best(kept.scores.expand(len(channels), -1), new.scores)
+        stays, comes = self._best(kept.scores, new.scores, kept.n_before)
         parts = []
         if len(kept.boxes):
             logits, deltas = self._kept_predictions(kept, level, channels, fill)
@@ -101,7 +103,7 @@ class TwoStageTail:
 
     def _clean_scores(self) -> Tensor:
         scores = torch.cat([entry[0] for entry in self._looked.values()])
-        stays, _ = self._best(scores[None], scores.new_empty(1, 0))
+        stays, _ = self._best(scores, scores.new_empty(1, 0), len(scores))
         starts = torch.tensor([0, *[len(entry[0]) for entry in self._looked.values()]]).cumsum(0).tolist()
         parts = []
         for start, (_, near, boxes, logits, deltas, _) in zip(starts, self._looked.values()):
@@ -112,7 +114,8 @@ class TwoStageTail:
     def _kept_without(self, level: str) -> Kept:
         """What the other levels keep when ``level`` is ablated."""
         if level not in self._kept:
-            others = [entry for name, entry in self._looked.items() if name != level]
+            names = list(self._looked)
+            others = [self._looked[name] for name in names if name != level]
             like = self._looked[level]
             starts = torch.tensor([0, *[len(entry[0]) for entry in others]]).cumsum(0).tolist()
             place = [start + entry[1] for start, entry in zip(starts, others)]
@@ -128,19 +131,25 @@ class TwoStageTail:
                 linear=linear[changed] if self.structure.boxes.first_linear is not None else None,
                 scores=scores,
                 place=torch.cat(place or [like[1][:0]]),
+                n_before=sum(len(self._looked[name][0]) for name in names[: names.index(level)]),
             )
         return self._kept[level]
 
     # -- which proposals there are -------------------------------------------------------------------------------
 
-    def _best(self, kept: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-        """Which proposals (B, N) and (B, n) are among the best of all levels; -inf never is."""
-        scores = torch.cat([kept, new], 1)
-        n = min(self.structure.proposals.n_after_nms, scores.shape[1])
-        best = torch.zeros_like(scores, dtype=torch.bool)
-        best.scatter_(1, scores.topk(n, dim=1).indices, True)
-        best &= scores > -torch.inf
-        return best[:, : kept.shape[1]], best[:, kept.shape[1] :]
+    def _best(self, kept: Tensor, new: Tensor, n_before: int) -> tuple[Tensor, Tensor]:
+        """Which of the kept (N,) and the new (B, n) proposals are among the best of all levels: (B, N) and (B, n).
+
+        -inf never is; of equal ones the earlier level's, as in the model, hence ``n_before``: the kept ones that come
+        before the new.
+        """
+        batch = len(new)
+        before, behind = kept[:n_before].expand(batch, -1), kept[n_before:].expand(batch, -1)
+        scores = torch.cat([before, new, behind], 1)
+        order = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.structure.proposals.n_after_nms]
+        best = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True) & (scores > -torch.inf)
+        first, comes, last = best.split([n_before, new.shape[1], len(kept) - n_before], dim=1)
+        return torch.cat([first, last], 1), comes
 
     def _in_reach(self, boxes: Tensor) -> Tensor:
         """Which boxes (..., 4) some target can be interested in: (...)."""
