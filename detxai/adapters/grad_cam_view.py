@@ -71,9 +71,9 @@ class GradCamView(nn.Module):
         with torch.enable_grad():
             batch = [level.expand(len(images), -1, -1, -1) for level in features.levels.values()]
             # clones, made in order: autograd then visits them in reverse, the order in which grad-cam collects
+            # by way of self.levels: grad-cam's AblationCAM puts layers of its own in there
             shown = [
-                layer(level.detach().requires_grad_().clone())
-                for level, layer in zip(batch, self.target_layers, strict=True)
+                layer(level.detach().requires_grad_().clone()) for level, layer in zip(batch, self.levels, strict=True)
             ]
             levels = dict(zip(features.levels, _Together.apply(*shown), strict=True))
             return list(self._detector[0].resume(features.with_levels(levels)))

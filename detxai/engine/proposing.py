@@ -66,7 +66,7 @@ class LevelProposals:
             if before.device.type == "cpu":  # a batched product of such thin matrices is slow on a CPU
                 for b in range(len(weights)):
                     hidden = self.stage.after(torch.addmm(before[:, part], weights[b], patches[b, :, part]))
-                    torch.mm(predict, hidden, out=logits[b, :, part])
+                    logits[b, :, part] = predict @ hidden
             else:
                 hidden = self.stage.after(torch.baddbmm(before[:, part], weights, patches[:, :, part]))
                 logits[:, :, part] = predict @ hidden
