@@ -222,8 +222,8 @@ def _table(record: Mapping[str, Any]) -> str:
 def folder_names(paths: Sequence[Path]) -> list[str]:
     """A folder name for each image, safe and all different, also where case does not count.
 
-    >>> folder_names([Path("a/bus.jpg"), Path("b/Bus.png"), Path("..jpg")])
-    ['bus', 'Bus-2', 'jpg']
+    >>> folder_names([Path("a/bus.jpg"), Path("b/Bus.png"), Path("a b.jpg")])
+    ['bus', 'Bus-2', 'a_b']
     """
     taken: set[str] = set()
     names = []

@@ -80,7 +80,7 @@ def overlay(
     _caption(axes, explanation.caption if caption is None else caption, 13)
     bar = figure.colorbar(shown, cax=bar_axes, orientation="horizontal" if layout.below else "vertical")
     bar.set_label(BAR_LABELS[mode] if explanation.detection is not None else NO_BOX_LABEL, fontsize=10)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure
 
 

@@ -37,9 +37,10 @@ def explain_box(detector: Adapter, image: Path, detection: detxai.Detections) ->
 def eigen_cam_on_a_backbone(detector: Adapter, image: Path) -> np.ndarray:
     """grad-cam's EigenCAM straight on torchvision's model, as its tutorial does, with our reshape transform."""
     tensor = detector.prepare(image).tensor
-    with detector.borrowed(), EigenCAM(
-        detector.model, [detector.model.backbone], reshape_transform=fpn_reshape_transform
-    ) as cam:
+    with (
+        detector.borrowed(),
+        EigenCAM(detector.model, [detector.model.backbone], reshape_transform=fpn_reshape_transform) as cam,
+    ):
         return cam(tensor, targets=[])[0]
 
 

@@ -1,0 +1,134 @@
+"""``detxai explain`` from end to end, on a small seeded detector."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import detxai.cli
+from detxai.cli import main
+
+MODEL = f"{Path(__file__).with_name('faster_rcnns.py')}:small_faster_rcnn"
+
+
+def photo(path: Path, height: int = 60, width: int = 80, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(path)
+    return path
+
+
+def explain(*arguments: object) -> int:
+    return main(["explain", *map(str, arguments), "--model", MODEL])
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_box_gets_its_overlay_map_and_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, out = photo(tmp_path / "a.png"), tmp_path / "deep" / "out"
+    arguments = (image, "--method", "ablation_cam", "--out", out, "--score-threshold", 0.3)
+    assert explain(*arguments, "--set", "ratio_channels_to_ablate=0.25", "--json") == 0
+    (summary,) = json.loads(capsys.readouterr().out)["images"]
+    n = len(summary["detections"])
+    assert n > 0
+    assert len(files(out / "a")) == 3 * n + 1
+    for entry in summary["detections"]:
+        record = json.loads((out / "a" / entry["overlay"]).with_suffix(".json").read_text())
+        values = np.load((out / "a" / entry["overlay"]).with_suffix(".npz"))["values"]
+        assert values.shape == (60, 80)
+        assert record["detection"]["box"] == entry["box"]
+        assert record["settings"]["ratio_channels_to_ablate"] == 0.25
+        assert record["request"]["model"] == MODEL
+
+
+def test_the_record_holds_the_command_that_redoes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, out = photo(tmp_path / "my photo.png"), tmp_path / "out"
+    assert explain(image, "--method", "eigen_cam", "--out", out, "--score-threshold", 0.3) == 0
+    first = np.load(out / "my_photo/00_image.npz")["values"]
+    redo = json.loads((out / "my_photo/00_image.json").read_text())["request"]["redo"]
+    (out / "my_photo/00_image.npz").unlink()
+    assert main(shlex.split(redo)[1:]) == 0
+    assert np.array_equal(np.load(out / "my_photo/00_image.npz")["values"], first)
+
+
+def test_one_map_an_image_where_no_box_is_asked_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert explain(photo(tmp_path / "a.png"), "--method", "eigen_cam", "--out", out) == 0
+    assert files(out) == {"a/00_image.png", "a/00_image.npz", "a/00_image.json", "a/detections.json"}
+    assert "map  00_image.png" in capsys.readouterr().out
+
+
+def test_images_of_one_name_get_folders_of_their_own(tmp_path: Path) -> None:
+    paths = [photo(tmp_path / folder / "bus.png", seed=i) for i, folder in enumerate("ab")]
+    assert explain(*paths, "--method", "eigen_cam", "--out", tmp_path / "out") == 0
+    maps = [np.load(tmp_path / "out" / name / "00_image.npz")["values"] for name in ("bus", "bus-2")]
+    assert not np.array_equal(*maps)
+
+
+def test_a_damaged_image_among_several_is_named_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = photo(tmp_path / "good.png"), tmp_path / "bad.jpg"
+    bad.write_bytes(b"not an image")
+    assert explain(bad, good, "--method", "eigen_cam", "--out", tmp_path / "out", "--json") == 1
+    printed = capsys.readouterr()
+    summary = json.loads(printed.out)
+    assert [failure["image"] for failure in summary["failures"]] == [str(bad)]
+    assert f"detxai: error: {bad}: image:" in printed.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good"}
+
+
+def test_class_names_stay_in_their_folder(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("background\n../../up\n/etc/x\n..\n$5 note\n")
+    out = tmp_path / "out"
+    arguments = ("--method", "ablation_cam", "--set", "ratio_channels_to_ablate=0.1", "--class-names", names)
+    assert explain(photo(tmp_path / "a.png"), *arguments, "--out", out, "--score-threshold", 0.2) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "names.txt", "out"}
+    assert {path.name for path in out.iterdir()} == {"a"}
+    recorded = json.loads((out / "a/detections.json").read_text())["detections"]
+    assert {entry["name"] for entry in recorded} <= {"../../up", "/etc/x", "..", "$5 note"}
+
+
+def test_a_second_run_leaves_nothing_of_the_first_and_all_of_the_users(tmp_path: Path) -> None:
+    image, out = photo(tmp_path / "a.png"), tmp_path / "out"
+    arguments = (image, "--method", "ablation_cam", "--set", "ratio_channels_to_ablate=0.1", "--out", out)
+    assert explain(*arguments, "--score-threshold", 0.2) == 0
+    (out / "a" / "notes.txt").write_text("mine")
+    assert explain(*arguments, "--score-threshold", 1) == 0
+    assert files(out) == {"a/detections.json", "a/notes.txt"}
+
+
+def test_ctrl_c_keeps_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+
+    def interrupted(*arguments: Any, **settings: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(*arguments, **settings)
+
+    whole = detxai.cli.explain
+    monkeypatch.setattr(detxai.cli, "explain", interrupted)
+    paths = [photo(tmp_path / f"{name}.png") for name in "abc"]
+    assert explain(*paths, "--method", "eigen_cam", "--out", tmp_path / "out") == 130
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a"}
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_real_photos_with_a_coco_yolo(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assets = pytest.importorskip("ultralytics.utils").ASSETS
+    model = str(shared_data / "yolov8n_coco.pt")
+    command = ["explain", str(assets / "bus.jpg"), "--model", model, "--method", "eigen_cam", "--json"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    (summary,) = json.loads(capsys.readouterr().out)["images"]
+    assert sorted(entry["name"] for entry in summary["detections"]) == ["bus"] + ["person"] * 4
+    assert summary["request"]["weights_sha256"]

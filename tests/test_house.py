@@ -1,0 +1,143 @@
+"""The house stands: arrows point down, the wheel holds the package, examples in docstrings are true."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import detxai
+
+ROOT = Path(__file__).parents[1]
+FLOORS = (  # from the ground up: a floor uses only itself and the floors below it
+    {"detections", "explanation", "geometry", "images", "formats"},
+    {"targets", "reshape"},
+    {"adapters"},
+    {"engine"},
+    {"methods"},
+    {"explain", "metrics", "render", "bench", "demo", "demo_page"},
+    {"cli", "callbacks", "coco"},
+)
+LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
+EXCEPTIONS = {("explanation", "render")}  # Explanation.save draws
+MAY_USE_SCENES = {"detxai/adapters/loading.py", "detxai/demo.py", "detxai/demo_page.py", "detxai/cli.py"}
+
+
+def sources() -> list[Path]:
+    return [file for room in ("detxai", "targets", "reshape") for file in sorted((ROOT / room).rglob("*.py"))]
+
+
+def name(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def room_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return parts[0] if parts[0] != "detxai" else parts[1]
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Every module a file imports, also inside functions; ``from a import b`` counts as ``a.b``."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(file)}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("file", [f for f in sources() if room_of(f) not in ("__init__", "__main__")], ids=name)
+def test_imports_point_down(file: Path) -> None:
+    here = room_of(file)
+    for module in imports(file):
+        if not module.startswith("detxai."):
+            continue
+        there = module.split(".")[1]
+        if there == "scenes":
+            assert here == "scenes" or name(file) in MAY_USE_SCENES, module
+        elif here == "scenes":
+            assert LEVEL[there] == 0, f"scenes stand beside: {module}"
+        elif (here, there) not in EXCEPTIONS:
+            assert LEVEL[there] <= LEVEL[here], f"{here} is below {module}"
+
+
+@pytest.mark.parametrize("file", sources(), ids=name)
+def test_only_adapters_and_scenes_know_vendors(file: Path) -> None:
+    vendors = {m for m in imports(file) if m.startswith(("ultralytics", "torchvision.models"))}
+    if room_of(file) in ("adapters", "scenes"):
+        return
+    assert not vendors or (name(file) == "detxai/formats.py" and vendors == {"ultralytics.engine.results.Results"})
+
+
+@pytest.mark.parametrize("file", [f for f in sources() if room_of(f) != "cli"], ids=name)
+def test_nothing_below_the_command_line_prints(file: Path) -> None:
+    calls = (node.func for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+    assert not any(isinstance(called, ast.Name) and called.id == "print" for called in calls)
+
+
+def test_importing_detxai_leaves_the_heavy_friends_alone() -> None:
+    heavy = ("ultralytics", "pytorch_grad_cam", "pycocotools", "matplotlib.pyplot")
+    code = f"import sys, detxai; print([m for m in {heavy} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_what_the_package_names_is_there() -> None:
+    for public in detxai.__all__:
+        assert getattr(detxai, public) is not None
+
+
+@pytest.mark.parametrize(
+    "module",
+    sorted(
+        module.name
+        for package in (detxai, detxai.targets, detxai.reshape)
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        if not module.name.endswith("__main__")
+    ),
+)
+def test_docstring_examples(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(module), extraglobs={"torch": torch})
+    assert result.failed == 0
+
+
+def test_the_ci_runs_the_readmes_test_command() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^python -m pip install .*pytest$", readme, flags=re.MULTILINE)
+    assert f"bash -c '{command}'" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+
+
+def test_the_readmes_pictures_and_files_exist() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in re.findall(r"\]\((docs/[^)]+)\)|`((?:detxai|targets|reshape|examples)/[\w/.]*)`", readme):
+        assert (ROOT / (path[0] or path[1])).exists(), path
+
+
+def test_the_wheel_holds_exactly_the_packages_files(tmp_path: Path) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout: there is no list of files to compare with")
+    files = [file for file in listed.stdout.splitlines() if (ROOT / file).is_file()]
+    for file in files:
+        copy = tmp_path / "source" / file
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((ROOT / file).read_bytes())
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
+    built = subprocess.run([*command, str(tmp_path / "source")], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    held = {entry for entry in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in entry}
+    expected = {f"detxai/{file}" if file.startswith(("targets/", "reshape/")) else file for file in files}
+    assert held == {file for file in expected if file.startswith("detxai/")}
