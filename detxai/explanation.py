@@ -82,7 +82,7 @@ class Explanation:
         """
         positive = np.maximum(self.values, 0)
         peak = float(positive.max())
-        return positive / peak if peak > 0 else positive
+        return np.asarray(positive / peak if peak > 0 else positive, dtype=np.float32)
 
     @property
     def caption(self) -> str:
@@ -122,9 +122,8 @@ class Explanation:
         arrays: dict[str, npt.NDArray[Any]] = {"values": self.values}
         if self.channel_effects is not None:
             arrays["channel_effects"] = self.channel_effects.detach().cpu().numpy()
-        with replacing(path) as temporary:
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         with replacing(path.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(self.record() | plain(extra), indent=2) + "\n", encoding="utf-8")
         return path

@@ -11,7 +11,9 @@ from pytorch_grad_cam.utils.reshape_transforms import fasterrcnn_reshape_transfo
 from detxai.reshape import fpn_reshape_transform, yolo_reshape_transform
 
 
-def _pyramid(widths: tuple[int, ...] = (8, 4, 6), names: tuple[str, ...] = ("0", "1", "pool")) -> dict[str, torch.Tensor]:
+def _pyramid(
+    widths: tuple[int, ...] = (8, 4, 6), names: tuple[str, ...] = ("0", "1", "pool")
+) -> dict[str, torch.Tensor]:
     g = torch.Generator().manual_seed(0)
     return {n: torch.randn(2, w, 16 // 2**i, 20 // 2**i, generator=g) for i, (n, w) in enumerate(zip(names, widths))}
 

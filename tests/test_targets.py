@@ -41,9 +41,9 @@ def _slow(target: Any, candidates: Candidates, image: int) -> float:
         own = candidates.boxes[image, j, column if candidates.boxes.shape[2] > 1 else 0]
         iou = float(tv_box_iou(box, own[None]))
         p = float(candidates.class_scores[image, j, column])
-        if candidates.proposals is not None and target.reach > 0:
-            if float(tv_box_iou(box, candidates.proposals[image, j][None])) < target.reach:
-                continue
+        proposals = candidates.proposals
+        if proposals is not None and float(tv_box_iou(box, proposals[image, j][None])) < target.reach:
+            continue
         if isinstance(target, ClassScoreTarget):
             answers.append(iou * p)
         elif isinstance(target, SimilarityTarget):
@@ -111,7 +111,11 @@ def test_moving_and_scaling_the_world_changes_no_score(seed: int, scale: float, 
 
 def test_one_image_or_a_batch_the_same_scores() -> None:
     candidates = _candidates(3, 4, 9, 3, False, True)
-    targets = [ClassScoreTarget([0, 0, 40, 40], 1), SimilarityTarget([9, 9, 60, 60], 2), BoxScoreTarget([5, 5, 30, 30], 3)]
+    targets = [
+        ClassScoreTarget([0, 0, 40, 40], 1),
+        SimilarityTarget([9, 9, 60, 60], 2),
+        BoxScoreTarget([5, 5, 30, 30], 3),
+    ]
     together = score_targets(targets, candidates)
     assert together.shape == (3, 4)
     for b, one in enumerate(candidates):

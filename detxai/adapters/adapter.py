@@ -80,7 +80,9 @@ class Features:
             raise ValueError(
                 f"levels must agree on the batch size, got {sorted(sizes)} for {len(self.inputs)} image(s)"
             )
-        return replace(self, levels={k: v if len(v) == batch else v.expand(batch, -1, -1, -1) for k, v in changed.items()})
+        return replace(
+            self, levels={k: v if len(v) == batch else v.expand(batch, -1, -1, -1) for k, v in changed.items()}
+        )
 
     @property
     def batch_size(self) -> int:
@@ -154,7 +156,7 @@ class Adapter(ABC):
         if isinstance(images, Inputs):
             return images
         if not isinstance(images, (list, tuple)):
-            images = [images]  # type: ignore[list-item]
+            images = [images]
         if not images:
             raise ValueError("images must not be empty")
         arrays = [load_image(image) for image in images]
@@ -167,9 +169,7 @@ class Adapter(ABC):
         with self.borrowed():
             return self._forward(inputs)
 
-    def features(
-        self, images: Image | Sequence[Image] | Inputs, layers: Sequence[str] | str | None = None
-    ) -> Features:
+    def features(self, images: Image | Sequence[Image] | Inputs, layers: Sequence[str] | str | None = None) -> Features:
         """What ``layers`` put out for ``images``, detached.
 
         Args:
@@ -219,9 +219,7 @@ class Adapter(ABC):
         inputs = features.inputs
         if features.batch_size != len(inputs):
             many = features.batch_size
-            inputs = Inputs(
-                inputs.tensor.expand(many, -1, -1, -1), inputs.geometries * many, inputs.images * many
-            )
+            inputs = Inputs(inputs.tensor.expand(many, -1, -1, -1), inputs.geometries * many, inputs.images * many)
         with replaced(self.model, features.cache, features.levels):
             return self._forward(inputs)
 

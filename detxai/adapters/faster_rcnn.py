@@ -42,6 +42,7 @@ class FasterRCNNAdapter(Adapter):
     """
 
     family = "faster_rcnn"
+    model: Any  # nn.Module types every part of a model as Tensor | Module
 
     def __init__(self, model: nn.Module, *, class_names: Mapping[int, str] | Sequence[str] | None = None) -> None:
         if not isinstance(model, FasterRCNN):
@@ -91,9 +92,7 @@ class FasterRCNNAdapter(Adapter):
     def _resume(self, features: Features) -> Candidates:
         if features.layers != self.default_layers:
             return super()._resume(features)
-        pyramid = OrderedDict(
-            (name.partition(":")[2] or "0", level) for name, level in features.levels.items()
-        )
+        pyramid = OrderedDict((name.partition(":")[2] or "0", level) for name, level in features.levels.items())
         geometries = features.inputs.geometries
         return self._candidates(pyramid, geometries * (features.batch_size // len(geometries)))
 
@@ -119,9 +118,7 @@ class FasterRCNNAdapter(Adapter):
         probabilities = _stack(logits.softmax(-1), counts)
         placed = _stack(boxes.reshape(-1, n_classes, 4), counts)
         scales = torch.stack([_pixels_per_input(geometry, like) for geometry in geometries])
-        clipped = torch.stack(
-            [box_ops.clip_boxes_to_image(one, size) for one, size in zip(placed, sizes, strict=True)]
-        )
+        clipped = torch.stack([box_ops.clip_boxes_to_image(one, size) for one, size in zip(placed, sizes, strict=True)])
         return Candidates(
             boxes=(clipped * scales[:, None, None])[:, :, 1:],
             class_scores=probabilities[..., 1:],

@@ -17,9 +17,7 @@ from torchvision.ops.misc import Conv2dNormActivation
 from detxai.adapters.structure import BoxStage, ProposalStage, TwoStage
 
 
-def two_stage(
-    model: FasterRCNN, pyramid: Mapping[str, Tensor], images: ImageList, to_image: Tensor
-) -> TwoStage | None:
+def two_stage(model: FasterRCNN, pyramid: Mapping[str, Tensor], images: ImageList, to_image: Tensor) -> TwoStage | None:
     """The structure behind a pyramid of one image, or None where a part is not torchvision's own.
 
     Args:
@@ -84,9 +82,7 @@ def _proposal_stage(
     )
 
 
-def _anchors_per_level(
-    generator: AnchorGenerator, pyramid: Mapping[str, Tensor], images: ImageList
-) -> list[Tensor]:
+def _anchors_per_level(generator: AnchorGenerator, pyramid: Mapping[str, Tensor], images: ImageList) -> list[Tensor]:
     levels = list(pyramid.values())
     (anchors,) = generator(images, levels)
     per_place = generator.num_anchors_per_location()
@@ -131,4 +127,7 @@ def _box_stage(
 def _first_linear(head: nn.Module) -> tuple[nn.Linear, Callable[[Tensor], Tensor]] | None:
     if type(head) is not TwoMLPHead:
         return None
-    return head.fc6, lambda first: F.relu(head.fc7(F.relu(first)))
+    first, second = head.fc6, head.fc7
+    if not isinstance(first, nn.Linear) or not isinstance(second, nn.Linear):
+        return None
+    return first, lambda linear: F.relu(second(F.relu(linear)))

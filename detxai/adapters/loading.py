@@ -6,9 +6,8 @@ import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from os import PathLike, fspath
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.models import get_model, list_models
 from torchvision.models import detection as torchvision_detection
+from torchvision.models import get_model, list_models
 
 from detxai.adapters.adapter import Adapter
 from detxai.adapters.registry import wrap
@@ -123,7 +122,8 @@ def _module(place: str) -> ModuleType:
         if not Path(place).is_file():
             raise FileNotFoundError(f"model: no such file: {place}")
         spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-        assert spec is not None and spec.loader is not None  # a .py file always has them
+        assert spec is not None, place  # a .py file always has a spec and a loader
+        assert spec.loader is not None, place
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module

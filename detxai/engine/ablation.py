@@ -76,7 +76,7 @@ def ablate(
     scores: AblatedScores,
     *,
     batch_size: int | None = None,
-    bar: tqdm | None = None,  # type: ignore[type-arg]
+    bar: tqdm | None = None,
 ) -> None:
     """Ablate the chosen channels one at a time and write the targets' scores into ``scores``.
 

@@ -52,7 +52,8 @@ class LevelProposals:
         """(B, k * k, places): the change of the channel as the convolution sees it at each place."""
         conv = self.stage.convolution
         change = fill[:, None, None] - self.level[0, channels]
-        return F.unfold(change[:, None], conv.kernel_size, padding=conv.padding)
+        padding = conv.padding if isinstance(conv.padding, tuple) else 0  # a structure has no padding by name
+        return F.unfold(change[:, None], conv.kernel_size, padding=padding)
 
     def _logits(self, weights: Tensor, patches: Tensor) -> Tensor:
         """(B, anchors) objectness, place by place, so that the hidden features of all places are never held."""
@@ -133,8 +134,8 @@ def suppress(boxes: Tensor, scores: Tensor, valid: Tensor, threshold: float) -> 
             stay = box_ops.nms(boxes[row, taking_part], scores[row, taking_part], threshold)
             keep[row, taking_part[stay]] = True
         return keep
-    row, column = valid.nonzero(as_tuple=True)
+    rows, columns = valid.nonzero(as_tuple=True)
     # one call for all rows moves them apart by an offset, which float32 would pay for with the boxes' last digits
-    stay = box_ops.batched_nms(boxes[row, column].double(), scores[row, column].double(), row, threshold)
-    keep[row[stay], column[stay]] = True
+    stay = box_ops.batched_nms(boxes[rows, columns].double(), scores[rows, columns].double(), rows, threshold)
+    keep[rows[stay], columns[stay]] = True
     return keep

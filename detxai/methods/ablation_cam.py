@@ -135,7 +135,7 @@ class AblationCAM:
         now = combine_levels(features, channel_weights(after))
         return all(rank_correlation(a, b) >= (self.fidelity or 0) for a, b in zip(earlier, now, strict=True))
 
-    def _bar(self, n: int) -> tqdm:  # type: ignore[type-arg]
+    def _bar(self, n: int) -> tqdm:
         hidden = not sys.stderr.isatty() if self.progress is None else not self.progress
         return tqdm(total=n, desc="ablating", unit="channel", disable=hidden, leave=False)
 

@@ -131,7 +131,7 @@ def test_gradients_flow_from_every_target_to_the_default_layers(target: Any) -> 
 
 @pytest.mark.parametrize(("height", "width"), [(90, 130), (200, 61), (33, 160), (400, 400)])
 def test_a_planted_feature_comes_back_where_the_model_takes_it_to_lie(height: int, width: int) -> None:
-    """torchvision's anchors and RoIAlign put cell i at i * stride; half a cell of tolerance is the issue's, we use 1 px."""
+    """torchvision's anchors and RoIAlign put cell i at i * stride; to the pixel, which is less than half a cell."""
     detector = detxai.wrap(small_faster_rcnn(n_levels=5, width=8))
     features = detector.features(photo(0, height, width))
     geometry = features.inputs.geometries[0]
@@ -175,7 +175,11 @@ def _state(model: nn.Module) -> dict[str, Any]:
         "identity": [id(m) for m in model.modules()],
         "training": [m.training for m in model.modules()],
         "attributes": [
-            {k: v for k, v in vars(m).items() if not k.startswith("_") and isinstance(v, (int, float, tuple, str, type(None)))}
+            {
+                k: v
+                for k, v in vars(m).items()
+                if not k.startswith("_") and isinstance(v, (int, float, tuple, str, type(None)))
+            }
             for m in model.modules()
         ],
         "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()],
@@ -194,11 +198,11 @@ def _assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
         assert (a is None and b is None) or torch.equal(a, b)
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("error", [None, Stop, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [None, StopError, KeyboardInterrupt])
 def test_the_model_comes_back_as_it_was(error: type[BaseException] | None) -> None:
     model = small_faster_rcnn()
     model.train()
@@ -259,7 +263,13 @@ def test_an_image_is_an_image_however_it_comes(tmp_path: Any) -> None:
     detector = detxai.wrap(small_faster_rcnn())
     answers = [
         detector.detect(image, 0).boxes
-        for image in (pixels, PIL.Image.fromarray(pixels), path, str(path), torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+        for image in (
+            pixels,
+            PIL.Image.fromarray(pixels),
+            path,
+            str(path),
+            torch.from_numpy(pixels).permute(2, 0, 1) / 255,
+        )
     ]
     assert all(torch.equal(answer, answers[0]) for answer in answers)
 

@@ -205,7 +205,10 @@ def test_agrees_with_grad_cam_where_grad_cam_is_right(detector: Adapter) -> None
         ({"fill": "red"}, "fill must be 'zero', 'mean' or a finite number"),
         ({"fill": math.nan}, "fill must be 'zero', 'mean' or a finite number"),
         ({"ranking": "best", "ratio_channels_to_ablate": 0.5}, "ranking must be 'first_order', 'energy' or a callable"),
-        ({"ranking": lambda f: torch.zeros(3), "ratio_channels_to_ablate": 0.5}, "ranking must return 24 finite numbers"),
+        (
+            {"ranking": lambda f: torch.zeros(3), "ratio_channels_to_ablate": 0.5},
+            "ranking must return 24 finite numbers",
+        ),
     ],
 )
 def test_bad_settings(detector: Adapter, settings: dict[str, Any], message: str) -> None:
@@ -220,5 +223,7 @@ def test_lower_precision_stays_near(detector: Adapter) -> None:
     full = AblationCAM()(single, image, found)
     half = AblationCAM(precision="bf16")(single, image, found)
     assert all(np.isfinite(e.values).all() for e in half)
-    correlations = [rank_correlation(torch.from_numpy(a.values), torch.from_numpy(b.values)) for a, b in zip(full, half)]
+    correlations = [
+        rank_correlation(torch.from_numpy(a.values), torch.from_numpy(b.values)) for a, b in zip(full, half)
+    ]
     assert min(correlations) > 0.3

@@ -57,7 +57,9 @@ def test_order_and_sign_of_channels_do_not_matter(seed: int) -> None:
     """An eigenvector's sign is arbitrary; the map's is not."""
     g = torch.Generator().manual_seed(seed)
     features = torch.randn(1, 12, 6, 7, generator=g, dtype=torch.float64) * torch.rand(1, 12, 1, 1, generator=g) * 4
-    shuffled = features[:, torch.randperm(12, generator=g)] * torch.randint(0, 2, (1, 12, 1, 1), generator=g).mul(2).sub(1)
+    shuffled = features[:, torch.randperm(12, generator=g)] * torch.randint(0, 2, (1, 12, 1, 1), generator=g).mul(
+        2
+    ).sub(1)
     torch.testing.assert_close(principal_projection(features), principal_projection(shuffled), atol=1e-8, rtol=0)
 
 

@@ -1,0 +1,310 @@
+"""Side by side in one process, on the same image and targets: what a method costs here and elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+
+from detxai.adapters.adapter import Adapter, Features, Inputs
+from detxai.detections import Detections
+from detxai.engine.ablation import FullTail, Tail
+from detxai.engine.tails import tail_of
+from detxai.engine.two_stage import TwoStageTail
+from detxai.images import Image
+from detxai.methods.ablation_cam import AblationCAM, rank_correlation
+from detxai.targets import ClassScoreTarget, Target, score_targets
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to ablate every channel.
+
+    Attributes:
+        name: what was run.
+        seconds: for all channels; measured where ``sampled`` is 0, else extrapolated from that many channels.
+        sampled: channels timed, 0 for all.
+        error: largest difference of a target's score from the full tail's; None where the question is another one.
+        rank_correlation: of the maps with those of all channels, the least over detections; None where not compared.
+        peak_mb: peak memory above the start: of the device on CUDA, else of the process so far.
+        note: what to know when reading the row.
+    """
+
+    name: str
+    seconds: float
+    sampled: int = 0
+    error: float | None = None
+    rank_correlation: float | None = None
+    peak_mb: float | None = None
+    note: str = ""
+
+
+def bench_ablation(
+    detector: Adapter,
+    image: Image,
+    detections: Detections,
+    *,
+    per_level: int = 2,
+    peer_channels: int = 4,
+    ratio: float = 0.1,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Row]:
+    """Ablation-CAM of grad-cam, brute force, and ours with each shortcut switched on in turn.
+
+    Args:
+        detector: any; grad-cam's own layer is tried on a torchvision Faster R-CNN.
+        image: the image to explain.
+        detections: the boxes in question, at least one.
+        per_level: channels of each level that a slow way is timed on.
+        peer_channels: channels that grad-cam is timed on.
+        ratio: a smaller ``ratio_channels_to_ablate`` to compare.
+        say: told what runs next.
+    """
+    if len(detections) == 0:
+        raise ValueError("detections must not be empty: there is nothing to explain")
+    inputs = detector.prepare(image)
+    features = detector.features(inputs)
+    targets = ClassScoreTarget.of(detections)
+    rows: list[Row] = []
+    say("all channels, ours")
+    start = time.perf_counter()
+    whole = AblationCAM(progress=False)(detector, image, detections)
+    total = time.perf_counter() - start
+    peak = _peak_mb(detector.device)
+    say(f"ratio {ratio}")
+    start = time.perf_counter()
+    part = AblationCAM(ratio_channels_to_ablate=ratio, progress=False)(detector, image, detections)
+    part_total = time.perf_counter() - start
+    agreement = min(
+        rank_correlation(torch.from_numpy(a.values), torch.from_numpy(b.values)) for a, b in zip(whole, part)
+    )
+    with detector.borrowed(), torch.no_grad():
+        reference = FullTail(detector, features, targets)
+        ways = _ways(detector, inputs, features, targets)
+        errors = {}
+        for name, make in ways:
+            say(name)
+            seconds, error = _time_tail(make, reference, features, per_level)
+            errors[name] = error
+            rows.append(Row(name, seconds, sampled=per_level * len(features.levels), error=error))
+    rows.append(
+        Row(
+            "AblationCAM(), forward pass and maps included",
+            total,
+            error=rows[-1].error,
+            peak_mb=peak,
+            rank_correlation=1.0,
+        )
+    )
+    rows.append(Row(f"AblationCAM(ratio_channels_to_ablate={ratio})", part_total, rank_correlation=agreement))
+    say("grad-cam")
+    return [_grad_cam(detector, inputs, detections, features, peer_channels), *rows]
+
+
+def _ways(
+    detector: Adapter, inputs: Inputs, features: Features, targets: Sequence[Target]
+) -> list[tuple[str, Callable[[], Tail]]]:
+    ways: list[tuple[str, Callable[[], Tail]]] = [
+        ("full pass with the layer's output replaced", lambda: FullPassTail(detector, inputs, features, targets)),
+        ("the whole tail, resumed", lambda: FullTail(detector, features, targets)),
+    ]
+    if isinstance(tail_of(detector, features, targets), TwoStageTail):
+        ways += _two_stage_ways(detector, features, targets)
+    return [*ways, ("every shortcut", lambda: tail_of(detector, features, targets))]
+
+
+def _two_stage_ways(
+    detector: Adapter, features: Features, targets: Sequence[Any]
+) -> list[tuple[str, Callable[[], Tail]]]:
+    """The shortcuts switched on one after the other, by telling the engine less of the network."""
+    structure: Any = detector.structure(features)
+    blind = replace(
+        structure,
+        proposals=replace(structure.proposals, pointwise=False),
+        boxes=replace(structure.boxes, first_linear=None, after_linear=None),
+    )
+    pointwise = replace(blind, proposals=structure.proposals)
+    everywhere = [replace(target, reach=0.0) for target in targets]
+    levels = features.levels
+    return [
+        ("+ one level, one channel of the first convolution", lambda: TwoStageTail(blind, levels, everywhere)),
+        ("+ box deltas only where the best anchors are", lambda: TwoStageTail(pointwise, levels, everywhere)),
+        ("+ columns of the first linear layer", lambda: TwoStageTail(structure, levels, everywhere)),
+    ]
+
+
+class FullPassTail:
+    """The naive loop: the whole detector, with the ablated layer's output replaced by a hook."""
+
+    def __init__(self, detector: Adapter, inputs: Inputs, features: Features, targets: Sequence[Target]) -> None:
+        self.detector, self.targets = detector, targets
+        # the base class' way, which every adapter inherits and ours override with something quicker
+        self.features = Adapter._features(detector, inputs, features.layers)
+        self.clean = score_targets(targets, Adapter._resume(detector, self.features))[:, 0]
+
+    def scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
+        changed = self.features.levels[level].repeat(len(channels), 1, 1, 1)
+        changed[torch.arange(len(channels)), channels] = fill[:, None, None]
+        return score_targets(self.targets, Adapter._resume(self.detector, self.features.with_levels({level: changed})))
+
+    def bytes_each(self, level: str) -> int:
+        return 0
+
+
+def _time_tail(make: Callable[[], Tail], reference: Tail, features: Features, per_level: int) -> tuple[float, float]:
+    """Seconds for all channels, extrapolated from some of each level, and the largest error on those."""
+    device = next(iter(features.levels.values())).device
+    _wait(device)
+    start = time.perf_counter()
+    tail = make()
+    _wait(device)
+    seconds, error = time.perf_counter() - start, 0.0
+    for name, level in features.levels.items():
+        channels = torch.linspace(0, level.shape[1] - 1, per_level, device=device).long()
+        fill = level.new_zeros(per_level)
+        exact = reference.scores(name, channels, fill)
+        start = time.perf_counter()
+        answers = [tail.scores(name, c, f) for c, f in zip(channels.split(BATCH), fill.split(BATCH))]
+        _wait(device)
+        seconds += (time.perf_counter() - start) / per_level * level.shape[1]
+        error = max(error, float((torch.cat(answers, 1) - exact).abs().max()))
+    return seconds, error
+
+
+def _grad_cam(detector: Adapter, inputs: Inputs, detections: Detections, features: Features, n: int) -> Row:
+    """grad-cam's own AblationCAM, on a copy of the model: it can leave one broken."""
+    name = "grad-cam's AblationCAM"
+    if not isinstance(detector.model, FasterRCNN):
+        return Row(
+            name, float("nan"), note="its layer fails on this model: compare with the full pass, its cost once patched"
+        )
+    from pytorch_grad_cam import AblationCAM as PeerAblationCAM
+    from pytorch_grad_cam.ablation_layer import AblationLayerFasterRCNN
+    from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
+    from pytorch_grad_cam.utils.reshape_transforms import fasterrcnn_reshape_transform
+
+    class Sampled(AblationLayerFasterRCNN):
+        """Some channels of all, spread over the levels."""
+
+        def __init__(self, n_sampled: int) -> None:
+            super().__init__()
+            self.n_sampled = n_sampled
+
+        def activations_to_be_ablated(self, activations: Any, ratio_channels_to_ablate: float = 1.0) -> Any:
+            self.indices = list(range(0, len(activations), max(1, len(activations) // self.n_sampled)))[
+                : self.n_sampled
+            ]
+            return self.indices
+
+    target = FasterRCNNBoxScoreTarget(detections.labels.tolist(), list(detections.boxes))
+    pixels = torch.from_numpy(inputs.images[0]).permute(2, 0, 1)[None].to(detector.device, detector.dtype) / 255
+
+    def seconds(n_sampled: int) -> float:
+        model: nn.Module = copy.deepcopy(detector.model).eval()
+        layer = Sampled(n_sampled)
+        cam = PeerAblationCAM(model, [model.backbone], fasterrcnn_reshape_transform, ablation_layer=layer, batch_size=1)
+        start = time.perf_counter()
+        with contextlib.redirect_stderr(io.StringIO()):  # it draws a bar whether or not anybody looks
+            cam(pixels, targets=[target])
+        return time.perf_counter() - start
+
+    try:
+        one, more = seconds(1), seconds(1 + n)
+    except KeyError as error:
+        return Row(name, float("nan"), note=f"fails: KeyError {error} (it knows five levels of 256 channels only)")
+    n_channels = sum(level.shape[1] for level in features.levels.values())
+    each = (more - one) / n
+    return Row(name, one + each * (n_channels - 1), sampled=n, note="for the sum of all boxes, fill -1000")
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def spread_like_trained(model: FasterRCNN, pixels: Tensor, seed: int = 0) -> None:
+    """Give a randomly initialised Faster R-CNN scores that differ, so that timing it means something.
+
+    Batch-norm statistics are estimated on the image, and the last layers' weights scaled to a trained-like spread:
+    without that no proposal differs from another and nothing is detected.
+
+    Args:
+        model: changed in place.
+        pixels: (3, H, W) in [0, 1].
+        seed: for the predictors' weights.
+    """
+    norms = [m for m in model.modules() if isinstance(m, (nn.BatchNorm2d,)) or type(m).__name__ == "FrozenBatchNorm2d"]
+    hooks = [norm.register_forward_pre_hook(_estimate_statistics) for norm in norms]
+    try:
+        with torch.no_grad():
+            prepared, _ = model.eval().transform([pixels])
+            pyramid = model.backbone(prepared.tensors)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        hidden = [model.rpn.head.conv(level) for level in pyramid.values()]
+        spread = max(float(model.rpn.head.cls_logits(h).std()) for h in hidden)
+        model.rpn.head.cls_logits.weight.mul_(2.0 / spread)
+        moves = max(float(model.rpn.head.bbox_pred(h).std()) for h in hidden)
+        model.rpn.head.bbox_pred.weight.mul_(0.3 / moves)
+        heads = model.roi_heads
+        proposals, _ = model.rpn(prepared, pyramid)
+        logits, deltas = heads.box_predictor(
+            heads.box_head(heads.box_roi_pool(pyramid, proposals, prepared.image_sizes))
+        )
+        heads.box_predictor.cls_score.weight.mul_(1.5 / float(logits.std(0).mean()))
+        heads.box_predictor.bbox_pred.weight.mul_(0.5 / float(deltas.std(0).mean()))
+        favoured = torch.randint(1, logits.shape[1], (10,), generator=generator)
+        heads.box_predictor.cls_score.bias[favoured] += 1.5
+
+
+def _estimate_statistics(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+    (x,) = inputs
+    norm.running_mean.copy_(x.mean((0, 2, 3)))
+    norm.running_var.copy_(x.var((0, 2, 3)).clamp(min=1e-6))
+
+
+def as_table(rows: Sequence[Row], baseline: Literal["first", "slowest"] = "first") -> str:
+    """The rows as aligned text, each with its ratio to the baseline: grad-cam where it ran, else the full pass."""
+    timed = [row for row in rows if row.seconds == row.seconds]
+    base = timed[0]
+    lines = [f"{'':<52} {'seconds':>9} {'x ' + base.name[:22]:>25} {'error':>9} {'rank':>6}"]
+    for row in rows:
+        seconds = f"{row.seconds:9.2f}" if row.seconds == row.seconds else "        -"
+        ratio = f"{base.seconds / row.seconds:24.1f}x" if row.seconds == row.seconds else " " * 25
+        error = "        -" if row.error is None else f"{row.error:9.1e}"
+        rank = "     -" if row.rank_correlation is None else f"{row.rank_correlation:6.3f}"
+        lines.append(f"{row.name:<52} {seconds} {ratio} {error} {rank}  {_remark(row)}".rstrip())
+    return "\n".join(lines)
+
+
+def _remark(row: Row) -> str:
+    parts = [f"{row.sampled} channels timed" if row.sampled else "", row.note]
+    parts += [f"peak {row.peak_mb:.0f} MB"] if row.peak_mb else []
+    return "; ".join(part for part in parts if part)
+
+
+def as_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as JSON can hold them."""
+    return [{k: (None if v != v else v) for k, v in asdict(row).items()} for row in rows]

@@ -1,0 +1,143 @@
+"""Is Ablation-CAM on this GPU the same as on the CPU, and how fast is it? One command, under five minutes.
+
+    python examples/gpu_check.py [--device cuda] [--json FILE]
+
+Exactness first (TF32 off: its convolutions alone differ by 1e-3), then speed on a Faster R-CNN ResNet-50 FPN at 800
+pixels with seeded weights: all 1,280 channels for all its boxes, the share of the time that the GPU is busy, and peak
+memory. Runs without ultralytics; a YOLO is checked too where it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
+
+import detxai
+from detxai.adapters.adapter import Adapter
+from detxai.bench import spread_like_trained
+from detxai.engine.tails import tail_of
+from detxai.targets import ClassScoreTarget
+
+
+def photo(height: int = 810, width: int = 1080) -> Tensor:
+    """A seeded (3, height, width) image of smooth blobs."""
+    coarse = torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0].clamp(0, 1)
+
+
+def faster_rcnn(**settings: Any) -> FasterRCNN:
+    torch.manual_seed(0)
+    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, **settings).eval()
+    spread_like_trained(model, photo())
+    return model
+
+
+def detectors(small: bool) -> dict[str, Any]:
+    """What to check, on the CPU."""
+    found: dict[str, Any] = {"fasterrcnn": faster_rcnn(**({"min_size": 240, "max_size": 320} if small else {}))}
+    try:
+        from ultralytics.nn.tasks import DetectionModel
+    except ImportError:
+        return found
+    torch.manual_seed(0)
+    for name in ("yolov8n", "yolo11n"):
+        found[name] = DetectionModel(f"{name}.yaml", verbose=False).eval()
+    return found
+
+
+def some_scores(detector: Adapter, image: Tensor, found: detxai.Detections, per_level: int) -> dict[str, Tensor]:
+    features = detector.features(image)
+    with detector.borrowed(), torch.no_grad():
+        tail = tail_of(detector, features, ClassScoreTarget.of(found))
+        return {
+            name: tail.scores(name, channels, level.new_zeros(per_level)).double().cpu()
+            for name, level in features.levels.items()
+            for channels in [torch.linspace(0, level.shape[1] - 1, per_level, device=level.device).long()]
+        }
+
+
+def exactness(device: torch.device) -> dict[str, float]:
+    """Largest difference of any score between the device and the CPU, for each detector."""
+    worst, image = {}, photo(240, 320)
+    for name, model in detectors(small=True).items():
+        on_cpu = detxai.wrap(model)
+        found = on_cpu.detect(image, 0)[:5]
+        if len(found) == 0:  # a random YOLO finds nothing: ask about fixed boxes
+            found = detxai.Detections([[20, 20, 120, 140], [150, 60, 300, 200]], [0.5, 0.5], [0, 1])
+        expected = some_scores(on_cpu, image, found, 8)
+        on_device = detxai.wrap(copy.deepcopy(model).to(device))
+        got = some_scores(on_device, image, found.to(device), 8)
+        worst[name] = max(float((expected[level] - got[level]).abs().max()) for level in expected)
+    return worst
+
+
+def speed(device: torch.device) -> dict[str, Any]:
+    """All 1,280 channels of a ResNet-50 Faster R-CNN at 800 pixels, every box of the image."""
+    detector, image = detxai.wrap(faster_rcnn().to(device)), photo()
+    found = detector.detect(image, 0.25)
+    method = detxai.AblationCAM(progress=False)
+    method(detector, image, found)  # warm up: kernels, allocator
+    wait(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    start = time.perf_counter()
+    method(detector, image, found)
+    wait(device)
+    seconds = time.perf_counter() - start
+    return {
+        "seconds": seconds,
+        "n_boxes": len(found),
+        "peak_mb": torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
+        "busy_share": busy_share(detector, image, found) if device.type == "cuda" else None,
+    }
+
+
+def busy_share(detector: Adapter, image: Tensor, found: detxai.Detections) -> float:
+    """Share of the wall time in which a kernel runs, by the profiler."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+        start = time.perf_counter()
+        detxai.AblationCAM(progress=False)(detector, image, found)
+        wait(detector.device)
+        seconds = time.perf_counter() - start
+    return sum(event.self_device_time_total for event in recorded.key_averages()) / 1e6 / seconds
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--skip-speed", action="store_true", help="exactness only")
+    given = parser.parse_args()
+    device = torch.device(given.device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    figures: dict[str, Any] = {"device": str(device), "torch": torch.__version__, "exactness": exactness(device)}
+    if device.type == "cuda":
+        figures["name"] = torch.cuda.get_device_name(device)
+    for name, worst in figures["exactness"].items():
+        print(f"{name:<12} largest score difference from the CPU {worst:.1e}  {'ok' if worst <= 5e-5 else 'TOO LARGE'}")
+    if not given.skip_speed:
+        figures["speed"] = speed(device)
+        print(figures["speed"])
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=2) + "\n")
+    if max(figures["exactness"].values()) > 5e-5:
+        raise SystemExit("the device's scores differ from the CPU's by more than 5e-5")
+
+
+if __name__ == "__main__":
+    main()
