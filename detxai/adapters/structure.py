@@ -87,6 +87,49 @@ class TwoStage:
     resized_size: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Convolution:
+    """One convolution of stride 1 over a level, with what follows it at each place.
+
+    Attributes:
+        weight: (O, C / groups, k, k), k odd, batch normalisation included; zeros lie beyond the edge of the level.
+        bias: (O,), likewise.
+        groups: 1, or C = O where each channel is convolved by itself.
+        activation: of each number by itself; may overwrite what it is given; None where nothing follows.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    groups: int = 1
+    activation: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A detector whose head makes one candidate of every cell of every level, from that level alone.
+
+    Each branch of the head is a chain of convolutions. It starts with one that mixes channels (``groups`` 1), or with
+    one that does not and then one that does; its last one is another of 1x1, without activation.
+
+    Attributes:
+        levels: level -> (1, C, h, w), what the head reads, in the order of the candidates.
+        boxes: level -> the branch that gives the D numbers a box is decoded from.
+        classes: level -> the branch that gives the logit of each label 0, 1, 2, ...
+        decode: level, numbers (B, D, n) and cells (n,), counted row by row -> (B, n, 4) xyxy, original pixels.
+        points: level -> (h * w, 4) for each cell, a point (twice: x, y, x, y; original pixels) that its box always
+            holds; None where a box may lie anywhere.
+        widest: level -> (h * w, 4) xyxy, original pixels: for each cell, what its box never exceeds; given with
+            ``points``.
+    """
+
+    levels: Mapping[str, Tensor]
+    boxes: Mapping[str, tuple[Convolution, ...]]
+    classes: Mapping[str, tuple[Convolution, ...]]
+    decode: Callable[[str, Tensor, Tensor], Tensor]
+    points: Mapping[str, Tensor] | None = None
+    widest: Mapping[str, Tensor] | None = None
+
+
 def renamed(structure: TwoStage, names: Mapping[str, str]) -> TwoStage:
     """The same structure, its levels called by other names."""
     proposals, boxes = structure.proposals, structure.boxes

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
 from detxai.adapters.layers import level_names, with_levels
+from detxai.adapters.structure import Dense
 from detxai.adapters.yolo_checkpoint import load_checkpoint, ultralytics_module
 from detxai.adapters.yolo_graph import IMAGE, Tail, for_batch, layer_sources, run_layers, tail_from
 from detxai.adapters.yolo_head import every_anchor, every_query, head_task, uses_one2one
@@ -25,6 +26,7 @@ from detxai.adapters.yolo_letterbox import (
     shares_to_images,
 )
 from detxai.adapters.yolo_predict import PredictSettings, predicted_boxes
+from detxai.adapters.yolo_structure import dense
 from detxai.detections import Candidates, Detections
 from detxai.images import Image
 from detxai.reshape import ReshapeTransform, yolo_reshape_transform
@@ -168,6 +170,21 @@ class YOLOAdapter(Adapter):
             boxes = place(boxes, inputs.geometries)
         labels = torch.arange(scores.shape[-1], device=scores.device)
         return Candidates(boxes[:, :, None], scores, scores.amax(-1), labels)
+
+    def structure(self, features: Features) -> Dense | None:
+        """The head, branch by branch, where nothing but an upright-box head lies behind the features of one image."""
+        cache = features.cache
+        if self.task not in ("detect", "segment", "pose") or not isinstance(cache, _Cache) or cache.tail.run:
+            return None
+        read = [f"model.{place}" for place in self.sources[-1]]
+        if len(features.inputs) > 1 or features.batch_size > 1 or len(set(read)) < len(read):
+            return None
+        given = {layer: features.levels.get(layer, cache.kept.get(int(layer.partition(".")[2]))) for layer in read}
+        levels = {layer: level for layer, level in given.items() if isinstance(level, Tensor)}
+        if len(levels) < len(read) or not set(features.levels) <= set(levels):
+            return None
+        (geometry,) = features.inputs.geometries
+        return dense(self.head, levels, one2one=self.end2end, strides=self.strides, geometry=geometry)
 
     def tail(self, layers: Sequence[str]) -> Tail | None:
         """Which layers depend on ``layers`` and what they read besides; None where one is inside another layer.

@@ -1,0 +1,121 @@
+"""A branch of convolutions under ablation: what one channel of its level changes, in one window of its output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detxai.adapters.structure import Convolution
+from detxai.engine.windows import Pads, Window
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How to fill one window: what each convolution reads.
+
+    Attributes:
+        change: where the change of the ablated channel is looked at, and the zeros around it.
+        linear: (O, n) the clean output of the first mixing convolution where the rest reads it.
+        size: (height, width) of that.
+        pads: the zeros around what each later convolution reads.
+    """
+
+    change: tuple[Window, Pads]
+    linear: Tensor
+    size: tuple[int, int]
+    pads: tuple[Pads, ...]
+
+
+class AblatedBranch:
+    """One branch of a head, for one level: its clean output, and windows of its output without a channel.
+
+    The first convolution that mixes channels is linear, so that only the change of one channel goes through it; before
+    it there may be one that convolves each channel by itself, of which only one channel changes.
+
+    Args:
+        convolutions: as in ``Dense``.
+        level: (1, C, h, w).
+        columns: the outputs that somebody reads; None: all.
+    """
+
+    def __init__(self, convolutions: Sequence[Convolution], level: Tensor, columns: Tensor | None = None) -> None:
+        first = convolutions[0]
+        self.alone = None if first.groups == 1 else first
+        self.mixing, *after = convolutions if self.alone is None else convolutions[1:]
+        if columns is not None:
+            after[-1] = replace(after[-1], weight=after[-1].weight[columns], bias=after[-1].bias[columns])
+        self.after = after
+        self.size = (level.shape[-2], level.shape[-1])
+        before = level if self.alone is None else _activated(self.alone, _convolved(self.alone, level))
+        self.before = before[0]
+        self.of_channel = self.mixing.weight.transpose(0, 1).flatten(2).contiguous()  # (C, O, k * k)
+        if self.alone is not None:  # where its taps lie inside the level
+            side = self.alone.weight.shape[-1]
+            self.inside = F.unfold(torch.ones_like(level[:, :1]), side, padding=side // 2)[0]
+        self.linear = _convolved(self.mixing, before)
+        self.clean = self._rest(self.linear.clone(), [_all_around(part) for part in after]).flatten(2)
+        self._ways: dict[Window, _Way] = {}
+
+    def change(self, channels: Tensor, fill: Tensor) -> Tensor:
+        """(B, h, w): how much the channel that the mixing convolution reads changes with the ablation."""
+        if self.alone is None:
+            return fill[:, None, None] - self.before[channels]
+        taps = self.alone.weight[channels].flatten(1) * fill[:, None]
+        constant = torch.addmm(self.alone.bias[channels, None], taps, self.inside)
+        return _activated(self.alone, constant).unflatten(1, self.size) - self.before[channels]
+
+    def without(self, channels: Tensor, change: Tensor, window: Window) -> Tensor:
+        """(B, O', n) the output of the cells of ``window`` with one channel changed, for each of B channels."""
+        way = self._way(window)
+        part, pads = way.change
+        patches = F.unfold(F.pad(part.of(change), pads)[:, None], self.mixing.weight.shape[-1])
+        weights = self.of_channel[channels]
+        if change.device.type == "cpu":  # a batched product of such thin matrices is slow on a CPU
+            hidden = way.linear.new_empty(len(channels), *way.linear.shape)
+            for b in range(len(channels)):
+                torch.addmm(way.linear, weights[b], patches[b], out=hidden[b])
+        else:
+            hidden = torch.baddbmm(way.linear, weights, patches)
+        return self._rest(hidden.unflatten(2, way.size), way.pads).flatten(2)
+
+    def _rest(self, linear: Tensor, pads: Sequence[Pads]) -> Tensor:
+        hidden = _activated(self.mixing, linear)
+        for convolution, around in zip(self.after, pads):
+            hidden = _activated(convolution, _convolved(convolution, hidden, around))
+        return hidden
+
+    def _way(self, window: Window) -> _Way:
+        if window not in self._ways:
+            pads: list[Pads] = []
+            read = window
+            for convolution in reversed(self.after):
+                read, around = read.seen_by(convolution.weight.shape[-1], self.size)
+                pads.insert(0, around)
+            self._ways[window] = _Way(
+                read.seen_by(self.mixing.weight.shape[-1], self.size),
+                read.of(self.linear[0]).flatten(1).contiguous(),
+                read.size,
+                tuple(pads),
+            )
+        return self._ways[window]
+
+
+def _all_around(convolution: Convolution) -> Pads:
+    reach = convolution.weight.shape[-1] // 2
+    return (reach, reach, reach, reach)
+
+
+def _convolved(convolution: Convolution, maps: Tensor, pads: Pads | None = None) -> Tensor:
+    """Maps (B, C, h, w) through a convolution, with these zeros around them; default: those of a whole level."""
+    left, right, top, bottom = _all_around(convolution) if pads is None else pads
+    if left != right or top != bottom:
+        maps, left, top = F.pad(maps, (left, right, top, bottom)), 0, 0
+    return F.conv2d(maps, convolution.weight, convolution.bias, padding=(top, left), groups=convolution.groups)
+
+
+def _activated(convolution: Convolution, maps: Tensor) -> Tensor:
+    return maps if convolution.activation is None else convolution.activation(maps)
