@@ -119,6 +119,8 @@ class Explanation:
         path = Path(path)
         if path.suffix != ".npz":
             raise ValueError(f"path must end in .npz, got {path}")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"path: no such folder: {path.parent}")
         arrays: dict[str, npt.NDArray[Any]] = {"values": self.values}
         if self.channel_effects is not None:
             arrays["channel_effects"] = self.channel_effects.detach().cpu().numpy()

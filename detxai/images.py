@@ -17,6 +17,10 @@ from torch import Tensor
 Image: TypeAlias = "PIL.Image.Image | str | PathLike[str] | npt.NDArray[np.uint8] | Tensor"
 Array: TypeAlias = "npt.NDArray[np.uint8] | npt.NDArray[np.float32]"
 
+# ultralytics puts a function of its own in this one's place, which answers a file that is no image by trying to
+# install a package
+_open = PIL.Image.open
+
 EXPECTED = "a PIL.Image, a path, a uint8 (H, W, 3) RGB array or a float (3, H, W) tensor in [0, 1]"
 
 
@@ -56,10 +60,10 @@ def _from_file(path: Path) -> Array:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            with PIL.Image.open(path) as opened:
+            with _open(path) as opened:
                 opened.load()
                 return _from_pil(opened)
-    except PIL.UnidentifiedImageError:
+    except (PIL.UnidentifiedImageError, ImportError):
         raise ValueError(f"image: {path} is not an image that Pillow can read") from None
     except (OSError, SyntaxError) as error:
         raise ValueError(f"image: {path} is damaged or truncated ({error})") from error

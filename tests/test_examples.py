@@ -1,0 +1,59 @@
+"""The scripts that users copy run, on small seeded detectors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODELS = Path(__file__).with_name("faster_rcnns.py")
+
+
+def run(example: str, *arguments: object) -> str:
+    command = [sys.executable, str(ROOT / "examples" / example), *map(str, arguments)]
+    offline = {**os.environ, "YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, env=offline, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def test_explain_photo_offline_with_nothing_given(tmp_path: Path) -> None:
+    printed = run("explain_photo.py", "--method", "eigen_cam", "--out", tmp_path / "out")
+    assert "eigen_cam · asks about no box" in printed
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"00.png", "00.npz", "00.json"}
+
+
+def test_grad_cam_on_a_faster_rcnn(tmp_path: Path, image: Path) -> None:
+    model = f"{MODELS}:small_faster_rcnn"
+    out = tmp_path / "out"
+    printed = run("grad_cam_with_detxai.py", "--model", model, "--image", image, "--score-threshold", 0.1, "--out", out)
+    assert "EigenCAM on the backbone" in printed
+    assert {file.stem for file in out.iterdir()} == {"GradCAM", "HiResCAM", "LayerCAM", "EigenCAM"}
+
+
+def test_grad_cam_on_a_yolo(tmp_path: Path, image: Path) -> None:
+    pytest.importorskip("ultralytics")
+    factory = tmp_path / "yolos.py"
+    folder = MODELS.parent / "adapters"
+    factory.write_text(
+        f"import sys; sys.path.insert(0, {str(folder)!r})\nfrom yolo_seeded import seeded\n"
+        f"def build():\n    return seeded('v8')\n"
+    )
+    out = tmp_path / "out"
+    run(
+        "grad_cam_with_detxai.py", "--model", f"{factory}:build", "--image", image, "--score-threshold", 0, "--out", out
+    )
+    assert {file.stem for file in out.iterdir()} == {"GradCAM", "HiResCAM", "LayerCAM", "EigenCAM"}

@@ -1,0 +1,83 @@
+"""A place in the photo, the same place in the model's input, and back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detxai.geometry import Geometry, box_iou, cell_size, interpolation_matrix
+
+side = st.integers(1, 300)
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> Geometry:
+    image, resized = (draw(side), draw(side)), (draw(side), draw(side))
+    offset = (draw(st.integers(0, 40)), draw(st.integers(0, 40)))
+    below = (draw(st.integers(0, 40)), draw(st.integers(0, 40)))
+    size = (resized[0] + offset[0] + below[0], resized[1] + offset[1] + below[1])
+    return Geometry(image, size, resized, offset)
+
+
+@given(geometries())
+@settings(max_examples=60, deadline=None)
+def test_boxes_come_back(geometry: Geometry) -> None:
+    height, width = geometry.image_size
+    boxes = torch.tensor([[0, 0, width, height], [width / 3, height / 4, width / 2, height / 2]], dtype=torch.float64)
+    assert torch.allclose(geometry.boxes_to_image(geometry.boxes_to_input(boxes)), boxes, atol=1e-9)
+    top, left = geometry.offset
+    corners = [left, top, left + geometry.resized_size[1], top + geometry.resized_size[0]]
+    assert torch.allclose(geometry.boxes_to_input(boxes)[0], torch.tensor(corners, dtype=torch.float64), atol=1e-9)
+
+
+@given(geometries(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_one_input_pixel_comes_back_at_its_pixel(geometry: Geometry, data: st.DataObject) -> None:
+    image = [data.draw(st.integers(0, size - 1)) for size in geometry.image_size]
+    at = [
+        int((i + 0.5) * scale) + offset for i, scale, offset in zip(image, geometry.scale, geometry.offset, strict=True)
+    ]
+    planted = torch.zeros(geometry.input_size, dtype=torch.float64)
+    planted[at[0], at[1]] = 1
+    back = geometry.map_to_image(planted)
+    assert back.shape == geometry.image_size
+    if back.max() == 0:  # shrunk: this input pixel lies between two that the image reads
+        assert min(geometry.scale) > 1
+        return
+    place = [int(i) for i in divmod(int(back.argmax()), back.shape[1])]
+    for found, wanted, scale in zip(place, image, geometry.scale, strict=True):
+        assert abs(found - wanted) <= max(1, 1 / scale)
+
+
+@given(geometries())
+@settings(max_examples=30, deadline=None)
+def test_a_constant_map_stays_constant(geometry: Geometry) -> None:
+    ones = torch.ones(7, 5, dtype=torch.float64)
+    assert torch.allclose(geometry.map_to_image(ones), torch.ones(geometry.image_size, dtype=torch.float64))
+
+
+def test_the_padding_is_cut_away() -> None:
+    geometry = Geometry((10, 20), input_size=(20, 20), resized_size=(10, 20), offset=(5, 0))
+    rows = torch.arange(20.0)[:, None].expand(20, 20)
+    assert geometry.map_to_image(rows)[:, 0].tolist() == list(range(5, 15))
+
+
+def test_interpolation_rows_sum_to_one() -> None:
+    assert torch.allclose(interpolation_matrix(50, 7, -0.4, 0.13).sum(1), torch.ones(50, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("size", "cells", "expected"), [(640, 20, 32), (800, 13, 64), (1333, 42, 32), (7, 7, 1)])
+def test_strides_are_powers_of_two_where_they_fit(size: int, cells: int, expected: float) -> None:
+    assert cell_size(size, cells) == expected
+
+
+def test_iou_by_hand() -> None:
+    box = torch.tensor([0.0, 0.0, 10.0, 10.0])
+    others = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [10, 0, 20, 10], [3, 3, 3, 3]])
+    assert torch.allclose(box_iou(box, others), torch.tensor([1, 1 / 3, 0, 0]))
+    empty = torch.zeros(4, requires_grad=True)
+    box_iou(empty, torch.zeros(4)).backward()  # type: ignore[no-untyped-call]
+    assert empty.grad is not None
+    assert torch.isfinite(empty.grad).all()

@@ -1,0 +1,69 @@
+"""Whatever a user hands over becomes the RGB array that the eye sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from detxai.images import load_image, to_tensor, to_uint8
+
+RGB = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+
+
+def test_array_pil_and_lossless_file_are_the_same(tmp_path: Path) -> None:
+    picture = PIL.Image.fromarray(RGB)
+    picture.save(tmp_path / "a.png")
+    for image in (RGB, picture, tmp_path / "a.png", str(tmp_path / "a.png"), picture.convert("RGBA")):
+        assert np.array_equal(load_image(image), RGB)
+
+
+def test_a_tensor_stays_in_floats_and_comes_back() -> None:
+    tensor = torch.from_numpy(RGB).permute(2, 0, 1) / 255
+    array = load_image(tensor)
+    assert array.dtype == np.float32
+    assert torch.equal(to_tensor(array), tensor)
+    assert np.array_equal(to_uint8(array), RGB)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "LA"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    picture = PIL.Image.fromarray(RGB).convert(mode)
+    array = load_image(picture)
+    assert array.shape == RGB.shape
+    assert np.array_equal(array, np.asarray(picture.convert("RGB")))
+
+
+def test_sixteen_bits_keep_their_high_byte(tmp_path: Path) -> None:
+    deep = np.array([[0, 256, 65535]], dtype=np.uint16)
+    PIL.Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert load_image(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 1, 255]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_the_picture_upright(orientation: int, tmp_path: Path) -> None:
+    exif: Any = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    PIL.Image.fromarray(RGB).save(tmp_path / "turned.png", exif=exif)
+    upright = {
+        1: RGB, 2: RGB[:, ::-1], 3: RGB[::-1, ::-1], 4: RGB[::-1], 5: RGB.transpose(1, 0, 2),
+        6: np.rot90(RGB, -1), 7: np.rot90(RGB, 2).transpose(1, 0, 2), 8: np.rot90(RGB),
+    }  # fmt: skip
+    assert np.array_equal(load_image(tmp_path / "turned.png"), upright[orientation])
+
+
+def test_the_users_array_is_not_changed_or_shared_into_a_picture() -> None:
+    picture = PIL.Image.fromarray(RGB)
+    load_image(picture)[:] = 0
+    assert np.array_equal(np.asarray(picture), RGB)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    PIL.Image.fromarray(RGB).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="larger than Pillow's limit"):
+        load_image(tmp_path / "bomb.png")

@@ -1,0 +1,103 @@
+"""Overlays: what is drawn lies where it belongs, for every shape of photo."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from detxai.detections import Detections
+from detxai.explanation import Cost, Explanation
+from detxai.render import overlay, sheet
+
+GREY = 100
+
+
+def explanation(height: int, width: int, values: np.ndarray | None = None, name: str = "cat") -> Explanation:
+    values = np.zeros((height, width), np.float32) if values is None else values
+    photo = np.full((height, width, 3), GREY, np.uint8)
+    box = Detections([[0, 0, width / 2, height / 2]], [0.9], [1], {1: name})  # type: ignore[arg-type]
+    return Explanation(values, photo, "eigen_cam", {}, Cost(0, 1), detection=box)
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def photo_area(figure: Figure) -> tuple[slice, slice]:
+    """Rows and columns of the picture that hold the photo."""
+    place = figure.axes[0].get_window_extent()
+    total = round(figure.bbox.height)
+    return slice(total - round(place.y1), total - round(place.y0)), slice(round(place.x0), round(place.x1))
+
+
+SHAPES = {
+    "landscape": (480, 720), "portrait": (1080, 600), "tiny": (24, 32), "row": (1, 500),
+    "column": (400, 1), "one pixel": (1, 1), "wide": (100, 2000), "huge": (2400, 3000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("mode", ["evidence", "signed"])
+def test_every_shape_gives_a_picture_of_sensible_size(shape: str, mode: Literal["evidence", "signed"]) -> None:
+    drawn = pixels(overlay(explanation(*SHAPES[shape]), mode=mode))
+    assert 180 <= drawn.shape[0] <= 1800
+    assert 400 <= drawn.shape[1] <= 1800
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_nothing_drawn_is_cut_off(shape: str) -> None:
+    figure = overlay(explanation(*SHAPES[shape]))
+    pixels(figure)
+    tight = figure.get_tightbbox()
+    assert tight.x0 >= -0.2
+    assert tight.y0 >= -0.2
+    assert tight.x1 * figure.dpi <= figure.bbox.width + 20
+    assert tight.y1 * figure.dpi <= figure.bbox.height + 2
+
+
+def test_one_pixel_of_evidence_is_drawn_at_that_pixel() -> None:
+    values = np.zeros((30, 40), np.float32)
+    values[20, 33] = 1
+    figure = overlay(explanation(30, 40, values), width=400)
+    rows, columns = photo_area(figure)
+    drawn = pixels(figure)[rows, columns].astype(int)
+    changed = np.abs(drawn - GREY).sum(-1) > 100
+    changed[:160, :210] = False  # the box
+    y, x = np.nonzero(changed)
+    assert (y.min() // 10, y.max() // 10, x.min() // 10, x.max() // 10) == (20, 20, 33, 33)
+
+
+def test_no_evidence_leaves_the_photo_as_it_is() -> None:
+    figure = overlay(explanation(30, 40), width=400)
+    rows, columns = photo_area(figure)
+    drawn = pixels(figure)[rows, columns]
+    assert (drawn[170:, :] == GREY).all()
+
+
+def test_what_speaks_against_the_box_shows_only_when_signed() -> None:
+    values = np.zeros((30, 40), np.float32)
+    values[25, 35] = -1
+    for mode, shows in (("evidence", False), ("signed", True)):
+        figure = overlay(explanation(30, 40, values), width=400, mode=mode)  # type: ignore[arg-type]
+        rows, columns = photo_area(figure)
+        red, _, blue = pixels(figure)[rows, columns][255, 355].astype(int)
+        assert (blue - red > 50) == shows
+
+
+def test_a_class_name_is_text_not_mathematics() -> None:
+    figure = overlay(explanation(30, 40, name="$5 note$ \\frac"))
+    assert pixels(figure).size
+    assert "$5 note$" in figure.axes[0].get_title(loc="left")
+
+
+def test_a_sheet_has_the_photo_and_a_panel_each() -> None:
+    figure = sheet([explanation(60, 80)] * 5, captions=list("abcde"))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles[:6] == ["photo", *"abcde"]
+    assert pixels(figure).shape[1] > pixels(sheet([explanation(60, 80)])).shape[1]
