@@ -86,8 +86,21 @@ class Demo:
     rows: tuple[DemoRow, ...]
     missing: tuple[str, ...] = field(default=())
 
+    def table(self) -> str:
+        """The rows as aligned text for a terminal; heat and chance are shares of the map and of the picture."""
+        head = ("kind", "detector", "object", "score", "erased", "method", "peak on it", "heat on it", "chance", "s")
+        lines = [head, *(_cells(row) for row in self.rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+        text = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+        return "\n".join(line.rstrip() for line in text)
 
-def demo(out: str | Path, *, progress: bool | None = None) -> Demo:
+
+def demo(out: str | Path, *, progress: bool | None = None) -> Path:
+    """The page of ``make_demo``: its path."""
+    return make_demo(out, progress=progress).path
+
+
+def make_demo(out: str | Path, *, progress: bool | None = None) -> Demo:
     """Write ``index.html``, complete in one file, into the folder ``out``.
 
     Args:
@@ -119,6 +132,13 @@ def demo(out: str | Path, *, progress: bool | None = None) -> Demo:
     html = page(sections, list(METHODS), missing, time.perf_counter() - start)
     write_atomically(folder / "index.html", html.encode())
     return Demo(folder / "index.html", tuple(rows), tuple(missing))
+
+
+def _cells(row: DemoRow) -> tuple[str, ...]:
+    peak = "yes" if row.peak_on_evidence else "no"
+    shares = (f"{row.heat_on_evidence:.2f}", f"{row.area:.2f}", f"{row.seconds:.1f}")
+    scores = (f"{row.score:.2f}", f"{row.score_erased:.2f}")
+    return (row.kind, row.detector, row.detection, *scores, row.method, peak, *shares)
 
 
 def _detectors() -> tuple[dict[str, Adapter], list[str]]:
