@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
 
 from detxai.adapters.adapter import Adapter, Features, Inputs
 from detxai.detections import Detections
@@ -186,7 +185,7 @@ def _time_tail(make: Callable[[], Tail], reference: Tail, features: Features, pe
 def _grad_cam(detector: Adapter, inputs: Inputs, detections: Detections, features: Features, n: int) -> Row:
     """grad-cam's own AblationCAM, on a copy of the model: it can leave one broken."""
     name = "grad-cam's AblationCAM"
-    if not isinstance(detector.model, FasterRCNN):
+    if detector.family != "faster_rcnn":
         return Row(
             name, float("nan"), note="its layer fails on this model: compare with the full pass, its cost once patched"
         )
@@ -239,50 +238,6 @@ def _peak_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def spread_like_trained(model: FasterRCNN, pixels: Tensor, seed: int = 0) -> None:
-    """Give a randomly initialised Faster R-CNN scores that differ, so that timing it means something.
-
-    Batch-norm statistics are estimated on the image, and the last layers' weights scaled to a trained-like spread:
-    without that no proposal differs from another and nothing is detected.
-
-    Args:
-        model: changed in place.
-        pixels: (3, H, W) in [0, 1].
-        seed: for the predictors' weights.
-    """
-    norms = [m for m in model.modules() if isinstance(m, (nn.BatchNorm2d,)) or type(m).__name__ == "FrozenBatchNorm2d"]
-    hooks = [norm.register_forward_pre_hook(_estimate_statistics) for norm in norms]
-    try:
-        with torch.no_grad():
-            prepared, _ = model.eval().transform([pixels])
-            pyramid = model.backbone(prepared.tensors)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        hidden = [model.rpn.head.conv(level) for level in pyramid.values()]
-        spread = max(float(model.rpn.head.cls_logits(h).std()) for h in hidden)
-        model.rpn.head.cls_logits.weight.mul_(2.0 / spread)
-        moves = max(float(model.rpn.head.bbox_pred(h).std()) for h in hidden)
-        model.rpn.head.bbox_pred.weight.mul_(0.3 / moves)
-        heads = model.roi_heads
-        proposals, _ = model.rpn(prepared, pyramid)
-        logits, deltas = heads.box_predictor(
-            heads.box_head(heads.box_roi_pool(pyramid, proposals, prepared.image_sizes))
-        )
-        heads.box_predictor.cls_score.weight.mul_(1.5 / float(logits.std(0).mean()))
-        heads.box_predictor.bbox_pred.weight.mul_(0.5 / float(deltas.std(0).mean()))
-        favoured = torch.randint(1, logits.shape[1], (10,), generator=generator)
-        heads.box_predictor.cls_score.bias[favoured] += 1.5
-
-
-def _estimate_statistics(norm: Any, inputs: tuple[Tensor, ...]) -> None:
-    (x,) = inputs
-    norm.running_mean.copy_(x.mean((0, 2, 3)))
-    norm.running_var.copy_(x.var((0, 2, 3)).clamp(min=1e-6))
 
 
 def as_table(rows: Sequence[Row], baseline: Literal["first", "slowest"] = "first") -> str:

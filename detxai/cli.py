@@ -21,12 +21,14 @@ import torch
 from tqdm import tqdm
 
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.loading import load_detector
+from detxai.adapters.loading import BUNDLED, load_detector
+from detxai.adapters.spread import spread_like_trained
+from detxai.bench import as_records, as_table, bench_ablation
 from detxai.demo import demo
 from detxai.detections import Detections
 from detxai.explain import Method, explain, make_method
 from detxai.explanation import Explanation, plain, replacing
-from detxai.images import load_image
+from detxai.images import load_image, to_tensor
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit codes: some images failed; nothing was done; Ctrl-C
 USER_ERRORS = (ValueError, TypeError, LookupError, ImportError, OSError)
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="detxai", description="Explain object detections.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_explain, _add_demo):
+    for add in (_add_explain, _add_demo, _add_bench):
         command = add(commands)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -74,6 +76,47 @@ def _add_demo(commands: Any) -> argparse.ArgumentParser:
 def _demo(given: argparse.Namespace) -> int:
     page = demo(given.out, progress=_shows_progress(given))
     print(page)
+    return 0
+
+
+def _add_bench(commands: Any) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        "bench", help="side by side in one process: grad-cam, brute force, and ours with each shortcut in turn"
+    )
+    command.add_argument("what", choices=["ablation"])
+    command.add_argument("--model", required=True, help=MODEL_HELP)
+    command.add_argument("--weights", type=Path, metavar="FILE", help="a torchvision builder's state_dict")
+    command.add_argument("--image", required=True, type=Path)
+    command.add_argument("--score-threshold", type=_fraction, default=0.25, metavar="S", help="default: 0.25")
+    command.add_argument("--max-boxes", type=int, default=20, metavar="N", help="the N best boxes; default: 20")
+    command.add_argument("--device", default=None, help="such as cpu or cuda:0; default: where the model is")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_bench)
+    return command
+
+
+def _bench(given: argparse.Namespace) -> int:
+    array = load_image(given.image)
+    detector = _on_device(load_detector(given.model, weights=given.weights), given.device)
+    random = detector.family == "faster_rcnn" and given.weights is None and ":" not in given.model
+    if random and given.model not in BUNDLED:
+        spread_like_trained(detector.model, to_tensor(array).to(detector.device, detector.dtype))
+    detections = detector.detect(array, given.score_threshold)[: given.max_boxes]
+
+    def say(what: str) -> None:
+        if sys.stderr.isatty():
+            print(f"timing: {what}", file=sys.stderr)
+
+    rows = bench_ablation(detector, array, detections, say=say)
+    threads = torch.get_num_threads()
+    if given.json:
+        about = {"model": given.model, "n_boxes": len(detections), "threads": threads, "torch": torch.__version__}
+        print(json.dumps({**about, "rows": as_records(rows)}, indent=2))
+    else:
+        print(
+            f"{given.model}, {given.image.name}, {len(detections)} boxes, {threads} threads, torch {torch.__version__}"
+        )
+        print(as_table(rows))
     return 0
 
 

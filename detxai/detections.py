@@ -14,6 +14,8 @@ def _tensor(name: str, value: object, dtype: torch.dtype) -> Tensor:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be a tensor or array of numbers, got {type(value).__name__}") from error
+    if dtype == torch.int64 and tensor.is_floating_point() and not bool((tensor == tensor.floor()).all()):
+        raise ValueError(f"{name} must be whole numbers, got {tensor[tensor != tensor.floor()][0].item()}")
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
@@ -95,9 +97,7 @@ class Detections:
 
     def to(self, device: torch.device | str) -> Detections:
         """The same detections on another device."""
-        return replace(
-            self, boxes=self.boxes.to(device), scores=self.scores.to(device), labels=self.labels.to(device)
-        )
+        return replace(self, boxes=self.boxes.to(device), scores=self.scores.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +128,7 @@ class Candidates:
             raise ValueError(f"class_scores must have shape (B, N, C), got {tuple(self.class_scores.shape)}")
         batch, n, classes = self.class_scores.shape
         if self.boxes.ndim != 4 or self.boxes.shape[:2] != (batch, n) or self.boxes.shape[2] not in (1, classes):
-            raise ValueError(
-                f"boxes must have shape ({batch}, {n}, 1 or {classes}, 4), got {tuple(self.boxes.shape)}"
-            )
+            raise ValueError(f"boxes must have shape ({batch}, {n}, 1 or {classes}, 4), got {tuple(self.boxes.shape)}")
         shapes: dict[str, tuple[int, ...]] = {"objectness": (batch, n), "labels": (classes,)}
         if self.proposals is not None:
             shapes["proposals"] = (batch, n, 4)

@@ -126,9 +126,7 @@ class Geometry:
         Returns:
             (..., height, width) of the original image, same dtype and device.
         """
-        across = [
-            self._axis(axis, values.shape[axis - 2]).to(values.device, values.dtype) for axis in (0, 1)
-        ]
+        across = [self._axis(axis, values.shape[axis - 2]).to(values.device, values.dtype) for axis in (0, 1)]
         return across[0] @ values @ across[1].T
 
     def _axis(self, axis: int, n_cells: int) -> Tensor:

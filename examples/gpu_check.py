@@ -22,7 +22,7 @@ from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
 
 import detxai
 from detxai.adapters.adapter import Adapter
-from detxai.bench import spread_like_trained
+from detxai.adapters.spread import spread_like_trained
 from detxai.engine.tails import tail_of
 from detxai.targets import ClassScoreTarget
 

@@ -45,9 +45,7 @@ class SimilarityTarget(BoxTarget):
     @classmethod
     def score(cls, targets: Sequence[Any], match: Match, candidates: Candidates) -> Tensor:
         wanted = torch.stack([_class_vector(target, candidates) for target in targets])
-        cosine = torch.einsum(
-            "tc,bnc->tbn", F.normalize(wanted, dim=-1), F.normalize(candidates.class_scores, dim=-1)
-        )
+        cosine = torch.einsum("tc,bnc->tbn", F.normalize(wanted, dim=-1), F.normalize(candidates.class_scores, dim=-1))
         return (match.iou * candidates.objectness * cosine).amax(-1)
 
 

@@ -246,9 +246,6 @@ def test_commands(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.xfail(
-    strict=True, raises=IndexError, reason="the two-stage engine indexes with a label before checking it"
-)
 def test_ablation_cam_refuses_an_unknown_label() -> None:
     with pytest.raises(ValueError, match=r"label.*77"):
         explain(PHOTO, "ablation_cam", detections=detections(labels=[77]))

@@ -180,6 +180,8 @@ class Adapter(ABC):
             LookupError: a layer is unknown, or did not run.
             ValueError: a layer's output is no (B, C, h, w) tensor, nor a dict or list of them.
         """
+        if layers is not None and not isinstance(layers, (str, list, tuple)):
+            raise TypeError(f"layers must be a name or a list of names, got {type(layers).__name__}")
         names = self.default_layers if layers is None else (layers,) if isinstance(layers, str) else tuple(layers)
         if not names:
             raise ValueError("layers must name at least one layer, got none")

@@ -110,6 +110,9 @@ def _box_stage(
     def decode(deltas: Tensor, proposals: Tensor) -> Tensor:
         return heads.box_coder.decode_single(deltas, proposals).reshape(len(proposals), -1, 4)
 
+    classes = getattr(getattr(heads.box_predictor, "cls_score", None), "out_features", None)
+    if classes is None:
+        return None
     linear = _first_linear(heads.box_head)
     return BoxStage(
         levels=dict(zip(names, scales, strict=True)),
@@ -119,6 +122,7 @@ def _box_stage(
         head=heads.box_head,
         predict=heads.box_predictor,
         decode=decode,
+        n_classes=classes - 1,
         first_linear=linear[0] if linear else None,
         after_linear=linear[1] if linear else None,
     )

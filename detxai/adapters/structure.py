@@ -56,6 +56,7 @@ class BoxStage:
         head: (n, C, *output_size) -> (n, D).
         predict: (n, D) -> class logits (n, K) and deltas (n, 4 K); class 0 is the background.
         decode: (n, 4 K) deltas and (n, 4) proposals -> (n, K, 4) xyxy, input pixels.
+        n_classes: K - 1: labels are 1 to ``n_classes``.
         first_linear: where ``head`` begins by flattening into a linear layer, that layer.
         after_linear: from that layer's output to the head's; given with ``first_linear``.
     """
@@ -67,6 +68,7 @@ class BoxStage:
     head: Callable[[Tensor], Tensor]
     predict: Callable[[Tensor], tuple[Tensor, Tensor]]
     decode: Callable[[Tensor, Tensor], Tensor]
+    n_classes: int
     first_linear: nn.Linear | None = None
     after_linear: Callable[[Tensor], Tensor] | None = None
 

@@ -64,7 +64,7 @@ class TwoStageTail:
     def __init__(self, structure: TwoStage, levels: Mapping[str, Tensor], targets: Sequence[Target]) -> None:
         self.structure, self.levels, self.targets = structure, levels, targets
         self.reach = _reach_boxes(targets, structure.to_image)
-        self.columns = _columns_needed(targets, structure.to_image.device)
+        self.columns = _columns_needed(targets, structure)
         stage, size = structure.proposals, structure.resized_size
         self.proposals = {name: LevelProposals(stage, name, level, size) for name, level in levels.items()}
         self.second = SecondStage(structure.boxes, levels)
@@ -224,9 +224,16 @@ def _reach_boxes(targets: Sequence[Target], to_image: Tensor) -> tuple[Tensor, T
     )
 
 
-def _columns_needed(targets: Sequence[Target], device: torch.device) -> Tensor | None:
-    """The labels that the targets ask about; None where one looks at all classes."""
+def _columns_needed(targets: Sequence[Target], structure: TwoStage) -> Tensor | None:
+    """The labels that the targets ask about; None where one looks at all classes.
+
+    Raises:
+        ValueError: the detector has no such label.
+    """
     if not all(isinstance(target, BoxTarget) and not target.reads_all_classes for target in targets):
         return None
     labels = sorted({target.label for target in targets if isinstance(target, BoxTarget)})
-    return torch.tensor(labels, device=device)
+    unknown = [label for label in labels if not 1 <= label <= structure.boxes.n_classes]
+    if unknown:
+        raise ValueError(f"label must be one of the detector's {structure.boxes.n_classes} classes, got {unknown}")
+    return torch.tensor(labels, device=structure.to_image.device)

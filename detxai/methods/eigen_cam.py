@@ -45,6 +45,11 @@ class EigenCAM:
     layers: Sequence[str] | str | None = None
     reshape_transform: ReshapeTransform | None = None
 
+    def __post_init__(self) -> None:
+        if self.reshape_transform is not None and not callable(self.reshape_transform):
+            kind = type(self.reshape_transform).__name__
+            raise TypeError(f"reshape_transform must be callable with a layer's output, got {kind}")
+
     def __call__(self, detector: Adapter, image: Image) -> Explanation:
         """One explanation for the image.
 

@@ -11,7 +11,7 @@ from faster_rcnns import photo
 from torchvision.models import detection as tv
 
 import detxai
-from detxai.bench import spread_like_trained
+from detxai.adapters.spread import spread_like_trained
 from detxai.engine.ablation import FullTail
 from detxai.engine.tails import tail_of
 from detxai.engine.two_stage import TwoStageTail
@@ -28,7 +28,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDERS)
-def test_200_random_channels_equal_brute_force(name: str) -> None:
+def test_200_random_channels_equal_brute_force(name: str, record_property: Callable[[str, object], None]) -> None:
     image = photo(0, 270, 360)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -50,5 +50,5 @@ def test_200_random_channels_equal_brute_force(name: str) -> None:
                 fill = torch.zeros(len(channels))
                 difference = fast.scores(level, channels, fill) - full.scores(level, channels, fill)
                 worst = max(worst, float(difference.abs().max()))
-    print(f"{name}: largest score difference {worst:.1e}")
+    record_property("largest_score_difference", worst)
     assert worst < 5e-5
