@@ -98,8 +98,8 @@ def _distances(head: Any, numbers: Tensor) -> Tensor:
     if head.reg_max == 1:
         return numbers.to(_at_least_single(numbers.dtype))
     shares = numbers.unflatten(1, (4, head.reg_max)).softmax(2)
-    weight = head.dfl.conv.weight.flatten()
-    return torch.einsum("bsrn,r->bsn", shares, weight.to(shares.dtype)).to(_at_least_single(numbers.dtype))
+    distances = head.dfl.conv.weight.detach().flatten()[:, None].to(shares.dtype)
+    return (shares * distances).sum(2).to(_at_least_single(numbers.dtype))
 
 
 def _branch(layers: nn.Module) -> tuple[Convolution, ...] | None:

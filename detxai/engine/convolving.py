@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +83,46 @@ class AblatedBranch:
             hidden = torch.baddbmm(way.linear, weights, patches)
         return self._rest(hidden.unflatten(2, way.size), way.pads).flatten(2)
 
+    @property
+    def cost(self) -> int:
+        """Multiplications for one cell of its output, without the mixing convolution."""
+        return sum(part.weight.numel() for part in self.after)
+
+    @property
+    def has_places(self) -> bool:
+        """Whether ``at`` can be asked: only the convolution after the mixing one looks at a cell's neighbours."""
+        return all(part.groups == 1 for part in self.after) and all(
+            part.weight.shape[-1] == 1 for part in self.after[1:]
+        )
+
+    def at(self, channels: Tensor, change: Tensor, row: Tensor, cells: Tensor) -> Tensor:
+        """(n, O') the output of single cells (n,), each of the ablation ``row`` (n,) of B, as ``without`` gives it."""
+        reach, further = self.after[0].weight.shape[-1] // 2, self.mixing.weight.shape[-1] // 2
+        down, across = cells // self.size[1], cells % self.size[1]
+        # the change as the mixing convolution sees it from each cell that the one after it reads
+        side = 2 * (reach + further) + 1
+        rows, columns = _block(down, across, side)
+        seen = F.pad(change, (reach + further,) * 4)[row[:, None], rows, columns].unflatten(1, (side, side))
+        taps = 2 * further + 1
+        patches = seen.unfold(1, taps, 1).unfold(2, taps, 1).flatten(3).flatten(1, 2)
+        near_down, near_across = _block(down - reach, across - reach, 2 * reach + 1)
+        height, width = self.size
+        inside = (near_down >= 0) & (near_down < height) & (near_across >= 0) & (near_across < width)
+        near = near_down.clamp(0, height - 1) * width + near_across.clamp(0, width - 1)
+        weights = self.of_channel[channels].transpose(1, 2)[row]
+        hidden = _activated(self.mixing, torch.baddbmm(self._rows[near], patches, weights)) * inside[..., None]
+        first, *rest = self.after
+        output = F.linear(hidden.flatten(1), first.weight.permute(0, 2, 3, 1).flatten(1), first.bias)
+        output = _activated(first, output)
+        for part in rest:
+            output = _activated(part, F.linear(output, part.weight.flatten(1), part.bias))
+        return output
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """(h * w, O) the clean output of the mixing convolution, place by place."""
+        return self.linear[0].flatten(1).t().contiguous()
+
     def _rest(self, linear: Tensor, pads: Sequence[Pads]) -> Tensor:
         hidden = _activated(self.mixing, linear)
         for convolution, around in zip(self.after, pads):
@@ -102,6 +143,13 @@ class AblatedBranch:
                 tuple(pads),
             )
         return self._ways[window]
+
+
+def _block(down: Tensor, across: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns (n, side * side) of the square of cells that begins at each of n places."""
+    step = torch.arange(side, device=down.device)
+    rows = (down[:, None] + step).repeat_interleave(side, 1)
+    return rows, (across[:, None] + step).repeat(1, side)
 
 
 def _all_around(convolution: Convolution) -> Pads:

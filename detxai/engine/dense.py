@@ -12,6 +12,7 @@ from detxai.adapters.structure import Dense
 from detxai.detections import Candidates
 from detxai.engine.convolving import AblatedBranch
 from detxai.engine.windows import Window, around, cost, highest_iou, merged
+from detxai.geometry import box_iou
 from detxai.targets import (
     BoxScoreTarget,
     BoxSideTarget,
@@ -27,6 +28,8 @@ BY_QUALITY = (ClassScoreTarget, SimilarityTarget)  # their score is the quality
 BY_BEST = (BoxScoreTarget, BoxSideTarget)  # theirs is read off the candidate of highest IoU * p(label)
 
 SHARES = (0.8, 0.4)  # look where a candidate could keep this share of a clean score; where none did, look further
+BOXES, CLASSES = 0, 1  # the two branches
+GATHERING_COSTS = 3.0  # times as much for single cells, picked out, as for as many in a window
 SLACK = 1e-3  # relative: rounding may let a box end this much beyond its bound
 WHOLE_FROM = 0.8  # share of a level from which on windows save nothing
 
@@ -36,13 +39,18 @@ class Plan:
     """Which cells of a level to compute.
 
     Attributes:
-        windows: they may share cells.
-        missed: (T,) what a target's quality may reach elsewhere on the level; 0 where that cannot matter to it.
-        is_last: whether nothing is missed at all.
+        windows: they may share cells; they hold every cell that may give a target more than its ``least``.
+        first: the branch to compute for all of them; the other then only where it can still give more than ``least``.
+            None: both at once.
+        least: (T,) candidates of a quality up to this are passed over.
+        to_reach: (T,) where some candidate reaches this, those passed over do not matter.
+        is_last: whether nothing that matters is passed over, whatever is reached.
     """
 
     windows: tuple[Window, ...]
-    missed: Tensor
+    first: int | None
+    least: Tensor
+    to_reach: Tensor
     is_last: bool
 
     @property
@@ -55,19 +63,29 @@ class DenseTail:
 
     Exact. An ablation changes the candidates of its own level; of the others each target needs only the one of
     highest quality (IoU times score), from the clean pass. Within the level, a cell's place alone bounds the IoU of its
-    box with a target's: cells that cannot reach what others reach are left out, and where an ablation takes so much
-    away that they could, a wider plan is computed for it. Targets of other kinds see every candidate.
+    box with a target's: cells that cannot beat what others reach are left out. On a CPU the cheaper of box and class
+    is computed first, and the other only for those cells that can still beat it then. Where an ablation takes so
+    much away that what was left out could matter, a wider plan is computed for it. Targets of other kinds see every
+    candidate.
 
     Args:
         structure: of the detector, for one image.
         targets: T questions.
-        shares: of a clean score, falling: plans to try before a whole level; none: always the whole level.
+        shares: of a clean score, falling: plans to try before the one that leaves out nothing that could ever matter.
+        every_cell: compute all of the ablated level, as if no bound were known.
     """
 
-    def __init__(self, structure: Dense, targets: Sequence[Target], shares: Sequence[float] = SHARES) -> None:
-        self.structure, self.targets = structure, targets
+    def __init__(
+        self,
+        structure: Dense,
+        targets: Sequence[Target],
+        shares: Sequence[float] = SHARES,
+        *,
+        every_cell: bool = False,
+    ) -> None:
+        self.structure, self.targets, self.shares = structure, targets, tuple(shares)
         self.probes = _probes(targets)
-        self.shares = tuple(shares) if self.probes is not None and structure.points is not None else ()
+        self.bounded = self.probes is not None and not every_cell
         self.columns = _columns_needed(targets, structure)
         self.branches = {name: self._branches_of(name) for name in structure.levels}
         counts = [level[0, 0].numel() for level in structure.levels.values()]
@@ -78,6 +96,7 @@ class DenseTail:
         self._qualities = None if self.probes is None else _qualities(self.probes, self._everything)
         self._kept: dict[str, tuple[Candidates, Candidates]] = {}
         self._plans: dict[str, list[Plan]] = {}
+        self._bounds = {name: self._bound(name) for name in structure.levels} if self.bounded else {}
 
     def bytes_each(self, level: str) -> int:
         """What the convolutions of one ablation hold."""
@@ -97,7 +116,7 @@ class DenseTail:
             if plan.is_last:
                 break
             # not <: a score that is no number has reached nothing
-            waiting = waiting[~(self._reached(found, scores) >= plan.missed[:, None]).all(0)]
+            waiting = waiting[~(self._reached(found, scores) >= plan.to_reach[:, None]).all(0)]
             if not len(waiting):
                 break
         return answer
@@ -151,16 +170,53 @@ class DenseTail:
 
     def _candidates(self, level: str, plan: Plan, channels: Tensor, changes: Sequence[Tensor]) -> Candidates:
         """What the targets can need of the candidates, with one channel changed, for each of B channels."""
-        width = self.structure.levels[level].shape[-1]
-        parts = []
-        for window in plan.windows:
-            boxes, logits = (
-                branch.without(channels, change, window)
-                for branch, change in zip(self.branches[level], changes, strict=True)
-            )
-            parts.append((self.structure.decode(level, boxes, window.cells(width, boxes.device)), logits))
         before, after = (_repeated(kept, len(channels)) for kept in self._kept_without(level))
-        return _joined([before, *([self._as_candidates(parts)] if parts else []), after])
+        if not plan.windows:
+            return _joined([before, after])
+        if plan.first is None:
+            parts = [self._looked(level, window, channels, changes) for window in plan.windows]
+        else:
+            looked = [self._looked_twice(level, window, plan, channels, changes) for window in plan.windows]
+            parts = [_padded(looked, len(channels))]
+        return _joined([before, self._as_candidates(parts), after])
+
+    def _looked(self, level: str, window: Window, channels: Tensor, changes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Of all cells of a window: boxes (B, n, 4) and logits (B, C, n)."""
+        numbers, logits = (
+            branch.without(channels, change, window)
+            for branch, change in zip(self.branches[level], changes, strict=True)
+        )
+        cells = window.cells(self.structure.levels[level].shape[-1], numbers.device)
+        return self.structure.decode(level, numbers, cells), logits
+
+    def _looked_twice(
+        self, level: str, window: Window, plan: Plan, channels: Tensor, changes: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the cells of a window that beat ``least``: of which ablation (n,), boxes (n, 4) and logits (n, C)."""
+        (of_boxes, of_classes), decode = self.branches[level], self.structure.decode
+        cells = window.cells(self.structure.levels[level].shape[-1], channels.device)
+        if plan.first == BOXES:
+            boxes = decode(level, of_boxes.without(channels, changes[BOXES], window), cells)
+            row, place = _beating(self._overlaps(boxes), plan.least)
+            return row, boxes[row, place], of_classes.at(channels, changes[CLASSES], row, cells[place])
+        logits = of_classes.without(channels, changes[CLASSES], window)
+        row, place = _beating(self._asked(logits) * self._bounds[level][:, None, cells], plan.least)
+        numbers = of_boxes.at(channels, changes[BOXES], row, cells[place])
+        return row, decode(level, numbers.t()[None], cells[place])[0], logits[row, :, place]
+
+    def _overlaps(self, boxes: Tensor) -> Tensor:
+        """(T, B, n) the IoU of boxes (B, n, 4) with each target's."""
+        return box_iou(self._boxes(boxes)[:, None, None], boxes)
+
+    def _asked(self, logits: Tensor) -> Tensor:
+        """(T, B, n) from logits (B, C, n): the most that each target can take a candidate's score for."""
+        if self.columns is None:
+            return logits.amax(1).sigmoid().expand(len(self.targets), -1, -1)
+        labels = torch.tensor([target.label for target in self.targets])  # type: ignore[attr-defined]
+        return logits[:, torch.searchsorted(self.columns, labels)].sigmoid().transpose(0, 1)
+
+    def _boxes(self, like: Tensor) -> Tensor:
+        return like.new_tensor([target.box for target in self.targets])  # type: ignore[attr-defined]
 
     def _reached(self, candidates: Candidates, scores: Tensor) -> Tensor:
         """(T, B) the highest quality for each target."""
@@ -172,37 +228,57 @@ class DenseTail:
 
     def _made_plans(self, level: str) -> list[Plan]:
         height, width = self.structure.levels[level].shape[-2:]
-        whole = Plan((Window(0, height, 0, width),), torch.zeros_like(self.clean), is_last=True)
-        if not self.shares or self._qualities is None or self.probes is None:
-            return [whole]
+        whole = (Window(0, height, 0, width),)
+        none = torch.zeros_like(self.clean)
+        if not self.bounded or self._qualities is None:
+            return [Plan(whole, None, none, none, is_last=True)]
         start, end = self._span[level]
-        elsewhere = torch.cat([self._qualities[:, :start], self._qualities[:, end:]], 1)
-        elsewhere = elsewhere.amax(1) if elsewhere.shape[1] else torch.zeros_like(self.clean)
-        bound = self._bound(level) * (1 + SLACK)
-        plans = []
-        for share in self.shares:
-            wanted = bound > torch.maximum(elsewhere, share * self._qualities.amax(1))[:, None]
-            windows = merged([window for row in wanted.unflatten(1, (height, width)).cpu() for window in around(row)])
+        elsewhere = torch.cat([self._qualities[:, :start], self._qualities[:, end:], none[:, None]], 1).amax(1)
+        plans: list[Plan] = []
+        for share in (*self.shares, 0.0):
+            least = torch.maximum(elsewhere, share * self._qualities.amax(1))
+            wanted = (self._bounds[level] > least[:, None]).unflatten(1, (height, width)).cpu()
+            windows = merged([window for target in wanted for window in around(target)])
             if sum(map(cost, windows)) > WHOLE_FROM * height * width:
-                break
-            missed = bound.unflatten(1, (height, width)).clone()
-            for window in windows:
-                window.of(missed).zero_()
-            missed = missed.flatten(1).amax(1)
-            missed = torch.where(missed <= elsewhere, 0, missed)
-            plans.append(Plan(windows, missed, is_last=not bool(missed.any())))
+                windows = whole
+            first = self._cheapest_first(level, windows, least)
+            to_reach = torch.where(least > elsewhere, least, none)
+            is_last = (windows == whole and first is None) or not bool(to_reach.any())
+            plans.append(Plan(windows, first, least, to_reach, is_last))
             if plans[-1].is_last:
-                return plans
-        return [*plans, whole]
+                break
+        return plans
+
+    def _cheapest_first(self, level: str, windows: Sequence[Window], least: Tensor) -> int | None:
+        """Which branch to compute first, by what it would have left over in the clean pass; None: both at once."""
+        if self.clean.device.type != "cpu" or not windows:
+            return None  # what is left over differs in number, which a GPU would have to wait for
+        branches, width = self.branches[level], self.structure.levels[level].shape[-1]
+        cells = torch.cat([window.cells(width, least.device) for window in windows])
+        start, end = self._span[level]
+        scores = self._asked(branches[CLASSES].clean) * self._bounds[level][:, None]
+        overlaps = self._overlaps(self._everything.boxes[:, start:end, 0])
+        prices: dict[int | None, float] = {None: float(sum(branch.cost for branch in branches))}
+        for first, highest in ((BOXES, overlaps), (CLASSES, scores)):
+            then = branches[1 - first]
+            share = len(_beating(highest[..., cells], least)[0]) / len(cells)
+            if then.has_places:
+                prices[first] = branches[first].cost + GATHERING_COSTS * share * then.cost
+        return min(prices, key=lambda first: prices[first])
 
     def _bound(self, level: str) -> Tensor:
         """(T, n) the most that the IoU of a cell's box with a target's can be."""
-        structure = self.structure
-        assert structure.points is not None
-        assert structure.widest is not None
-        box = self.clean.new_tensor([target.box for target in self.targets])  # type: ignore[attr-defined]
-        points, widest = structure.points[level], structure.widest[level]
-        return highest_iou(box.to(points)[:, None], points, widest)
+        points, widest = self.structure.points, self.structure.widest
+        if points is None or widest is None:
+            return self.clean.new_ones(len(self.targets), self.structure.levels[level][0, 0].numel())
+        return highest_iou(self._boxes(points[level])[:, None], points[level], widest[level]) * (1 + SLACK)
+
+
+def _beating(highest: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and place (n,) of the candidates whose ``highest`` (T, B, N) is more than some target's ``least`` (T,)."""
+    # not >: what is no number is looked at
+    row, place = (~(highest * (1 + SLACK) <= least[:, None, None])).any(0).nonzero(as_tuple=True)
+    return row, place
 
 
 def _probes(targets: Sequence[Target]) -> list[Target] | None:
@@ -247,6 +323,20 @@ def _chosen(candidates: Candidates, places: Tensor) -> Candidates:
         class_scores=candidates.class_scores[:, places],
         objectness=candidates.objectness[:, places],
     )
+
+
+def _padded(parts: Sequence[tuple[Tensor, Tensor, Tensor]], batch: int) -> tuple[Tensor, Tensor]:
+    """Single candidates, each of one ablation, as boxes (B, n, 4) and logits (B, C, n), filled up with nothing."""
+    row, boxes, logits = (torch.cat(column) for column in zip(*parts))
+    order = row.argsort(stable=True)
+    row = row[order]
+    counts = torch.bincount(row, minlength=batch)
+    slot = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    wide = boxes.new_zeros(batch, int(counts.max()), 4)
+    wide[row, slot] = boxes[order]
+    deep = logits.new_full((batch, wide.shape[1], logits.shape[1]), -torch.inf)
+    deep[row, slot] = logits[order]
+    return wide, deep.transpose(1, 2)
 
 
 def _repeated(candidates: Candidates, batch: int) -> Candidates:
