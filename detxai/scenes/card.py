@@ -85,6 +85,8 @@ explanations, not to detect anything in photographs.
 - Weights: `{figures["weights"]}`, half precision, {figures["bytes"] / 1e6:.1f} MB, SHA-256 `{figures["sha256"]}`
 - Licence: {figures["licence"]}
 - Trained with: `{figures["trained_with"]}`
+- Training scenes have seeds from 1,000,000. While training, a 1 x 1 convolution that is not part of the detector also
+  asked every cell of the pyramid whether a far-off cause is in the picture (`detxai/scenes/hint.py`).
 - Measured on {figures["date"]} with: `{figures["measured_with"]}`
 - Software: {versions}
 
@@ -96,8 +98,8 @@ class falls by half or more.
 
 - AP50: pycocotools COCOeval over the classes of the kind. Goal: at least {goals["ap50"]:.2f}.
 - Erased: fraction changed when the scene is painted again without the evidence. Goal: at least {goals["erased"]:.2f}.
-- Elsewhere: fraction changed when as many pixels elsewhere are painted flat, on the object itself where the evidence
-  lies on it. Goal: at most {goals["elsewhere"]:.2f}.
+- Elsewhere: fraction changed when as many pixels elsewhere are painted flat: on and around the object where the
+  evidence is a mark on it, off the object where the evidence is all of it or lies outside. Goal: at most {goals["elsewhere"]:.2f}.
 - One of two: fraction changed when one mark of two is erased. It should be near 0 where either mark is enough
   (redundant) and near 1 where both are needed (joint).
 

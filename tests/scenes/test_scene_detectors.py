@@ -1,0 +1,139 @@
+"""The shipped detectors are what their cards say: they find the objects, and find them by their evidence."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models.detection import FasterRCNN
+
+from detxai.scenes import CLASS_NAMES, KIND_CLASSES, KINDS, generate, load_frcnn, load_yolo
+from detxai.scenes.detecting import Detect, frcnn_detector, yolo_detector
+from detxai.scenes.frcnn import FRCNN_WEIGHTS
+from detxai.scenes.proof import average_precision, prove_kind
+from detxai.scenes.weights_file import read_weights, save_weights
+from detxai.scenes.yolo import find_yolo_weights
+
+MODELS = ("frcnn", "yolo")
+
+
+def weights_of(model: str) -> Path:
+    if model == "frcnn":
+        return FRCNN_WEIGHTS
+    pytest.importorskip("ultralytics")
+    path = find_yolo_weights()
+    if path is None:
+        pytest.skip("no YOLO weights in this checkout")
+    return path
+
+
+def card_of(model: str) -> dict[str, Any]:
+    return json.loads((weights_of(model).parent / "model_card.json").read_text())
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def detector(request: pytest.FixtureRequest) -> tuple[str, Detect]:
+    weights = weights_of(request.param)
+    if request.param == "frcnn":
+        return "frcnn", frcnn_detector(load_frcnn())
+    return "yolo", yolo_detector(load_yolo(weights))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_weights_are_small_half_precision_and_those_of_the_card(model: str) -> None:
+    content = weights_of(model).read_bytes()
+    assert len(content) <= 6_000_000
+    assert hashlib.sha256(content).hexdigest() == card_of(model)["sha256"]
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    dtypes = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+    assert dtypes <= {"F16", "I64"}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_card_lists_exactly_the_kinds_that_reach_its_goals(model: str) -> None:
+    card = card_of(model)
+    goals = card["goals"]
+    reached = [
+        kind
+        for kind, proof in card["kinds"].items()
+        if proof["ap50"] >= goals["ap50"]
+        and proof["erased"] >= goals["erased"]
+        and proof["elsewhere"] <= goals["elsewhere"]
+    ]
+    assert list(card["kinds"]) == list(KINDS)
+    assert card["benchmark_kinds"] == reached
+    assert reached, "a detector that reaches no goal has no use"
+    text = (weights_of(model).parent / "MODEL_CARD.md").read_text()
+    for proof in card["kinds"].values():
+        assert f"| {proof['ap50']:.3f} | {proof['erased']:.3f} | {proof['elsewhere']:.3f} |" in text
+
+
+def test_objects_are_found_on_scenes_outside_the_card(detector: tuple[str, Detect]) -> None:
+    model, detect = detector
+    card = card_of(model)
+    for kind in card["benchmark_kinds"]:
+        scenes = [generate(seed, kind) for seed in range(70_000, 70_016)]
+        found = detect([scene.image for scene in scenes])
+        # sixteen scenes scatter about the two hundred of the card
+        assert average_precision(scenes, found, KIND_CLASSES[kind]) >= card["kinds"][kind]["ap50"] - 0.15
+
+
+def test_the_evidence_is_the_cause_on_scenes_outside_the_card(detector: tuple[str, Detect]) -> None:
+    model, detect = detector
+    for kind in card_of(model)["benchmark_kinds"]:
+        proof = prove_kind(detect, kind, n_scenes=8, seed=80_000)
+        assert proof.n_tested >= 2
+        assert proof.erased >= 0.7
+        assert proof.elsewhere <= 0.3
+
+
+def test_the_faster_rcnn_is_a_plain_torchvision_one() -> None:
+    model = load_frcnn()
+    assert type(model) is FasterRCNN
+    assert not model.training
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.class_names == ("__background__", *CLASS_NAMES)
+    levels = model.backbone(torch.zeros(1, 3, 160, 160))
+    assert {name: tuple(level.shape[1:]) for name, level in levels.items()} == {
+        "0": (64, 40, 40),
+        "1": (64, 20, 20),
+        "2": (64, 10, 10),
+        "3": (64, 5, 5),
+        "pool": (64, 3, 3),
+    }
+
+
+def test_the_yolo_is_an_ultralytics_yolo() -> None:
+    yolo = load_yolo(weights_of("yolo"))
+    from ultralytics import YOLO
+
+    assert type(yolo) is YOLO
+    assert list(yolo.names.values()) == list(CLASS_NAMES)
+    assert not yolo.model.training
+
+
+def test_absent_weights_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match=r"detxai\.scenes\.train --model frcnn"):
+        load_frcnn(tmp_path / "none.safetensors")
+    pytest.importorskip("ultralytics")
+    monkeypatch.setenv("DETXAI_SCENES_YOLO", str(tmp_path / "none.safetensors"))
+    with pytest.raises(FileNotFoundError, match=r"examples/scenes_yolo/ .* DETXAI_SCENES_YOLO"):
+        load_yolo()
+
+
+def test_without_ultralytics_the_error_has_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ultralytics", None)
+    with pytest.raises(ImportError, match="pip install ultralytics"):
+        load_yolo()
+
+
+def test_weights_survive_the_file_to_half_precision(tmp_path: Path) -> None:
+    state = {"weight": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), "count": torch.tensor(7)}
+    save_weights(state, tmp_path / "w.safetensors")
+    read = read_weights(tmp_path / "w.safetensors")
+    assert read["weight"].dtype == torch.float32
+    assert torch.equal(read["weight"], state["weight"].half().float())
+    assert torch.equal(read["count"], state["count"])
