@@ -40,6 +40,18 @@ class Section:
     stories: tuple[Story, ...]
 
 
+@dataclass(frozen=True)
+class Total:
+    """How the maps of one method did: ``n`` of them, ``hits`` with their peak on the evidence, mean shares of heat."""
+
+    method: str
+    detector: str
+    n: int
+    hits: int
+    heat: float
+    chance: float
+
+
 HEADLINES: Final = {
     "local": "A small mark on the object",
     "spread": "A pattern all over the object",
@@ -83,6 +95,8 @@ figcaption small, .soft { color: var(--soft); }
 .said { margin: 14px 0 6px; }
 .said:first-child { margin-top: 0; }
 .yes { color: var(--yes); font-weight: 600; } .no { color: var(--no); font-weight: 600; }
+table { border-collapse: collapse; margin-top: 8px; } td, th { text-align: left; padding: 4px 24px 4px 0;
+  border-bottom: 1px solid var(--line); font-size: 15px; }
 .lesson { font-weight: 600; }
 .bar { height: 12px; width: 260px; border-radius: 6px;
   background: linear-gradient(90deg, #777, #420a68, #932667, #dd513a, #fca50a, #fcffa4); }
@@ -91,12 +105,13 @@ figcaption small, .soft { color: var(--soft); }
 """
 
 
-def page(sections: list[Section], methods: list[str], missing: list[str], seconds: float) -> str:
+def page(sections: list[Section], methods: list[str], totals: list[Total], missing: list[str], seconds: float) -> str:
     """The whole document.
 
     Args:
         sections: one for each scene.
         methods: names of the explanation methods, in the order of the panels.
+        totals: how the methods did, shown above the scenes.
         missing: why a detector is not shown.
         seconds: what it took to make.
     """
@@ -117,8 +132,20 @@ the detection is gone. Compare each map with the known evidence beside it.</p>
 <p class="soft">Bright is what counts for the box outlined in white. <span class="yes">&#10003; peak on the
 evidence</span> means the brightest point lies on the known evidence, <span class="no">&#10007; peak elsewhere</span>
 that it does not. Made in {seconds:.0f} seconds without a network.</p>{absent}
+{_table(totals)}
 {body}</main></body></html>
 """
+
+
+def _table(totals: list[Total]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(total.method)}</td><td>{escape(total.detector)}</td><td>{total.hits} of {total.n}</td>"
+        f"<td>{total.heat:.0%}</td><td>{total.chance:.0%}</td></tr>"
+        for total in totals
+    )
+    return f"""<section><h2>How they did</h2><p>A handful of scenes shows what to look for; it is no ranking.</p>
+<table><tr><th>method</th><th>detector</th><th>peak on the evidence</th><th>heat on the evidence</th>
+<th>by chance</th></tr>{rows}</table></section>"""
 
 
 def _section(section: Section, columns: int) -> str:
