@@ -19,7 +19,15 @@ def _tensor(name: str, value: object, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _class_names(names: object) -> dict[int, str]:
+def name_of_each(names: object) -> dict[int, str]:
+    """Class names as label -> name; a sequence is taken as labels 0, 1, 2, ...
+
+    Raises:
+        TypeError: ``names`` is neither a mapping nor a sequence of names.
+
+    >>> name_of_each(["-", "cat"])
+    {0: '-', 1: 'cat'}
+    """
     if isinstance(names, Mapping):
         return {int(label): str(name) for label, name in names.items()}
     if isinstance(names, Sequence) and not isinstance(names, str):
@@ -55,7 +63,7 @@ class Detections:
         object.__setattr__(self, "boxes", _tensor("boxes", self.boxes, torch.float32))
         object.__setattr__(self, "scores", _tensor("scores", self.scores, torch.float32))
         object.__setattr__(self, "labels", _tensor("labels", self.labels, torch.int64))
-        object.__setattr__(self, "class_names", _class_names(self.class_names))
+        object.__setattr__(self, "class_names", name_of_each(self.class_names))
         if self.boxes.numel() == 0 and self.boxes.ndim <= 2:
             object.__setattr__(self, "boxes", self.boxes.reshape(0, 4))
         if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:

@@ -18,7 +18,7 @@ from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
 from detxai.adapters.faster_rcnn_structure import two_stage
 from detxai.adapters.layers import level_names
 from detxai.adapters.structure import TwoStage, renamed
-from detxai.detections import Candidates, Detections
+from detxai.detections import Candidates, Detections, name_of_each
 from detxai.geometry import Geometry
 from detxai.images import Image, load_image, to_tensor
 from detxai.reshape import ReshapeTransform, fpn_reshape_transform
@@ -138,7 +138,7 @@ def _class_names(model: FasterRCNN, names: Mapping[int, str] | Sequence[str] | N
     if names is None:
         n_classes = getattr(getattr(model.roi_heads.box_predictor, "cls_score", None), "out_features", None)
         names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"] if n_classes == N_COCO_CLASSES else {}
-    return Detections([], [], [], names).class_names  # type: ignore[arg-type, return-value]
+    return name_of_each(names)
 
 
 def _sizes_only(tensor: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from detxai.adapters.yolo_letterbox import (
 )
 from detxai.adapters.yolo_predict import PredictSettings, predicted_boxes
 from detxai.adapters.yolo_structure import dense
-from detxai.detections import Candidates, Detections
+from detxai.detections import Candidates, Detections, name_of_each
 from detxai.images import Image
 from detxai.reshape import ReshapeTransform, yolo_reshape_transform
 
@@ -94,7 +94,7 @@ class YOLOAdapter(Adapter):
         input_size: int | tuple[int, int] | None = None,
     ) -> None:
         network, overrides = _network(model)
-        super().__init__(network, _names(getattr(network, "names", {}) if class_names is None else class_names))
+        super().__init__(network, name_of_each(getattr(network, "names", {}) if class_names is None else class_names))
         self.head: Any = network.model[-1]  # type: ignore[index]
         self.task = head_task(self.head)
         channels = (getattr(network, "yaml", None) or {}).get("channels", 3)
@@ -221,14 +221,6 @@ class YOLOAdapter(Adapter):
         for layer, output in cache.given.items():
             known[int(layer.partition(".")[2])] = with_levels(layer, output, features.levels)
         return self._candidates(run_layers(self.model, known, cache.tail.run, self.sources[-1]), inputs)
-
-
-def _names(names: object) -> dict[int, str]:
-    if isinstance(names, Mapping):
-        return {int(label): str(name) for label, name in names.items()}
-    if isinstance(names, Sequence) and not isinstance(names, str):
-        return {label: str(name) for label, name in enumerate(names)}
-    raise TypeError(f"class_names must map labels to names or list them, got {type(names).__name__}")
 
 
 def _network(model: object) -> tuple[nn.Module, Mapping[str, Any] | None]:
