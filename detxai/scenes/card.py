@@ -99,7 +99,8 @@ class falls by half or more.
 - AP50: pycocotools COCOeval over the classes of the kind. Goal: at least {goals["ap50"]:.2f}.
 - Erased: fraction changed when the scene is painted again without the evidence. Goal: at least {goals["erased"]:.2f}.
 - Elsewhere: fraction changed when as many pixels elsewhere are painted flat: on and around the object where the
-  evidence is a mark on it, off the object where the evidence is all of it or lies outside. Goal: at most {goals["elsewhere"]:.2f}.
+  evidence is a mark on it, off the object where the evidence is all of it or lies outside.
+  Goal: at most {goals["elsewhere"]:.2f}.
 - One of two: fraction changed when one mark of two is erased. It should be near 0 where either mark is enough
   (redundant) and near 1 where both are needed (joint).
 

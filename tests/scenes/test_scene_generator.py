@@ -7,10 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detxai.scenes import CLASS_NAMES, KIND_CLASSES, KIND_DESCRIPTIONS, KINDS, Scene, erase, erase_elsewhere, generate
+from detxai.scenes import (
+    CLASS_NAMES,
+    KIND_CLASSES,
+    KIND_DESCRIPTIONS,
+    KINDS,
+    Kind,
+    Scene,
+    erase,
+    erase_elsewhere,
+    generate,
+)
 
 # of image, boxes, labels and evidence; equal on Python 3.10 to 3.13, numpy 1.26 to 2.5, with and without AVX
-KNOWN_SCENES = {
+KNOWN_SCENES: dict[tuple[int, Kind], str] = {
     (11, "local"): "79b304b303630a665846a9169fe119f275a8806cf3ee9beb51637f5b0cad0bc0",
     (12, "spread"): "c32b934ff683604ffb3d679785228e799f63d883212ee2de764fb8a1283cf5d7",
     (13, "context"): "20c0011ea8b6eea76c3318a644f8886259d54b8232aa21460cc82fdf537f8a65",
@@ -25,13 +35,13 @@ def digest(scene: Scene) -> str:
     return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
 
-def objects_with_evidence(kind: str, n_scenes: int = 12) -> list[tuple[Scene, int]]:
+def objects_with_evidence(kind: Kind, n_scenes: int = 12) -> list[tuple[Scene, int]]:
     scenes = [generate(seed, kind) for seed in range(n_scenes)]
     return [(scene, i) for scene in scenes for i in range(len(scene)) if scene.rules[i] != "none"]
 
 
 @pytest.mark.parametrize(("seed", "kind"), KNOWN_SCENES)
-def test_same_seed_same_bytes_on_every_machine(seed: int, kind: str) -> None:
+def test_same_seed_same_bytes_on_every_machine(seed: int, kind: Kind) -> None:
     assert digest(generate(seed, kind)) == KNOWN_SCENES[seed, kind]
 
 
@@ -40,7 +50,7 @@ def test_another_seed_is_another_scene() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_scene_is_consistent(kind: str) -> None:
+def test_a_scene_is_consistent(kind: Kind) -> None:
     for seed in range(15):
         scene = generate(seed, kind, size=128)
         count = len(scene)
@@ -66,7 +76,7 @@ def test_a_scene_is_consistent(kind: str) -> None:
     ("kind", "inside"),
     [("local", True), ("spread", True), ("redundant", True), ("joint", True), ("context", False), ("shortcut", False)],
 )
-def test_evidence_lies_inside_or_outside_the_box_as_its_kind_says(kind: str, inside: bool) -> None:
+def test_evidence_lies_inside_or_outside_the_box_as_its_kind_says(kind: Kind, inside: bool) -> None:
     for scene, index in objects_with_evidence(kind):
         left, top, right, bottom = scene.boxes[index].astype(int)
         # soft edges reach a little over the silhouette, whose box is where coverage is at least one half
@@ -98,7 +108,7 @@ def test_rules_and_parts_follow_the_kind() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_erasing_changes_evidence_and_nothing_else(kind: str) -> None:
+def test_erasing_changes_evidence_and_nothing_else(kind: Kind) -> None:
     for scene, index in objects_with_evidence(kind, 6):
         changed = (erase(scene, index) != scene.image).any(axis=-1)
         assert not changed[~scene.evidence[index]].any()
@@ -107,7 +117,7 @@ def test_erasing_changes_evidence_and_nothing_else(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["redundant", "joint"])
-def test_erasing_the_parts_one_by_one_covers_the_whole(kind: str) -> None:
+def test_erasing_the_parts_one_by_one_covers_the_whole(kind: Kind) -> None:
     for scene, index in objects_with_evidence(kind, 6):
         whole = (erase(scene, index) != scene.image).any(axis=-1)
         parts = [
@@ -117,7 +127,7 @@ def test_erasing_the_parts_one_by_one_covers_the_whole(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_control_has_the_same_area_and_spares_the_evidence(kind: str) -> None:
+def test_the_control_has_the_same_area_and_spares_the_evidence(kind: Kind) -> None:
     for scene, index in objects_with_evidence(kind, 6):
         image, patch = erase_elsewhere(scene, index)
         assert patch.sum() == scene.evidence[index].sum()
@@ -128,7 +138,7 @@ def test_the_control_has_the_same_area_and_spares_the_evidence(kind: str) -> Non
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**62), kind=st.sampled_from(KINDS), size=st.integers(96, 260))
-def test_any_seed_and_size_makes_a_scene_that_repeats(seed: int, kind: str, size: int) -> None:
+def test_any_seed_and_size_makes_a_scene_that_repeats(seed: int, kind: Kind, size: int) -> None:
     scene = generate(seed, kind, size)
     assert scene.image.shape == (size, size, 3)
     assert digest(scene) == digest(generate(seed, kind, size))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from detxai.scenes import KIND_CLASSES, Scene, erase_elsewhere, generate
+from detxai.scenes import KIND_CLASSES, Kind, Scene, erase_elsewhere, generate
 from detxai.scenes.detecting import Found, score_times_iou
 from detxai.scenes.proof import average_precision, prove_kind
 from detxai.scenes.scene import Image
@@ -20,7 +20,7 @@ def truth(scene: Scene, score: float = 0.9) -> Found:
 class Oracle:
     """Knows the scenes and their controls by heart, and answers ``otherwise`` to any other picture."""
 
-    def __init__(self, kind: str, n_scenes: int, blind: bool) -> None:
+    def __init__(self, kind: Kind, n_scenes: int, blind: bool) -> None:
         self.known: dict[bytes, Found] = {}
         self.blind = blind
         self.last = NOTHING
@@ -42,7 +42,7 @@ class Oracle:
 
 
 @pytest.mark.parametrize("kind", ["local", "context", "joint"])
-def test_a_detector_that_uses_the_evidence_passes(kind: str) -> None:
+def test_a_detector_that_uses_the_evidence_passes(kind: Kind) -> None:
     proof = prove_kind(Oracle(kind, 5, blind=False), kind, n_scenes=5)
     assert (proof.ap50, proof.erased, proof.elsewhere) == (1.0, 1.0, 0.0)
     assert proof.goal_met
@@ -80,7 +80,7 @@ def test_average_precision_of_half_the_objects() -> None:
     scenes = [generate(seed, "context") for seed in range(6)]
     labels = KIND_CLASSES["context"]
     assert average_precision(scenes, [truth(scene) for scene in scenes], labels) == 1.0
-    boxes_elsewhere = [Found(scene.boxes + 60, np.ones(len(scene)), scene.labels) for scene in scenes]
+    boxes_elsewhere = [Found(scene.boxes + 60, np.ones(len(scene), np.float32), scene.labels) for scene in scenes]
     assert average_precision(scenes, boxes_elsewhere, labels) == 0.0
-    wrong = [Found(scene.boxes, np.ones(len(scene)), 9 - scene.labels) for scene in scenes]
+    wrong = [Found(scene.boxes, np.ones(len(scene), np.float32), 9 - scene.labels) for scene in scenes]
     assert average_precision(scenes, wrong, labels) < 0.6

@@ -19,7 +19,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path, monkeypatch: pytest.Monke
     whole = read_weights(train_frcnn(tmp_path / "whole", TINY, progress=False))
     load_frcnn(tmp_path / "whole" / "scenes_frcnn.safetensors")
 
-    steps_done = []
+    steps_done: list[int] = []
     plain = training.losses
 
     def interrupted(*arguments: object) -> dict[str, torch.Tensor]:
@@ -52,9 +52,8 @@ def test_the_hint_knows_which_pictures_hold_a_far_label() -> None:
     levels = [torch.randn(4, 8, 5, 5), torch.randn(4, 16, 3, 3)]
     assert hint(levels, present).shape == ()
     with torch.no_grad():
-        for ask in hint.ask:
-            ask.weight.zero_()
-            ask.bias.zero_()
+        for parameter in hint.parameters():
+            parameter.zero_()
     torch.testing.assert_close(hint(levels, present), torch.tensor(2.0).log())
 
 
