@@ -74,7 +74,8 @@ class AblatedBranch:
         way = self._way(window)
         part, pads = way.change
         patches = F.unfold(F.pad(part.of(change), pads)[:, None], self.mixing.weight.shape[-1])
-        weights = self.of_channel[channels]
+        patches = patches.to(way.linear.dtype)  # autocast leaves products with an ``out`` alone
+        weights = self.of_channel[channels].to(way.linear.dtype)
         if change.device.type == "cpu":  # a batched product of such thin matrices is slow on a CPU
             hidden = way.linear.new_empty(len(channels), *way.linear.shape)
             for b in range(len(channels)):

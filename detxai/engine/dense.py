@@ -108,9 +108,8 @@ class DenseTail:
     def scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
         answer = self.clean.new_empty(len(self.targets), len(channels))
         waiting = torch.arange(len(channels), device=channels.device)
-        changes = [branch.change(channels, fill) for branch in self.branches[level]]
         for plan in self.plans(level):
-            found = self._candidates(level, plan, channels[waiting], [change[waiting] for change in changes])
+            found = self._candidates(level, plan, channels[waiting], fill[waiting])
             scores = score_targets(self.targets, found)
             answer[:, waiting] = scores.to(answer.dtype)
             if plan.is_last:
@@ -168,11 +167,12 @@ class DenseTail:
 
     # -- an ablation ---------------------------------------------------------------------------------------------
 
-    def _candidates(self, level: str, plan: Plan, channels: Tensor, changes: Sequence[Tensor]) -> Candidates:
+    def _candidates(self, level: str, plan: Plan, channels: Tensor, fill: Tensor) -> Candidates:
         """What the targets can need of the candidates, with one channel changed, for each of B channels."""
         before, after = (_repeated(kept, len(channels)) for kept in self._kept_without(level))
         if not plan.windows:
             return _joined([before, after])
+        changes = [branch.change(channels, fill) for branch in self.branches[level]]
         if plan.first is None:
             parts = [self._looked(level, window, channels, changes) for window in plan.windows]
         else:

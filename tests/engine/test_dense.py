@@ -241,7 +241,9 @@ def test_an_ablation_that_takes_everything_away_is_looked_at_further_afield(monk
         return own(self, level, plan, *rest)
 
     monkeypatch.setattr(DenseTail, "_candidates", noted)
-    (name,) = [n for n in features.levels if float(fast._qualities[:, slice(*fast._span[n])].max()) == fast.clean.max()]
+    assert fast._qualities is not None
+    best = int(fast._qualities[0].argmax())
+    (name,) = [level for level, (start, end) in fast._span.items() if start <= best < end]
     assert not fast.plans(name)[0].is_last
     channels = torch.arange(20)
     fill = torch.full((len(channels),), 60.0, dtype=torch.float64)
@@ -254,6 +256,17 @@ def test_an_ablation_that_takes_everything_away_is_looked_at_further_afield(monk
         clean = features.levels[name][0, channels].mean((1, 2))
         fast.scores(name, channels[:1], clean[:1])
     assert looked[name] == [False], "an ordinary ablation needs the first plan only"
+
+
+# 11 and 26 convolve the class branch's channels one by one in between: of it, all cells or none
+@pytest.mark.parametrize(
+    ("family", "first"),
+    [("v8", None), ("v8", 0), ("v8", 1), ("11", None), ("11", 1), ("26 end2end", None), ("26 end2end", 1)],
+)
+def test_which_branch_is_first_does_not_matter(family: str, first: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DenseTail, "_cheapest_first", lambda *_: first)
+    adapter = detector(family)
+    assert worst_of_groups(adapter, (200, 130), questions(adapter, (200, 130), seed=1), n=3) < EXACT
 
 
 def test_how_many_ablations_share_a_batch_does_not_matter() -> None:
@@ -290,6 +303,18 @@ def test_the_clean_levels_are_not_touched() -> None:
     assert torch.equal(first, again)
     assert all(torch.equal(before[name], level) for name, level in features.levels.items())
     assert all(torch.equal(weights[name], value) for name, value in adapter.model.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["v8", "11"])
+def test_autocast_gives_nearly_the_same(family: str) -> None:
+    adapter = YOLOAdapter(copy.deepcopy(detector(family).model).float(), input_size=128)
+    targets = questions(adapter, (100, 120))[:2]
+    features, _, fast = both(adapter, (100, 120), targets)
+    with adapter.borrowed(), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rough = tail_of(adapter, features, targets)
+        for name in features.levels:
+            found = rough.scores(name, torch.arange(5), torch.zeros(5))
+            assert (found - fast.scores(name, torch.arange(5), torch.zeros(5))).abs().max() < 0.1
 
 
 # -- where the shortcuts do not apply --------------------------------------------------------------------------------
@@ -334,7 +359,7 @@ def test_a_head_with_parts_of_somebody_elses_keeps_the_whole_tail() -> None:
     assert _structure(adapter) is None
     hook.remove()
     assert isinstance(_structure(adapter), Dense)
-    first = adapter.head.cv2[0][0]
+    first: Any = adapter.head.cv2[0][0]
     first.act = _Doubling()
     assert _structure(adapter) is None
     first.act = nn.ReLU()
