@@ -45,7 +45,8 @@ def write_card(model: str, weights: Path, n_scenes: int, seed: int, training: st
         "bytes": weights.stat().st_size,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "trained_with": training,
-        "measured_with": f"python -m detxai.scenes.card --model {model} --n-scenes {n_scenes} --seed {seed}",
+        "measured_with": f"python -m detxai.scenes.card --model {model} --weights {weights.name} "
+        f"--n-scenes {n_scenes} --seed {seed}",
         "versions": _versions(model),
         **prove(_detector(model, weights), n_scenes, seed),
     }

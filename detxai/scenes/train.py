@@ -1,7 +1,7 @@
 """Train the detectors of the scenes: ``python -m detxai.scenes.train --model frcnn|yolo --out FOLDER``.
 
-Run it again to go on where it stopped. On one CPU core the Faster R-CNN takes about an hour and a quarter and the YOLO
-the same; ``--device cuda`` is faster.
+Run it again to go on where it stopped. The shipped weights took about 50 minutes each on one CPU core that was shared
+with other work; ``--device cuda`` is faster.
 """
 
 import argparse
