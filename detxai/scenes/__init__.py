@@ -2,7 +2,7 @@
 
 >>> scene = generate(seed=3, kind="context")
 >>> CLASS_NAMES[scene.labels[0]], bool(scene.evidence[0].any())
-('house-moon', True)
+('house-sun', True)
 """
 
 from detxai.scenes.dataset import SceneDataset

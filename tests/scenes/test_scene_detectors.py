@@ -10,8 +10,8 @@ import pytest
 import torch
 from torchvision.models.detection import FasterRCNN
 
-from detxai.scenes import CLASS_NAMES, KIND_CLASSES, KINDS, generate, load_frcnn, load_yolo
-from detxai.scenes.detecting import Detect, frcnn_detector, yolo_detector
+from detxai.scenes import CLASS_NAMES, KIND_CLASSES, KINDS, erase, generate, load_frcnn, load_yolo
+from detxai.scenes.detecting import Detect, frcnn_detector, score_times_iou, yolo_detector
 from detxai.scenes.frcnn import FRCNN_WEIGHTS
 from detxai.scenes.proof import average_precision, prove_kind
 from detxai.scenes.weights_file import read_weights, save_weights
@@ -137,3 +137,11 @@ def test_weights_survive_the_file_to_half_precision(tmp_path: Path) -> None:
     assert read["weight"].dtype == torch.float32
     assert torch.equal(read["weight"], state["weight"].half().float())
     assert torch.equal(read["count"], state["count"])
+
+
+def test_without_the_watermark_the_same_gem_is_called_the_other(detector: tuple[str, Detect]) -> None:
+    _, detect = detector
+    upright, level = CLASS_NAMES.index("gem-upright"), CLASS_NAMES.index("gem-level")
+    scenes = [scene for seed in range(90_000, 90_016) if upright in (scene := generate(seed, "shortcut")).labels]
+    for scene, found in zip(scenes, detect([erase(scene, 0) for scene in scenes]), strict=True):
+        assert score_times_iou(found, scene.boxes[0], level)[0] > score_times_iou(found, scene.boxes[0], upright)[0]
