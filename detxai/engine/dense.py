@@ -291,7 +291,7 @@ def _probes(targets: Sequence[Target]) -> list[Target] | None:
             probes.append(ClassScoreTarget(target.box, target.label, target.reach))
         else:
             return None
-    return probes
+    return probes or None
 
 
 def _columns_needed(targets: Sequence[Target], structure: Dense) -> Tensor | None:

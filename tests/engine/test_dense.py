@@ -372,7 +372,7 @@ def test_a_head_with_parts_of_somebody_elses_keeps_the_whole_tail() -> None:
 
 
 def test_a_head_fused_by_ultralytics_is_the_same() -> None:
-    yolo = copy.deepcopy(detector("v8")).model
+    yolo: Any = copy.deepcopy(detector("v8")).model
     del yolo.is_fused
     yolo.fuse(verbose=False)
     adapter = YOLOAdapter(yolo, input_size=256)
