@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -58,6 +60,16 @@ class Detections:
     scores: Tensor
     labels: Tensor
     class_names: Mapping[int, str] = field(default_factory=dict)
+
+    if TYPE_CHECKING:  # what may come in is wider than what the fields then are
+
+        def __init__(
+            self,
+            boxes: Tensor | npt.ArrayLike,
+            scores: Tensor | npt.ArrayLike,
+            labels: Tensor | npt.ArrayLike,
+            class_names: Mapping[int, str] | Sequence[str] = ...,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "boxes", _tensor("boxes", self.boxes, torch.float32))

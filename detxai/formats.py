@@ -36,7 +36,7 @@ def from_torchvision(output: Mapping[str, Tensor], class_names: Names = ()) -> D
     if missing:
         raise ValueError(f"output must have 'boxes' and 'labels', got {sorted(output)}")
     scores = output["scores"] if "scores" in output else torch.ones(len(output["labels"]))
-    return Detections(_cpu(output["boxes"]), _cpu(scores), _whole("labels", output["labels"]), class_names)  # type: ignore[arg-type]
+    return Detections(_cpu(output["boxes"]), _cpu(scores), _whole("labels", output["labels"]), class_names)
 
 
 def to_torchvision(detections: Detections) -> dict[str, Tensor]:
@@ -118,7 +118,7 @@ def from_coco(
     category_to_label = None if label_to_category is None else _inverse(label_to_category)
     labels = [_translate(record["category_id"], category_to_label, "category_id") for record in records]
     scores = [record.get("score", 1.0) for record in records]
-    return Detections(torch.from_numpy(boxes), torch.tensor(scores), _whole("category_id", labels), class_names)  # type: ignore[arg-type]
+    return Detections(torch.from_numpy(boxes), torch.tensor(scores), _whole("category_id", labels), class_names)
 
 
 def to_coco_results(
@@ -206,7 +206,7 @@ def match_categories(class_names: Names, categories: Records) -> dict[int, int]:
     {0: 1, 1: 3}
     """
     by_name = {name: category for category, name in category_names(categories).items()}
-    labels = Detections([], [], [], class_names).class_names  # type: ignore[arg-type]
+    labels = Detections([], [], [], class_names).class_names
     return {label: by_name[name] for label, name in labels.items() if name in by_name}
 
 
@@ -232,7 +232,7 @@ def from_supervision(detections: Any, class_names: Names | None = None) -> Detec
         named = (getattr(detections, "data", None) or {}).get("class_name", ())
         class_names = dict(zip(labels.tolist(), map(str, named)))
     scores = np.ones(len(boxes), dtype=np.float32) if scores is None else scores
-    return Detections(torch.from_numpy(boxes), _cpu(scores), labels, class_names)  # type: ignore[arg-type]
+    return Detections(torch.from_numpy(boxes), _cpu(scores), labels, class_names)
 
 
 def to_supervision(detections: Detections) -> Any:

@@ -45,8 +45,8 @@ def main() -> None:
                 method = AblationCAM(ratio_channels_to_ablate=ratio, ranking=ranking, progress=False)
                 for a, b in zip(whole, method(detector, path, found), strict=True):
                     agreement = rank_correlation(torch.from_numpy(a.values), torch.from_numpy(b.values))
-                    n_ablated = int((~b.channel_effects.isnan()).sum()) if b.channel_effects is not None else 0
-                    expected = n_to_ablate(ratio, len(b.channel_effects))
+                    effects = torch.as_tensor(b.channel_effects)
+                    n_ablated, expected = int((~effects.isnan()).sum()), n_to_ablate(ratio, len(effects))
                     assert n_ablated == expected, f"ratio {ratio} ablated {n_ablated} channels, not {expected}"
                     share = b.cost.seconds / a.cost.seconds
                     rows.setdefault((ranking, ratio), []).append((agreement, share, n_ablated))

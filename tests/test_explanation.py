@@ -19,7 +19,7 @@ IMAGE = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
 
 
 def explanation(values: np.ndarray = VALUES, **changed: object) -> Explanation:
-    found = Detections([[0, 0, 2, 2]], [0.9], [1], {1: "cat"})  # type: ignore[arg-type]
+    found = Detections([[0, 0, 2, 2]], [0.9], [1], {1: "cat"})
     given = {"method": "m", "settings": {"ratio": 0.1}, "cost": Cost(1.5, 7), "detection": found, **changed}
     return Explanation(values, IMAGE, **given)  # type: ignore[arg-type]
 

@@ -29,7 +29,7 @@ def detections(draw: st.DrawFn) -> Detections:
         boxes.append([xs[0], ys[0], xs[1], ys[1]])
         scores.append(draw(st.floats(0, 1, width=32)))
         labels.append(draw(st.sampled_from(sorted(NAMES))))
-    return Detections(boxes, scores, labels, NAMES)  # type: ignore[arg-type]
+    return Detections(boxes, scores, labels, NAMES)
 
 
 def same(first: Detections, second: Detections, *, scores: bool = True) -> None:
@@ -120,12 +120,12 @@ def test_yolo_labels_meet_coco_ids_by_name() -> None:
     categories = [{"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
     table = formats.match_categories(["person", "toothbrush", "unicorn"], categories)
     assert table == {0: 1, 1: 90}
-    (record,) = formats.to_coco_results(Detections([[0, 0, 1, 1]], [0.5], [1]), 7, label_to_category=table)  # type: ignore[arg-type]
+    (record,) = formats.to_coco_results(Detections([[0, 0, 1, 1]], [0.5], [1]), 7, label_to_category=table)
     assert record["category_id"] == 90
 
 
 BOX = {"bbox": [0, 0, 1, 1], "category_id": 1}
-ONE = Detections([[0, 0, 1, 1]], [0.5], [1])  # type: ignore[arg-type]
+ONE = Detections([[0, 0, 1, 1]], [0.5], [1])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ GREY = 100
 def explanation(height: int, width: int, values: np.ndarray | None = None, name: str = "cat") -> Explanation:
     values = np.zeros((height, width), np.float32) if values is None else values
     photo = np.full((height, width, 3), GREY, np.uint8)
-    box = Detections([[0, 0, width / 2, height / 2]], [0.9], [1], {1: name})  # type: ignore[arg-type]
+    box = Detections([[0, 0, width / 2, height / 2]], [0.9], [1], {1: name})
     return Explanation(values, photo, "eigen_cam", {}, Cost(0, 1), detection=box)
 
 

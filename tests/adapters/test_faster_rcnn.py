@@ -82,7 +82,9 @@ def test_resume_with_unchanged_features_is_the_full_pass(model: nn.Module) -> No
 
 def test_resume_from_an_inner_layer(model: nn.Module) -> None:
     detector, image = detxai.wrap(model), photo(3)
-    layer = next(n for n, m in model.backbone.named_modules(prefix="backbone") if isinstance(m, nn.Conv2d))
+    layer = next(
+        n for n, m in model.get_submodule("backbone").named_modules(prefix="backbone") if isinstance(m, nn.Conv2d)
+    )
     with torch.no_grad():
         features = detector.features(image, layer)
         assert torch.equal(detector.resume(features).boxes, detector.candidates(image).boxes)

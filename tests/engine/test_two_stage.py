@@ -163,7 +163,7 @@ def test_a_users_own_part_or_hook_goes_the_full_way() -> None:
 def test_a_target_of_ones_own_sees_every_candidate() -> None:
     detector = detxai.wrap(small_faster_rcnn().double())
     features = detector.features(photo(4))
-    own = [lambda candidates: candidates.class_scores.sum(), ClassScoreTarget([0, 0, 30, 30], 1)]
+    own: list[Any] = [lambda candidates: candidates.class_scores.sum(), ClassScoreTarget([0, 0, 30, 30], 1)]
     with detector.borrowed(), torch.no_grad():
         fast, full = tail_of(detector, features, own), FullTail(detector, features, own)
         channels, fill = torch.arange(3), torch.zeros(3, dtype=torch.float64)
