@@ -24,7 +24,7 @@ from detxai.adapters.adapter import Adapter
 from detxai.adapters.loading import BUNDLED, load_detector
 from detxai.adapters.spread import spread_like_trained
 from detxai.bench import as_records, as_table, bench_ablation
-from detxai.demo import demo
+from detxai.demo import make_demo
 from detxai.detections import Detections
 from detxai.explain import Method, explain, make_method
 from detxai.explanation import Explanation, plain, replacing
@@ -74,8 +74,11 @@ def _add_demo(commands: Any) -> argparse.ArgumentParser:
 
 
 def _demo(given: argparse.Namespace) -> int:
-    page = demo(given.out, progress=_shows_progress(given))
-    print(page)
+    made = make_demo(given.out, progress=_shows_progress(given))
+    print(made.table())
+    for reason in made.missing:
+        print(f"left out: {reason}", file=sys.stderr)
+    print(f"open {made.path}")
     return 0
 
 
