@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from detxai.adapters.structure import BoxStage
@@ -51,6 +52,10 @@ class SecondStage:
         self.stage = stage
         self.levels = {name: levels[name] for name in stage.levels}
         self.table = FeatureTable.of(levels, stage.levels)
+        bins = stage.output_size[0] * stage.output_size[1]
+        # the first layer's columns in the order of pooling, bin by bin: turning the pooled features costs more
+        linear = stage.first_linear
+        self._turned = None if linear is None else linear.weight.unflatten(1, (-1, bins)).transpose(1, 2).flatten(1)
 
     def clean(self, boxes: Tensor) -> Looked:
         """The look at boxes (n, 4) without any ablation."""
@@ -58,13 +63,11 @@ class SecondStage:
         return Looked.together([self._clean(part) for part in parts])
 
     def _clean(self, boxes: Tensor) -> Looked:
-        pooled = self.samples(boxes).pool(self.table.rows).transpose(1, 2)
-        if self.stage.first_linear is None or self.stage.after_linear is None:
-            logits, deltas = self._predict(pooled)
-            return Looked(boxes, logits, deltas, pooled.new_zeros(len(boxes), 0))
-        linear = self.stage.first_linear(pooled.flatten(1))
-        logits, deltas = self.stage.predict(self.stage.after_linear(linear))
-        return Looked(boxes, logits, deltas, linear)
+        pooled = self.samples(boxes).pool(self.table.rows)
+        linear = self._first_linear(pooled)
+        if linear is None or self.stage.after_linear is None:
+            return Looked(boxes, *self._predict(pooled), pooled.new_zeros(len(boxes), 0))
+        return Looked(boxes, *self.stage.predict(self.stage.after_linear(linear)), linear)
 
     def without(self, boxes: Tensor, level: str, channels: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, K) and deltas (n, 4 K) of boxes (n, 4), each with a channel (n,) of ``level`` set to ``fill``."""
@@ -77,9 +80,9 @@ class SecondStage:
 
     def _without(self, boxes: Tensor, channels: Tensor, fill: Tensor, *, level: str) -> tuple[Tensor, Tensor]:
         samples = self.samples(boxes)
-        pooled = samples.pool(self.table.rows).transpose(1, 2)
+        pooled = samples.pool(self.table.rows)
         here = self.pooled_from(level, boxes).nonzero().flatten()
-        pooled[here, channels[here]] = fill[here, None] * samples.total()[here].to(pooled.dtype)
+        pooled[here, :, channels[here]] = fill[here, None] * samples.total()[here].to(pooled.dtype)
         return self._predict(pooled)
 
     def again(
@@ -125,9 +128,17 @@ class SecondStage:
             return torch.zeros(0, dtype=torch.int64, device=boxes.device)
         return self.stage.level_of(boxes)
 
+    def _first_linear(self, pooled: Tensor) -> Tensor | None:
+        if self._turned is None or self.stage.first_linear is None:
+            return None
+        return F.linear(pooled.flatten(1), self._turned, self.stage.first_linear.bias)
+
     def _predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """From pooled features (n, C, bins)."""
-        return self.stage.predict(self.stage.head(pooled.unflatten(2, self.stage.output_size)))
+        """From pooled features (n, bins, C)."""
+        linear = self._first_linear(pooled)
+        if linear is not None and self.stage.after_linear is not None:
+            return self.stage.predict(self.stage.after_linear(linear))
+        return self.stage.predict(self.stage.head(pooled.transpose(1, 2).unflatten(2, self.stage.output_size)))
 
     def _channel_change(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
         """(P, B) a table like ``table.rows`` that holds the change of one channel for each ablation."""
