@@ -236,8 +236,9 @@ def _grad_cam(detector: Adapter, inputs: Inputs, detections: Detections, feature
 
     try:
         one, more = seconds(1), seconds(1 + n)
-    except KeyError as error:
-        return Row(name, float("nan"), note=f"fails: KeyError {error} (it knows five levels of 256 channels only)")
+    except (KeyError, IndexError) as error:
+        failure = f"{type(error).__name__} {error}"
+        return Row(name, float("nan"), note=f"fails: {failure} (it knows five levels of 256 channels only)")
     n_channels = sum(level.shape[1] for level in features.levels.values())
     each = (more - one) / n
     return Row(name, one + each * (n_channels - 1), sampled=n, note="for the sum of all boxes, fill -1000")
