@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--n-images", type=int, default=20)
     parser.add_argument("--rankings", nargs="+", default=["first_order", "energy"])
+    parser.add_argument("--rest", choices=["zero", "first_order"], default="zero", help="what the others weigh")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     detector = load_detector(given.model)
@@ -42,7 +43,7 @@ def main() -> None:
         whole = AblationCAM(progress=False)(detector, path, found)
         for ranking in given.rankings:
             for ratio in RATIOS:
-                method = AblationCAM(ratio_channels_to_ablate=ratio, ranking=ranking, progress=False)
+                method = AblationCAM(ratio_channels_to_ablate=ratio, ranking=ranking, rest=given.rest, progress=False)
                 for a, b in zip(whole, method(detector, path, found), strict=True):
                     agreement = rank_correlation(torch.from_numpy(a.values), torch.from_numpy(b.values))
                     effects = torch.as_tensor(b.channel_effects)

@@ -56,11 +56,13 @@ class AblatedScores:
         clean: (T,).
         ablated: (T, C); NaN where a channel has not been ablated.
         passes: ablations done, each one pass through the tail or a part of it.
+        predicted: (T, C) drops to go by where a channel has not been ablated; None: none.
     """
 
     clean: Tensor
     ablated: Tensor
     passes: int = field(default=0)
+    predicted: Tensor | None = None
 
     @property
     def drops(self) -> Tensor:

@@ -116,12 +116,38 @@ def _energy(features: Features, fill: Tensor) -> Tensor:
     return torch.cat([d.square().mean((0, 2, 3)) for d in _distance_to_fill(features, fill).values()])
 
 
-def _first_order(detector: Adapter, features: Features, targets: Sequence[Target], fill: Tensor) -> Tensor:
+def _differentiable_scores(
+    detector: Adapter, features: Features, targets: Sequence[Target]
+) -> tuple[Tensor, list[Tensor]]:
+    """(T,) scores, and the levels that they can be differentiated by. Call with gradients enabled."""
     levels = {name: level.detach().requires_grad_() for name, level in features.levels.items()}
+    scores = score_targets(targets, detector.resume(features.with_levels(levels)))[:, 0]
+    if not scores.requires_grad:
+        raise ValueError("ranking 'first_order' needs targets with gradients, got none; use ranking='energy'")
+    return scores, list(levels.values())
+
+
+def predicted_drops(detector: Adapter, features: Features, targets: Sequence[Target], fill: Tensor) -> Tensor:
+    """(T, C) the drop of each target's score that its gradient predicts for each channel: one backward pass a target.
+
+    Raises:
+        ValueError: the targets have no gradients.
+    """
+    distances = _distance_to_fill(features, fill).values()
+    rows = []
     with torch.enable_grad():
-        scores = score_targets(targets, detector.resume(features.with_levels(levels)))[:, 0]
+        scores, levels = _differentiable_scores(detector, features, targets)
+        for score in scores:
+            gradients = torch.autograd.grad(score, levels, retain_graph=True, allow_unused=True, materialize_grads=True)
+            rows.append(torch.cat([(g * d).sum((0, 2, 3)) for g, d in zip(gradients, distances, strict=True)]))
+    return torch.stack(rows).detach()
+
+
+def _first_order(detector: Adapter, features: Features, targets: Sequence[Target], fill: Tensor) -> Tensor:
+    with torch.enable_grad():
+        scores, levels = _differentiable_scores(detector, features, targets)
         total = (scores / scores.detach().abs().clamp(min=torch.finfo(scores.dtype).eps)).sum()
-        gradients = torch.autograd.grad(total, list(levels.values()), allow_unused=True, materialize_grads=True)
+        gradients = torch.autograd.grad(total, levels, allow_unused=True, materialize_grads=True)
     distances = _distance_to_fill(features, fill).values()
     # absolute values before the sum over places: targets lie at different places and must not cancel
     return torch.cat([(g * d).sum(0).abs().sum((1, 2)) for g, d in zip(gradients, distances, strict=True)])

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 import detxai
 from detxai.adapters.adapter import Adapter
+from detxai.adapters.faster_rcnn import _image_list
 from detxai.adapters.grad_cam_view import GradCamView
 from detxai.engine.ablation import FullTail
-from detxai.engine.channels import n_to_ablate
-from detxai.methods.ablation_cam import AblationCAM, rank_correlation
+from detxai.engine.channels import n_to_ablate, predicted_drops
+from detxai.methods.ablation_cam import AblationCAM, combine_levels, rank_correlation
 from detxai.targets import BoxScoreTarget, ClassScoreTarget, score_targets
 
 
@@ -95,6 +96,61 @@ def test_first_order_ranking_finds_the_channels_that_matter(detector: Adapter) -
             done = ~b.channel_effects.isnan()
             shares.append(float(a.channel_effects[done].abs().sum() / a.channel_effects.abs().sum()))
     assert np.mean(shares) > 0.45
+
+
+def test_the_rest_weighs_what_the_gradient_predicts(detector: Adapter) -> None:
+    """Predicted drops are the slope of the score as the channel goes towards its fill, by small steps."""
+    image = photo(2)
+    found = detector.detect(image, 0)[:2]
+    targets = ClassScoreTarget.of(found)
+    features = detector.features(image)
+    fill = torch.zeros(24, dtype=torch.float64)
+    with detector.borrowed():
+        predicted = predicted_drops(detector, features, targets, fill)
+    level = next(iter(features.levels.values()))
+    step = 1e-6
+    for channel in (0, 3, 7):
+        nudged = level.clone()
+        nudged[0, channel] *= 1 - step
+        # the RPN's proposals carry no gradient: hold them still by asking the heads alone
+        with torch.no_grad(), detector.borrowed():
+            still = _with_clean_proposals(detector, features)
+            before = score_targets(targets, still(level))[:, 0]
+            after = score_targets(targets, still(nudged))[:, 0]
+        torch.testing.assert_close((before - after) / step, predicted[:, channel], atol=1e-5, rtol=1e-3)
+    part = AblationCAM(ratio_channels_to_ablate=0.25, rest="first_order")(detector, image, found)
+    whole = AblationCAM()(detector, image, found)
+    for i, (a, b) in enumerate(zip(whole, part)):
+        assert a.channel_effects is not None
+        assert b.channel_effects is not None
+        effects = torch.where(b.channel_effects.isnan(), predicted[i], a.channel_effects)
+        weights = (effects / score_targets(targets, detector.candidates(image))[i, 0].detach())[None]
+        np.testing.assert_allclose(b.values, combine_levels(features, weights)[0].numpy(), atol=1e-6)
+
+
+def _with_clean_proposals(detector: Any, features: Any) -> Any:
+    """From the finest level to the candidates, with the proposals that the clean features give."""
+    rpn = detector.model.rpn
+    pyramid = {name.partition(":")[2]: level for name, level in features.levels.items()}
+    images = _image_list(features.inputs.geometries, next(iter(pyramid.values())))
+    proposals, _ = rpn(images, pyramid)
+
+    def candidates(finest: Tensor) -> Any:
+        name = next(iter(features.levels))
+        handle = rpn.register_forward_hook(lambda *_: (proposals, {}))
+        try:
+            return detector.resume(features.with_levels({name: finest}))
+        finally:
+            handle.remove()
+
+    return candidates
+
+
+def test_ranking_by_gradient_needs_gradients(detector: Adapter) -> None:
+    found = detector.detect(photo(2), 0)[:1]
+    method = AblationCAM(ratio_channels_to_ablate=0.5, target=lambda b, c: lambda output: torch.tensor(1.0))
+    with pytest.raises(ValueError, match="needs targets with gradients"):
+        method(detector, photo(2), found)
 
 
 def test_fidelity_stops_early_but_not_too_early(detector: Adapter) -> None:
@@ -202,6 +258,7 @@ def test_agrees_with_grad_cam_where_grad_cam_is_right(detector: Adapter) -> None
         ({"batch_size": 0}, "batch_size must be a whole number from 1"),
         ({"fidelity": 1.0}, "fidelity must be a rank correlation"),
         ({"precision": "int8"}, "precision must be one of"),
+        ({"rest": "half"}, "rest must be 'zero' or 'first_order'"),
         ({"fill": "red"}, "fill must be 'zero', 'mean' or a finite number"),
         ({"fill": math.nan}, "fill must be 'zero', 'mean' or a finite number"),
         ({"ranking": "best", "ratio_channels_to_ablate": 0.5}, "ranking must be 'first_order', 'energy' or a callable"),
