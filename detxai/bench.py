@@ -10,20 +10,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from detxai.adapters.adapter import Adapter, Features, Inputs
-from detxai.detections import Detections
+from detxai.adapters.structure import TwoStage
+from detxai.detections import Candidates, Detections
 from detxai.engine.ablation import FullTail, Tail
 from detxai.engine.tails import tail_of
 from detxai.engine.two_stage import TwoStageTail
 from detxai.images import Image
 from detxai.methods.ablation_cam import AblationCAM, rank_correlation
-from detxai.targets import ClassScoreTarget, Target, score_targets
+from detxai.targets import ClassScoreTarget, Target
 
 BATCH = 8
 
@@ -38,7 +39,7 @@ class Row:
         sampled: channels timed, 0 for all.
         error: largest difference of a target's score from the full tail's; None where the question is another one.
         rank_correlation: of the maps with those of all channels, the least over detections; None where not compared.
-        peak_mb: peak memory above the start: of the device on CUDA, else of the process so far.
+        peak_mb: peak memory so far: of the device on CUDA, else of the whole process.
         note: what to know when reading the row.
     """
 
@@ -108,16 +109,16 @@ def _ways(
         ("full pass with the layer's output replaced", lambda: FullPassTail(detector, inputs, features, targets)),
         ("the whole tail, resumed", lambda: FullTail(detector, features, targets)),
     ]
-    if isinstance(tail_of(detector, features, targets), TwoStageTail):
-        ways += _two_stage_ways(detector, features, targets)
+    structure = detector.structure(features)
+    if isinstance(structure, TwoStage):
+        ways += _two_stage_ways(structure, features, targets)
     return [*ways, ("every shortcut", lambda: tail_of(detector, features, targets))]
 
 
 def _two_stage_ways(
-    detector: Adapter, features: Features, targets: Sequence[Any]
+    structure: TwoStage, features: Features, targets: Sequence[Any]
 ) -> list[tuple[str, Callable[[], Tail]]]:
     """The shortcuts switched on one after the other, by telling the engine less of the network."""
-    structure: Any = detector.structure(features)
     blind = replace(
         structure,
         proposals=replace(structure.proposals, pointwise=False),
@@ -133,22 +134,15 @@ def _two_stage_ways(
     ]
 
 
-class FullPassTail:
+class FullPassTail(FullTail):
     """The naive loop: the whole detector, with the ablated layer's output replaced by a hook."""
 
     def __init__(self, detector: Adapter, inputs: Inputs, features: Features, targets: Sequence[Target]) -> None:
-        self.detector, self.targets = detector, targets
         # the base class' way, which every adapter inherits and ours override with something quicker
-        self.features = Adapter._features(detector, inputs, features.layers)
-        self.clean = score_targets(targets, Adapter._resume(detector, self.features))[:, 0]
+        super().__init__(detector, Adapter._features(detector, inputs, features.layers), targets)
 
-    def scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
-        changed = self.features.levels[level].repeat(len(channels), 1, 1, 1)
-        changed[torch.arange(len(channels)), channels] = fill[:, None, None]
-        return score_targets(self.targets, Adapter._resume(self.detector, self.features.with_levels({level: changed})))
-
-    def bytes_each(self, level: str) -> int:
-        return 0
+    def resumed(self, features: Features) -> Candidates:
+        return Adapter._resume(self.detector, features)
 
 
 @dataclass(frozen=True)
@@ -188,7 +182,7 @@ def _time_tail(name: str, make: Callable[[], Tail], reference: Reference, featur
     _wait(device)
     start = time.perf_counter()
     tail = make()
-    n = per_level if reference.slow and isinstance(tail, (FullTail, FullPassTail)) else BATCH
+    n = per_level if reference.slow and isinstance(tail, FullTail) else BATCH
     _wait(device)
     seconds, error = time.perf_counter() - start, 0.0
     for level, feature in features.levels.items():
@@ -256,8 +250,8 @@ def _peak_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def as_table(rows: Sequence[Row], baseline: Literal["first", "slowest"] = "first") -> str:
-    """The rows as aligned text, each with its ratio to the baseline: grad-cam where it ran, else the full pass."""
+def as_table(rows: Sequence[Row]) -> str:
+    """The rows as aligned text, each with its ratio to the first one timed: grad-cam, or else the full pass."""
     timed = [row for row in rows if row.seconds == row.seconds]
     base = timed[0]
     lines = [f"{'':<52} {'seconds':>9} {'x ' + base.name[:22]:>25} {'error':>9} {'rank':>6}"]

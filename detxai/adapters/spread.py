@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 
 def spread_like_trained(model: FasterRCNN, pixels: Tensor, seed: int = 0) -> None:
@@ -20,7 +21,7 @@ def spread_like_trained(model: FasterRCNN, pixels: Tensor, seed: int = 0) -> Non
         pixels: (3, H, W) in [0, 1].
         seed: for the predictors' weights.
     """
-    norms = [m for m in model.modules() if isinstance(m, (nn.BatchNorm2d,)) or type(m).__name__ == "FrozenBatchNorm2d"]
+    norms = [m for m in model.modules() if isinstance(m, (nn.BatchNorm2d, FrozenBatchNorm2d))]
     hooks = [norm.register_forward_pre_hook(_estimate_statistics) for norm in norms]
     try:
         with torch.no_grad():

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from detxai.adapters.adapter import Adapter, Features
+from detxai.detections import Candidates
 from detxai.engine.batching import batch_size_for, in_batches
 from detxai.engine.channels import Channels
 from detxai.targets import Target, score_targets
@@ -36,12 +37,16 @@ class FullTail:
 
     def __init__(self, detector: Adapter, features: Features, targets: Sequence[Target]) -> None:
         self.detector, self.features, self.targets = detector, features, targets
-        self.clean = score_targets(targets, detector.resume(features))[:, 0]
+        self.clean = score_targets(targets, self.resumed(features))[:, 0]
 
     def scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
         changed = self.features.levels[level].repeat(len(channels), 1, 1, 1)
         changed[torch.arange(len(channels)), channels] = fill[:, None, None]
-        return score_targets(self.targets, self.detector.resume(self.features.with_levels({level: changed})))
+        return score_targets(self.targets, self.resumed(self.features.with_levels({level: changed})))
+
+    def resumed(self, features: Features) -> Candidates:
+        """The candidates behind these features."""
+        return self.detector.resume(features)
 
     def bytes_each(self, level: str) -> int:
         pyramid = sum(tensor.numel() * tensor.element_size() for tensor in self.features.levels.values())

@@ -83,3 +83,16 @@ def in_batches(items: Tensor, batch_size: int, run: Callable[[Tensor], T]) -> It
             continue
         yield part, made
         start += len(part)
+
+
+def slots(row: Tensor, batch: int) -> tuple[Tensor, int]:
+    """A place of its own for each of n things within its row, and how many places the fullest row needs.
+
+    Args:
+        row: (n,) which of ``batch`` rows each belongs to, ascending.
+
+    >>> slots(torch.tensor([0, 0, 2]), batch=3)
+    (tensor([0, 1, 0]), 2)
+    """
+    counts = torch.bincount(row, minlength=batch)
+    return torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row], int(counts.max())

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detxai.adapters.structure import Dense
 from detxai.detections import Candidates
+from detxai.engine.batching import slots
 from detxai.engine.convolving import AblatedBranch
 from detxai.engine.windows import Window, around, cost, highest_iou, merged
 from detxai.geometry import box_iou
@@ -330,11 +331,10 @@ def _padded(parts: Sequence[tuple[Tensor, Tensor, Tensor]], batch: int) -> tuple
     row, boxes, logits = (torch.cat(column) for column in zip(*parts))
     order = row.argsort(stable=True)
     row = row[order]
-    counts = torch.bincount(row, minlength=batch)
-    slot = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-    wide = boxes.new_zeros(batch, int(counts.max()), 4)
+    slot, n = slots(row, batch)
+    wide = boxes.new_zeros(batch, n, 4)
     wide[row, slot] = boxes[order]
-    deep = logits.new_full((batch, wide.shape[1], logits.shape[1]), -torch.inf)
+    deep = logits.new_full((batch, n, logits.shape[1]), -torch.inf)
     deep[row, slot] = logits[order]
     return wide, deep.transpose(1, 2)
 

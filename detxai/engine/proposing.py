@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -101,10 +102,10 @@ class LevelProposals:
         mine = (best % n_anchors)[:, None, None].expand(-1, 1, 4, -1)
         return per_anchor.gather(1, mine)[:, 0].transpose(1, 2)
 
-    def _survivors(self, logits: Tensor, deltas_of: object) -> Survivors:
+    def _survivors(self, logits: Tensor, deltas_of: Callable[[Tensor], Tensor]) -> Survivors:
         stage = self.stage
         best_logits, best = logits.topk(min(stage.n_before_nms, logits.shape[1]), dim=1)
-        deltas = deltas_of(best)  # type: ignore[operator]
+        deltas = deltas_of(best)
         boxes = stage.decode(deltas.flatten(0, 1), self.anchors[best].flatten(0, 1))
         boxes = box_ops.clip_boxes_to_image(boxes, self.image_size).unflatten(0, best.shape)
         scores = best_logits.sigmoid()

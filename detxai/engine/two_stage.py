@@ -11,6 +11,7 @@ from torchvision.ops import boxes as box_ops
 
 from detxai.adapters.structure import TwoStage
 from detxai.detections import Candidates
+from detxai.engine.batching import slots
 from detxai.engine.looking import Looked, SecondStage
 from detxai.engine.proposing import LevelProposals
 from detxai.engine.roi_align import Samples
@@ -199,9 +200,7 @@ def _starts(looks: Sequence[LevelLook]) -> list[int]:
 
 def _padded(row: Tensor, batch: int, *columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Boxes, logits and deltas (R, ...) of R candidates, each of one ablation ``row``, as (B, n, ...); which count."""
-    counts = torch.bincount(row, minlength=batch)
-    slot = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-    n = int(counts.max())
+    slot, n = slots(row, batch)
     padded = []
     for column in columns:
         wide = column.new_zeros(batch, n, *column.shape[1:])
