@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-import detxai.cli
+import detxai.commands.explain
 from detxai.cli import main
 
 MODEL = f"{Path(__file__).with_name('faster_rcnns.py')}:small_faster_rcnn"
@@ -116,8 +116,8 @@ def test_ctrl_c_keeps_what_is_finished(
             raise KeyboardInterrupt
         return whole(*arguments, **settings)
 
-    whole = detxai.cli.explain
-    monkeypatch.setattr(detxai.cli, "explain", interrupted)
+    whole = detxai.commands.explain.explain
+    monkeypatch.setattr(detxai.commands.explain, "explain", interrupted)
     paths = [photo(tmp_path / f"{name}.png") for name in "abc"]
     assert explain(*paths, "--method", "eigen_cam", "--out", tmp_path / "out") == 130
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a"}

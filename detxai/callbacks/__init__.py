@@ -1,0 +1,1 @@
+"""Training callbacks: what a detector looks at while it learns."""

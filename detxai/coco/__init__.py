@@ -1,0 +1,1 @@
+"""COCO files in, explanations out."""

@@ -1,0 +1,250 @@
+"""``detxai explain``: an overlay, the raw map and a record for each box."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tqdm import tqdm
+
+from detxai.adapters.adapter import Adapter
+from detxai.adapters.loading import load_detector
+from detxai.commands.options import (
+    FAILED,
+    MODEL_HELP,
+    REFUSED,
+    expect_file,
+    fraction,
+    no_repeats,
+    on_device,
+    one_line,
+    read_class_names,
+    setting,
+    shows_progress,
+)
+from detxai.detections import Detections
+from detxai.explain import Method, explain, make_method
+from detxai.explanation import Explanation, plain, replacing
+from detxai.images import load_image
+
+
+def add_explain(commands: Any) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        "explain", help="which pixels put each box there: an overlay, the raw map and a record for each"
+    )
+    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    command.add_argument("--model", required=True, help=MODEL_HELP)
+    command.add_argument("--weights", type=Path, metavar="FILE", help="a torchvision builder's state_dict")
+    command.add_argument("--method", required=True, help="ablation_cam, eigen_cam, ...")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets a folder for each image")
+    command.add_argument(
+        "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="settings",
+        help="a setting of the method, such as layers=model.15 or ratio_channels_to_ablate=0.1; as often as needed",
+    )  # fmt: skip
+    command.add_argument("--score-threshold", type=fraction, default=0.25, metavar="S", help="default: 0.25")
+    command.add_argument(
+        "--class-names",
+        type=Path,
+        metavar="FILE",
+        help="a name a line, label 0 first; or .json: list or {label: name}",
+    )
+    command.add_argument("--device", default=None, help="such as cpu or cuda:0; default: where the model is")
+    command.add_argument("--json", action="store_true", help="print the summary as JSON")
+    command.add_argument("--no-progress", action="store_true", help="no progress bar")
+    command.set_defaults(run=_explain)
+    return command
+
+
+def _explain(given: argparse.Namespace) -> int:
+    for path in given.images:
+        expect_file(path, "IMAGE")
+    if given.weights is not None:
+        expect_file(given.weights, "--weights")
+    class_names = None if given.class_names is None else read_class_names(given.class_names)
+    if given.out.exists() and not given.out.is_dir():
+        raise ValueError(f"--out must be a folder, got the file {given.out}")
+    method = make_method(given.method, **no_repeats(given.settings))
+    detector = on_device(load_detector(given.model, weights=given.weights, class_names=class_names), given.device)
+    run = _Run(detector, method, given.score_threshold, _request(given))
+
+    done: list[dict[str, Any]] = []
+    failures: list[dict[str, str]] = []
+    jobs = list(zip(given.images, folder_names(given.images)))
+    with _folder_if_used(given.out), tqdm(jobs, unit="image", disable=not shows_progress(given)) as bar:
+        for path, folder in bar:
+            try:
+                done.append(run.image(path, given.out / folder))
+            except ValueError as error:  # this image's fault: the others go on
+                if given.debug:
+                    raise
+                failures.append({"image": str(path), "error": one_line(error)})
+            else:
+                if not given.json:
+                    bar.write(_table(done[-1]), file=sys.stdout)
+    for failure in failures:
+        print(f"detxai: error: {failure['image']}: {failure['error']}", file=sys.stderr)
+    if given.json:
+        print(json.dumps({"out": str(given.out), "images": done, "failures": failures}, indent=2))
+    return REFUSED if not done else FAILED if failures else 0
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is the same for every image of a command."""
+
+    detector: Adapter
+    method: Method
+    score_threshold: float
+    request: Mapping[str, Any]
+
+    def image(self, path: Path, folder: Path) -> dict[str, Any]:
+        """Explain one image into ``folder``, whole or not at all; its summary."""
+        array = load_image(path)
+        detections = self.detector.detect(array, self.score_threshold)
+        asks = self.method.asks_about_boxes
+        found = explain(self.detector, array, self.method, detections) if len(detections) or not asks else []
+        request = {**self.request, "image": str(path), "redo": self._redo(path)}
+        record: dict[str, Any] = {
+            "image": str(path), "height": array.shape[0], "width": array.shape[1], "folder": str(folder),
+            "method": self.method.name, "score_threshold": self.score_threshold, "request": request,
+            "model": plain(self.detector.describe()),
+            "seconds": round(found[0].cost.seconds, 4) if found else 0.0,
+            "detections": _boxes(detections),
+        }  # fmt: skip
+        names = [_file_name(place, explanation) for place, explanation in enumerate(found)]
+        if asks:
+            for entry, name in zip(record["detections"], names, strict=True):
+                entry["overlay"] = f"{name}.png"
+        record["files"] = [f"{name}{ending}" for name in names for ending in (".png", ".npz", ".json")]
+        with _whole(folder) as partial:
+            for explanation, name in zip(found, names, strict=True):
+                explanation.save(partial / f"{name}.png", boxes=None if asks else detections)
+                explanation.save_map(partial / f"{name}.npz", request=request)
+            (partial / "detections.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        return record
+
+    def _redo(self, path: Path) -> str:
+        return shlex.join([*self.request["command"][:2], str(path), *self.request["command"][2:]])
+
+
+def _request(given: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for, so that it can be asked for again: as values, and as the command (less the images)."""
+    command = ["detxai", "explain", "--model", given.model, "--method", given.method, "--out", str(given.out)]
+    command += ["--score-threshold", str(given.score_threshold)]
+    for flag, value in (("--weights", given.weights), ("--class-names", given.class_names), ("--device", given.device)):
+        command += [] if value is None else [flag, str(value)]
+    for name, value in given.settings:
+        command += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    weights = given.weights or (Path(given.model) if given.model.endswith(".pt") else None)
+    return {
+        "model": given.model,
+        "weights": None if weights is None else str(weights),
+        "weights_sha256": None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "settings": dict(given.settings),
+        "score_threshold": given.score_threshold,
+        "device": given.device,
+        "command": command,
+    }
+
+
+def _boxes(detections: Detections) -> list[dict[str, Any]]:
+    rows = zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
+    return [
+        {"box": box, "score": score, "label": label, "name": detections.name(place)}
+        for place, (box, score, label) in enumerate(rows)
+    ]
+
+
+def _table(record: Mapping[str, Any]) -> str:
+    found = record["detections"]
+    head = f"{record['image']}  {record['width']} x {record['height']}  {len(found)} detections  {record['folder']}"
+    if not found:
+        head += f"  (nothing scores above {record['score_threshold']})"
+    width = max((len(entry["name"]) for entry in found), default=0)
+    rows = [
+        f"  {place:02d}  {entry['name']:<{width}}  {entry['score']:.2f}  "
+        f"{' '.join(f'{side:7.1f}' for side in entry['box'])}  {entry.get('overlay', '')}".rstrip()
+        for place, entry in enumerate(found)
+    ]
+    maps = [] if not record["files"] or (found and "overlay" in found[0]) else [f"  map  {record['files'][0]}"]
+    return "\n".join([head, *rows, *maps])
+
+
+def folder_names(paths: Sequence[Path]) -> list[str]:
+    """A folder name for each image, safe and all different, also where case does not count.
+
+    >>> folder_names([Path("a/bus.jpg"), Path("b/Bus.png"), Path("a b.jpg")])
+    ['bus', 'Bus-2', 'a_b']
+    """
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        stem, n = safe_name(path.stem), 1
+        name = stem
+        while name.casefold() in taken:
+            n += 1
+            name = f"{stem}-{n}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def safe_name(text: str) -> str:
+    """Text as part of a file name: letters, digits, ``-``, ``_`` and inner dots; short, never empty.
+
+    >>> safe_name("../x"), safe_name("traffic light"), safe_name("..")
+    ('x', 'traffic_light', 'unnamed')
+    """
+    return re.sub(r"[^\w.-]+", "_", text).strip("._- ")[:40].rstrip("._-") or "unnamed"
+
+
+def _file_name(place: int, explanation: Explanation) -> str:
+    of = "image" if explanation.detection is None else explanation.detection.name(0)
+    return f"{place:02d}_{safe_name(of)}"
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A hidden folder whose files move into ``folder`` at the end; what an earlier run left there goes."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent) as name:
+        partial = Path(name)
+        yield partial
+        old = set(_files_of_earlier_run(folder))
+        folder.mkdir(exist_ok=True)
+        for file in sorted(partial.iterdir(), key=lambda file: file.suffix == ".json"):
+            old.discard(file.name)
+            with replacing(folder / file.name) as temporary:
+                file.replace(temporary)
+        for stale in old:
+            (folder / stale).unlink(missing_ok=True)
+
+
+def _files_of_earlier_run(folder: Path) -> list[str]:
+    try:
+        files = json.loads((folder / "detections.json").read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [file for file in files if isinstance(file, str) and re.fullmatch(r"\d+_[\w.-]+", file)]
+
+
+@contextmanager
+def _folder_if_used(folder: Path) -> Iterator[None]:
+    """Folders on the way to ``folder`` that are new and empty at the end go again."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    finally:
+        for place in new:
+            if place.is_dir() and not any(place.iterdir()):
+                place.rmdir()

@@ -1,0 +1,129 @@
+"""One image with parts of it hidden, many times over: what black-box methods and faithfulness measures ask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter, Inputs
+from detxai.geometry import Geometry
+from detxai.images import Image, load_image
+
+Filling = Literal["black", "mean", "blur", "noise"]
+FILLINGS: tuple[Filling, ...] = ("black", "mean", "blur", "noise")
+BLUR = 0.1  # standard deviation of the blur, as a share of the image's shorter side: objects go, colours stay
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """One image as the model reads it, and what stands where it is hidden.
+
+    Hiding happens on the device, in input pixels: ``keep * image + (1 - keep) * filling``, with both prepared by the
+    adapter. A model's normalisation is affine, so it commutes with that; its padding stays padding.
+
+    Attributes:
+        clean: the image, prepared; a batch of one.
+        filling: (1, 3, h, w) the filling, prepared in the same way.
+    """
+
+    clean: Inputs
+    filling: Tensor
+
+    @classmethod
+    def of(cls, detector: Adapter, image: Image, fill: Filling | Sequence[float] = "black", seed: int = 0) -> Canvas:
+        """Prepare an image and its filling.
+
+        Args:
+            detector: whose preparation.
+            image: the image.
+            fill: ``"black"``, the image's ``"mean"`` colour, a Gaussian ``"blur"`` of it (standard deviation a tenth
+                of its shorter side), uniform ``"noise"``, or an RGB colour, three numbers in [0, 1].
+            seed: of the noise.
+
+        Raises:
+            ValueError: no such filling.
+        """
+        array = load_image(image)
+        clean = detector.prepare(torch.from_numpy(array).permute(2, 0, 1) if array.dtype != np.uint8 else array)
+        return cls(clean, detector.prepare(filling_image(clean.images[0], fill, seed)).tensor)
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.clean.geometries[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image within the model's input, in input pixels: the size of a mask."""
+        return self.geometry.resized_size
+
+    def inputs(self, keep: Tensor) -> Inputs:
+        """The image under B masks.
+
+        Args:
+            keep: (B, height, width) of ``size``, in [0, 1]: 1 shows the image, 0 the filling.
+        """
+        (top, left), (height, width) = self.geometry.offset, self.size
+        image, filling = self.clean.tensor, self.filling
+        tensor = image.expand(len(keep), -1, -1, -1).clone()
+        inside = (slice(None), slice(None), slice(top, top + height), slice(left, left + width))
+        torch.lerp(filling[inside], image[inside], keep[:, None].to(image), out=tensor[inside])
+        return replace(
+            self.clean,
+            tensor=tensor,
+            geometries=self.clean.geometries * len(keep),
+            images=self.clean.images * len(keep),
+        )
+
+    def from_image(self, maps: Tensor) -> Tensor:
+        """Maps (..., H, W) over the original image's pixels, read at the input's pixels: (..., height, width).
+
+        Bilinear; where the input is smaller than the image, each input pixel is the mean over the area it covers.
+        """
+        flat = maps.reshape(-1, 1, *maps.shape[-2:])
+        shrinks = self.size[0] < maps.shape[-2] or self.size[1] < maps.shape[-1]
+        small = torch.nn.functional.interpolate(
+            flat, size=self.size, mode="bilinear", align_corners=False, antialias=shrinks
+        )
+        return small.reshape(*maps.shape[:-2], *self.size)
+
+    def to_image(self, maps: Tensor) -> Tensor:
+        """Maps (..., height, width) over the image within the input, as maps over the original image's pixels."""
+        alone = replace(self.geometry, input_size=self.size, offset=(0, 0))
+        return alone.map_to_image(maps)
+
+
+def filling_image(
+    image: npt.NDArray[np.uint8], fill: Filling | Sequence[float] = "black", seed: int = 0
+) -> npt.NDArray[np.uint8]:
+    """What stands where ``image`` (H, W, 3) is hidden: see ``Canvas.of``.
+
+    >>> filling_image(np.full((1, 2, 3), 9, dtype=np.uint8), "mean").tolist()
+    [[[9, 9, 9], [9, 9, 9]]]
+    """
+    if isinstance(fill, str):
+        if fill == "black":
+            return np.zeros_like(image)
+        if fill == "mean":
+            return np.broadcast_to(image.mean((0, 1)).round().astype(np.uint8), image.shape).copy()
+        if fill == "blur":
+            return _blurred(image)
+        if fill == "noise":
+            return np.random.default_rng(seed).integers(0, 256, image.shape, dtype=np.uint8)
+        raise ValueError(f"fill must be one of {FILLINGS} or an RGB colour in [0, 1], got {fill!r}")
+    colour = np.asarray(fill, dtype=np.float64)
+    if colour.shape != (3,) or not ((colour >= 0) & (colour <= 1)).all():
+        raise ValueError(f"fill must be one of {FILLINGS} or an RGB colour in [0, 1], got {fill!r}")
+    return np.broadcast_to((colour * 255).round().astype(np.uint8), image.shape).copy()
+
+
+def _blurred(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    import cv2  # a whole library for one filling: only where it is asked for
+
+    sigma = max(BLUR * min(image.shape[:2]), 1.0)
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101), dtype=np.uint8)
