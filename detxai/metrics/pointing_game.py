@@ -1,0 +1,67 @@
+"""Pointing game: does the highest point of the map lie on the object?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from detxai.metrics.case import Case, Quantity, Reference
+from detxai.metrics.maps import box_masks, where_known
+
+
+@dataclass(frozen=True)
+class PointingGame:
+    """Whether the map is highest within the box, and within the object's mask.
+
+    Only what speaks for the box counts: the positive part of the map. Where several pixels share the maximum, the
+    share of them that hits; a map without a positive value is a miss, and counted.
+
+    Args:
+        reference: whose box: the ``"detection"``'s, or that of the annotated ``"object"`` it is of.
+
+    Source: Zhang et al., 2016, Excitation Backprop (ECCV). Differs in having no tolerance of 15 pixels, and in
+    what it does with plateaus, which others drop (ODAM) or count as hits (VPS).
+    """
+
+    name: ClassVar[str] = "pointing_game"
+    quantities: ClassVar[Mapping[str, Quantity]] = {
+        "pointing_box": Quantity("the highest point lies in the box", 0, 1, "higher", "pointing_box_chance"),
+        "pointing_box_chance": Quantity("the box's share of the image", 0, 1, None),
+        "pointing_mask": Quantity("the highest point lies on the mask", 0, 1, "higher", "pointing_mask_chance"),
+        "pointing_mask_chance": Quantity("the mask's share of the image", 0, 1, None),
+    }
+
+    reference: Reference = "detection"
+
+    def __call__(self, case: Case) -> dict[str, Tensor]:
+        boxes, _, known = case.reference(self.reference)
+        inside = box_masks(boxes, case.size)
+        masks, with_mask = case.object_masks()
+        return {
+            "pointing_box": where_known(pointing_hits(case.maps, inside), known),
+            "pointing_box_chance": where_known(inside.float().mean((1, 2)), known),
+            "pointing_mask": where_known(pointing_hits(case.maps, masks), with_mask),
+            "pointing_mask_chance": where_known(masks.float().mean((1, 2)), with_mask),
+        }
+
+
+def pointing_hits(maps: Tensor, masks: Tensor) -> Tensor:
+    """Share of each map's highest pixels that lie on its mask; 0 for a map without a positive value.
+
+    Args:
+        maps: (T, H, W) raw.
+        masks: (T, H, W) bool.
+
+    Returns:
+        (T,) in [0, 1].
+
+    >>> maps = torch.tensor([[[0.0, 3.0, 3.0, 1.0]]])
+    >>> pointing_hits(maps, torch.tensor([[[True, True, False, False]]]))
+    tensor([0.5000])
+    """
+    peak = maps.amax((1, 2), keepdim=True)
+    highest = (maps == peak) & (peak > 0)
+    return (highest & masks).sum((1, 2)) / highest.sum((1, 2)).clamp(min=1)
