@@ -5,23 +5,44 @@
 """
 
 from detxai.metrics.case import Case, Measure, Objects, Quantity
+from detxai.metrics.causes_found import CausesFound
+from detxai.metrics.compactness import Compactness
 from detxai.metrics.energy import EnergyPointingGame
+from detxai.metrics.evidence_auc import EvidenceAUC
+from detxai.metrics.evidence_mass import EvidenceMass
+from detxai.metrics.leakage import Leakage
 from detxai.metrics.pointing_game import PointingGame
+from detxai.metrics.sparseness import Sparseness
+from detxai.metrics.visual_accuracy import VisualAccuracy
 
 MEASURES: dict[str, type[Measure]] = {
     measure.name: measure
     for measure in (
         PointingGame,
         EnergyPointingGame,
+        VisualAccuracy,
+        Leakage,
+        Compactness,
+        Sparseness,
+        EvidenceMass,
+        EvidenceAUC,
+        CausesFound,
     )
 }
 
 __all__ = [
     "MEASURES",
     "Case",
+    "CausesFound",
+    "Compactness",
     "EnergyPointingGame",
+    "EvidenceAUC",
+    "EvidenceMass",
+    "Leakage",
     "Measure",
     "Objects",
     "PointingGame",
     "Quantity",
+    "Sparseness",
+    "VisualAccuracy",
 ]

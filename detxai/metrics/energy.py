@@ -23,7 +23,7 @@ class EnergyPointingGame:
     Args:
         reference: whose box: the ``"detection"``'s, or that of the annotated ``"object"`` it is of.
 
-    Source: Wang et al., 2020, Score-CAM (CVPR workshops), section 4.3; also called relevance mass accuracy.
+    Source: Wang et al., 2020, Score-CAM (CVPR workshops); also called relevance mass accuracy.
     """
 
     name: ClassVar[str] = "energy"
