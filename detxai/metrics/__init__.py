@@ -10,6 +10,7 @@ from detxai.metrics.compactness import Compactness
 from detxai.metrics.energy import EnergyPointingGame
 from detxai.metrics.evidence_auc import EvidenceAUC
 from detxai.metrics.evidence_mass import EvidenceMass
+from detxai.metrics.insertion_deletion import Curves, InsertionDeletion
 from detxai.metrics.leakage import Leakage
 from detxai.metrics.pointing_game import PointingGame
 from detxai.metrics.sparseness import Sparseness
@@ -18,6 +19,7 @@ from detxai.metrics.visual_accuracy import VisualAccuracy
 MEASURES: dict[str, type[Measure]] = {
     measure.name: measure
     for measure in (
+        InsertionDeletion,
         PointingGame,
         EnergyPointingGame,
         VisualAccuracy,
@@ -35,9 +37,11 @@ __all__ = [
     "Case",
     "CausesFound",
     "Compactness",
+    "Curves",
     "EnergyPointingGame",
     "EvidenceAUC",
     "EvidenceMass",
+    "InsertionDeletion",
     "Leakage",
     "Measure",
     "Objects",

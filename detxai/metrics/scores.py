@@ -1,0 +1,161 @@
+"""What is left of each detection when its image is changed: the score functions, asked of many images in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter, Inputs
+from detxai.detections import Candidates
+from detxai.engine.batching import batch_size_for, in_batches
+from detxai.engine.perturbing import Canvas
+from detxai.geometry import box_iou
+from detxai.metrics.case import Case, Reference
+from detxai.targets import BoxTarget, ClassScoreTarget, SimilarityTarget, score_targets
+from detxai.targets.target import Match
+
+ScoreFunction = Literal["class_score", "similarity", "gated_score"]
+SCORE_FUNCTIONS: tuple[ScoreFunction, ...] = ("class_score", "similarity", "gated_score")
+Ask: TypeAlias = Callable[[Candidates, slice], Tensor]
+
+ACTIVATIONS = 40  # about how many times the bytes of its input a detector holds at once (a ResNet-50 pyramid: 30)
+
+
+@dataclass(frozen=True)
+class GatedScoreTarget(BoxTarget):
+    """The highest score for the class among boxes that overlap the target's by more than half; 0 without any.
+
+    ``score = max_j p_j(label) [IoU(box, box_j) > 0.5]``: it falls off a cliff where the best box drifts.
+
+    Source: Zhao et al., 2023, ODAM (ICLR), the score of its insertion and deletion.
+
+    >>> found = {"boxes": torch.tensor([[0.0, 0.0, 10.0, 10.0]]), "scores": torch.tensor([0.9]),
+    ...          "labels": torch.tensor([3])}
+    >>> GatedScoreTarget([0, 0, 10, 6], label=3)(found), GatedScoreTarget([0, 0, 10, 5], label=3)(found)
+    (tensor(0.9000), tensor(0.))
+    """
+
+    @classmethod
+    def score(cls, targets: Sequence[Any], match: Match, candidates: Candidates) -> Tensor:
+        return (match.score * (match.iou > 0.5)).amax(-1)
+
+
+def check_score(score: str) -> None:
+    """Raises: ValueError: no such score function."""
+    if score not in SCORE_FUNCTIONS:
+        raise ValueError(f"score must be one of {SCORE_FUNCTIONS}, got {score!r}")
+
+
+def questions(case: Case, score: ScoreFunction, reference: Reference) -> list[BoxTarget]:
+    """The question about each detection that a score function asks.
+
+    ``"class_score"``: ``max_j IoU p_j(label)`` over *all* candidates (VPS; no threshold, so no cliff).
+    ``"similarity"``: ``max_j IoU objectness_j cos(P, P_j)`` with P the class vector of the candidate that the
+    detection came from (D-RISE; VX-CODE leaves the objectness out, where the classes include the background).
+    ``"gated_score"``: ``max_j p_j(label) [IoU > 0.5]`` (ODAM).
+
+    Args:
+        case: the detections.
+        score: which function.
+        reference: whose box and label.
+    """
+    check_score(score)
+    boxes, labels, _ = case.reference(reference)
+    pairs = list(zip(boxes.tolist(), labels.tolist(), strict=True))
+    if score == "class_score":
+        return [ClassScoreTarget(box, label, reach=0) for box, label in pairs]
+    if score == "gated_score":
+        return [GatedScoreTarget(box, label, reach=0) for box, label in pairs]
+    with torch.no_grad():
+        vectors = _class_vectors(case.detector.candidates(case.image), boxes, labels)
+    return [SimilarityTarget(box, label, 0, vector) for (box, label), vector in zip(pairs, vectors, strict=True)]
+
+
+def _class_vectors(candidates: Candidates, boxes: Tensor, labels: Tensor) -> Tensor:
+    """(T, C) the class scores of the candidate that each detection most likely came from."""
+    placed, scores = candidates.of_labels(labels)
+    best = (box_iou(boxes[:, None, None], placed) * scores)[:, 0].argmax(-1)
+    return candidates.class_scores[0, best]
+
+
+def each_its_own(targets: Sequence[BoxTarget], owners: Sequence[int]) -> Ask:
+    """Ask each image one target only: image i the target ``owners[i]``. Neighbours that share one are asked together.
+
+    The answer is (B,).
+    """
+
+    def ask(candidates: Candidates, items: slice) -> Tensor:
+        answers, start = [], 0
+        for owner, images in groupby(owners[items]):
+            stop = start + sum(1 for _ in images)
+            answers.append(score_targets([targets[owner]], images_of(candidates, slice(start, stop)))[0])
+            start = stop
+        return torch.cat(answers)
+
+    return ask
+
+
+def every_target(targets: Sequence[BoxTarget]) -> Ask:
+    """Ask each image every target: the answer is (T, B)."""
+    return lambda candidates, items: score_targets(targets, candidates)
+
+
+def images_of(candidates: Candidates, images: slice) -> Candidates:
+    """The candidates of some consecutive images of a batch."""
+    proposals = candidates.proposals
+    return replace(
+        candidates,
+        boxes=candidates.boxes[images],
+        class_scores=candidates.class_scores[images],
+        objectness=candidates.objectness[images],
+        proposals=None if proposals is None else proposals[images],
+    )
+
+
+def scores_of(
+    detector: Adapter, n: int, make: Callable[[Tensor], Inputs], ask: Ask, like: Tensor, batch_size: int | None = None
+) -> Tensor:
+    """The answers for n changed images, in batches that fit the device.
+
+    Args:
+        detector: what is asked.
+        n: how many images.
+        make: from image numbers (B,), on the detector's device, to the images as the model reads them.
+        ask: the question; see ``each_its_own`` and ``every_target``.
+        like: (1, 3, h, w), one such image.
+        batch_size: images at once; None: what fits the device.
+
+    Returns:
+        (..., n), float32.
+    """
+    size = batch_size or batch_size_for(like.device, ACTIVATIONS * like.numel() * like.element_size())
+    numbers = torch.arange(n, device=like.device)
+    answers, start = [], 0
+    with detector.borrowed(), torch.no_grad():
+
+        def run(part: Tensor) -> Tensor:
+            return ask(detector.candidates(make(part)), slice(start, start + len(part)))
+
+        for part, answer in in_batches(numbers, size, run):
+            answers.append(answer.float())
+            start += len(part)
+    return torch.cat(answers, -1)
+
+
+def clean_and_hidden(canvas: Canvas, detector: Adapter, targets: Sequence[BoxTarget]) -> tuple[Tensor, Tensor]:
+    """(T,) every target's score on the whole image, and on nothing but the filling."""
+    keep = canvas.clean.tensor.new_tensor([1.0, 0.0])[:, None, None].expand(-1, *canvas.size)
+    make = lambda numbers: canvas.inputs(keep[numbers])  # noqa: E731
+    clean, hidden = scores_of(detector, 2, make, every_target(targets), canvas.clean.tensor).unbind(-1)
+    return clean, hidden
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Raises: ValueError: ``batch_size`` is neither None nor a whole number from 1."""
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"batch_size must be a whole number from 1, or None, got {batch_size!r}")
