@@ -12,12 +12,14 @@ from torchvision.models.detection import FasterRCNN
 
 from detxai.adapters.adapter import Adapter
 from detxai.adapters.faster_rcnn import FasterRCNNAdapter
+from detxai.adapters.function import FunctionAdapter, is_function
 from detxai.adapters.yolo import YOLOAdapter, is_yolo
 
 ENTRY_POINTS = "detxai.adapters"
 SUPPORTED = (
     "a torchvision FasterRCNN (also Mask and Keypoint R-CNN), an ultralytics YOLO or its DetectionModel, the path of "
-    f"a YOLO .pt file, or a model of a family registered under the entry points {ENTRY_POINTS!r}"
+    f"a YOLO .pt file, a model of a family registered under the entry points {ENTRY_POINTS!r}, or a function from a "
+    "list of images to their detections"
 )
 
 
@@ -33,7 +35,9 @@ def wrap(
 
     Args:
         model: a torchvision ``FasterRCNN``; an ultralytics ``YOLO``, its ``DetectionModel`` or the path of its
-            ``.pt`` file; or a model of a registered family. Data-parallel and compiled wrappers are looked through.
+            ``.pt`` file; a model of a registered family; or, for any other detector (an ONNX session, an engine, a web
+            service), a plain function from a list of uint8 (H, W, 3) RGB arrays to a list of their detections: see
+            ``detxai.adapters.function.FunctionAdapter``. Data-parallel and compiled wrappers are looked through.
             Names that ``detxai.adapters.loading.load_detector`` knows work too.
         class_names: label -> name; default: the model's own.
         options: the family's further options, such as YOLO's ``input_size``.
@@ -57,7 +61,10 @@ def wrap(
         adapter = family.load()(model, class_names=class_names, **options)
         if adapter is not None:
             return _checked(adapter, family.name)
-    raise TypeError(f"model must be {SUPPORTED}; got {type(model).__module__}.{type(model).__qualname__}")
+    if is_function(model):
+        return FunctionAdapter(model, class_names=class_names, **options)
+    kind, what = (model, "the class ") if isinstance(model, type) else (type(model), "")
+    raise TypeError(f"model must be {SUPPORTED}; got {what}{kind.__module__}.{kind.__qualname__}")
 
 
 def _innermost(model: Any) -> Any:
