@@ -1,0 +1,141 @@
+"""Which of the detector's labels is which category of the annotation file: resolved once, checked and told."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from detxai.adapters.adapter import Adapter
+from detxai.formats import category_names
+
+log = logging.getLogger(__name__)
+
+BY_NAME, BY_ID = "by-name", "by-id"
+
+
+def label_to_category(
+    detector: Adapter, annotations: Any, labels: str | PathLike[str] | Mapping[Any, Any] | None = None
+) -> dict[int, int]:
+    """Label -> category id.
+
+    Args:
+        detector: whose labels.
+        annotations: a ``COCO``; every category that has annotations must get a label, unless ``labels`` spells the
+            pairs out.
+        labels: ``"by-name"``: equal class names, case aside; ``"by-id"``: labels *are* category ids, as in
+            torchvision's 91-class models; a mapping, or a JSON file of one, from label or class name to category id
+            or name, which leaves out whatever it does not name. None: by name where the detector has names, else by
+            id.
+
+    Raises:
+        ValueError: names or ids do not agree; the message lists both sides.
+        FileNotFoundError: no such file.
+    """
+    names = category_names(annotations.dataset["categories"])
+    needed = {annotation["category_id"] for annotation in annotations.anns.values()}
+    known = detector.class_names or {label: str(label) for label in _labels_seen(detector)}
+    if isinstance(labels, Mapping):
+        return _told(_spelled_out(labels, known, names), known, names)
+    chosen = (BY_NAME if detector.class_names else BY_ID) if labels is None else str(labels)
+    if chosen not in (BY_NAME, BY_ID):
+        return _told(_spelled_out(_read_pairs(Path(chosen)), known, names), known, names)
+    pairs = {label: label for label in known if label in names} if chosen == BY_ID else _by_name(known, names)
+    missing = sorted(needed - set(pairs.values()))
+    if missing:
+        raise ValueError(_mismatch(chosen, missing, pairs, known, names))
+    return _told(pairs, known, names)
+
+
+def _labels_seen(detector: Adapter) -> list[int]:
+    """The labels of a detector without class names: what it answers for a small black image."""
+    with torch.no_grad():
+        labels = detector.candidates(np.zeros((64, 64, 3), dtype=np.uint8)).labels
+    return [int(label) for label in labels]
+
+
+def _by_name(known: Mapping[int, str], names: Mapping[int, str]) -> dict[int, int]:
+    by_name: dict[str, list[int]] = {}
+    for label, name in known.items():
+        by_name.setdefault(_plain(name), []).append(label)
+    pairs: dict[int, int] = {}
+    for category, name in names.items():
+        labels = by_name.get(_plain(name), [])
+        if len(labels) > 1:  # torchvision has several "N/A", which no category is called
+            raise ValueError(f"labels: the detector's labels {labels} are all called {name!r}; give --labels FILE")
+        if labels:
+            if labels[0] in pairs:
+                raise ValueError(f"labels: the categories {pairs[labels[0]]} and {category} are both called {name!r}")
+            pairs[labels[0]] = category
+    return pairs
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def _read_pairs(path: Path) -> Mapping[Any, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"labels must be {BY_NAME}, {BY_ID} or a JSON file; no such file: {path}")
+    try:
+        pairs = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"labels: {path} is no JSON: {error}") from error
+    if not isinstance(pairs, dict) or not pairs:
+        raise ValueError(f"labels: {path} must map labels or class names to category ids or names")
+    return pairs
+
+
+def _spelled_out(pairs: Mapping[Any, Any], known: Mapping[int, str], names: Mapping[int, str]) -> dict[int, int]:
+    resolved = {
+        _number(label, known, "label or class name of the detector"): _number(category, names, "category id or name")
+        for label, category in pairs.items()
+    }
+    if len(resolved) < len(pairs) or len(set(resolved.values())) < len(resolved):
+        raise ValueError(f"labels must pair every label with a category of its own, got {dict(pairs)}")
+    return resolved
+
+
+def _number(value: Any, names: Mapping[int, str], what: str) -> int:
+    for number, name in names.items():
+        if value == name or str(value) == str(number):
+            return number
+    raise ValueError(f"labels: {value!r} is no {what}; there are {_listed(names, names)}")
+
+
+def _mismatch(
+    how: str, missing: Sequence[int], pairs: Mapping[int, int], known: Mapping[int, str], names: Mapping[int, str]
+) -> str:
+    free = [label for label in known if label not in pairs]
+    return (
+        f"labels: {len(missing)} annotated categories have no label of the detector ({how}): "
+        f"{_listed(names, missing)}; the detector's labels without a category: {_listed(known, free)}. "
+        "Give --labels by-name, by-id, or a JSON file that maps labels to categories"
+    )
+
+
+def _listed(names: Mapping[int, str], which: Collection[int], most: int = 100) -> str:
+    shown = ", ".join(f"{number} {names[number]}" for number in list(which)[:most])
+    return (shown or "none") + (", ..." if len(which) > most else "")
+
+
+def _told(pairs: dict[int, int], known: Mapping[int, str], names: Mapping[int, str]) -> dict[int, int]:
+    """The pairs, after a line in the log about what is left out."""
+    without_label = [category for category in names if category not in pairs.values()]
+    without_category = [label for label in known if label not in pairs]
+    log.info("%d labels have a category", len(pairs))
+    if without_label:
+        log.warning("categories without a label, left out of the explanations: %s", _listed(names, without_label))
+    if without_category:
+        log.info("labels without a category, never counted: %s", _listed(known, without_category))
+    different = [label for label, category in pairs.items() if _plain(known[label]) != _plain(names[category])]
+    if different and any(not known[label].isdigit() for label in different):
+        shown = ", ".join(f"{label} {known[label]} = {pairs[label]} {names[pairs[label]]}" for label in different[:8])
+        log.warning("labels and categories are paired although their names differ: %s", shown)
+    return pairs

@@ -1,0 +1,197 @@
+"""What became of each prediction and annotation: found, or lost in one of TIDE's ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from detxai.coco.matching import Matching
+
+Kind = Literal[
+    "true_positive", "localisation", "classification", "both", "duplicate", "background", "missed", "ignored"
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+FALSE_POSITIVES: tuple[Kind, ...] = ("localisation", "classification", "both", "duplicate", "background")
+ERRORS: tuple[Kind, ...] = (*FALSE_POSITIVES, "missed")
+BACKGROUND_IOU = 0.1  # TIDE's t_b: a box that overlaps nothing by more lies on the background
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prediction, or one annotation that no prediction found, and what became of it.
+
+    Attributes:
+        image_id: the image, as in the annotation file.
+        category_id: the class predicted, or the missed annotation's.
+        box: xyxy, pixels of the original image.
+        kind: ``true_positive``, one of TIDE's five kinds of false positive, ``missed``, or ``ignored`` (on a crowd).
+        score: the prediction's; None for a missed annotation.
+        prediction_id: place in the predictions file, counted from 1; None for a missed annotation.
+        annotation_id: the annotation found, missed, or meant: for a false positive the one that makes it of its kind;
+            None for one on the background.
+        annotation_box: that annotation's box, xyxy.
+        annotation_category_id: and its class.
+        iou: of the two boxes; for a false positive on the background, the largest with any annotation.
+        area: square pixels: an annotation's own ``area``, a prediction's box.
+        covered_by: for a missed annotation, the misplaced or misclassified prediction that meant it: TIDE then counts
+            that error and not the miss.
+    """
+
+    image_id: int
+    category_id: int
+    box: Box
+    kind: Kind
+    score: float | None = None
+    prediction_id: int | None = None
+    annotation_id: int | None = None
+    annotation_box: Box | None = None
+    annotation_category_id: int | None = None
+    iou: float | None = None
+    area: float = 0.0
+    covered_by: int | None = None
+
+
+def cases(annotations: Any, predictions: Any, matched: Matching) -> list[Case]:
+    """Every prediction that COCOeval counts, and every annotation it says nobody found, image by image.
+
+    Predictions beyond COCOeval's ``maxDets`` are left out, as COCOeval leaves them out.
+
+    Source: Bolya et al., 2020, TIDE (ECCV), section 2.2, asked in the order of its reference implementation:
+    localisation (same class, ``0.1 <= IoU <= iou``), classification (another class, ``IoU >= iou``), duplicate (same
+    class, already found), background (no IoU above 0.1), both. Which predictions are false positives is COCOeval's
+    answer.
+    """
+    found: list[Case] = []
+    for image_id in sorted(annotations.imgs):
+        image = _Image.of(image_id, annotations, predictions, matched)
+        lost = [image.prediction(place) for place in range(len(image.predictions))]
+        found += lost
+        found += image.missed(lost)
+    return found
+
+
+@dataclass(frozen=True)
+class _Image:
+    """The boxes of one image: predictions that count, and annotations that are no crowd and not ignored."""
+
+    image_id: int
+    predictions: Sequence[dict[str, Any]]
+    annotations: Sequence[dict[str, Any]]
+    ious: npt.NDArray[np.float64]  # (predictions, annotations)
+    matched: Matching
+    every_annotation: dict[int, dict[str, Any]]
+
+    @classmethod
+    def of(cls, image_id: int, annotations: Any, predictions: Any, matched: Matching) -> _Image:
+        counted = [p for p in predictions.imgToAnns.get(image_id, []) if p["id"] in matched.predictions]
+        truths = [
+            a
+            for a in annotations.imgToAnns.get(image_id, [])
+            if a["id"] in matched.annotations and a["id"] not in matched.ignored_annotations
+        ]
+        return cls(image_id, counted, truths, box_ious(counted, truths), matched, annotations.anns)
+
+    def prediction(self, place: int) -> Case:
+        """What became of one prediction."""
+        number = self.predictions[place]["id"]
+        found = self.matched.predictions[number]
+        if found:
+            truth = self.every_annotation[found]
+            kind: Kind = "ignored" if number in self.matched.ignored_predictions else "true_positive"
+            crowd = bool(truth.get("iscrowd", 0))
+            return self._case(
+                place, kind, truth, float(box_ious([self.predictions[place]], [truth], crowd=crowd)[0, 0])
+            )
+        if number in self.matched.ignored_predictions:
+            return self._case(place, "ignored", None, None)
+        kind, meant = self._error(place)
+        largest = float(self.ious[place].max()) if self.annotations else 0.0
+        if meant is None:
+            return self._case(place, kind, None, largest)
+        return self._case(place, kind, self.annotations[meant], float(self.ious[place, meant]))
+
+    def _error(self, place: int) -> tuple[Kind, int | None]:
+        """The kind of a false positive, and which annotation makes it so."""
+        if not self.annotations:
+            return "background", None
+        iou, row = self.matched.iou, self.ious[place]
+        same = np.array([a["category_id"] == self.predictions[place]["category_id"] for a in self.annotations])
+        taken = np.array([bool(self.matched.annotations[a["id"]]) for a in self.annotations])
+        own, other, own_taken = (np.where(mask, row, 0.0) for mask in (same, ~same, same & taken))
+        if BACKGROUND_IOU <= own.max() <= iou:
+            return "localisation", int(own.argmax())
+        if other.max() >= iou:
+            return "classification", int(other.argmax())
+        if own_taken.max() >= iou:
+            return "duplicate", int(own_taken.argmax())
+        if row.max() <= BACKGROUND_IOU:
+            return "background", None
+        return "both", int(row.argmax())
+
+    def _case(self, place: int, kind: Kind, truth: dict[str, Any] | None, iou: float | None) -> Case:
+        prediction = self.predictions[place]
+        return Case(
+            self.image_id,
+            prediction["category_id"],
+            xyxy(prediction["bbox"]),
+            kind,
+            score=float(prediction["score"]),
+            prediction_id=prediction["id"],
+            annotation_id=None if truth is None else truth["id"],
+            annotation_box=None if truth is None else xyxy(truth["bbox"]),
+            annotation_category_id=None if truth is None else truth["category_id"],
+            iou=iou,
+            area=float(prediction["area"]),
+        )
+
+    def missed(self, lost: Sequence[Case]) -> Iterator[Case]:
+        """The annotations of this image that no prediction found."""
+        covered: dict[int, int] = {}
+        for case in lost:  # in the order of the file; TIDE asks only whether there is one
+            if case.kind in ("localisation", "classification"):
+                covered.setdefault(case.annotation_id or 0, case.prediction_id or 0)
+        for truth in self.annotations:
+            if not self.matched.annotations[truth["id"]]:
+                box, category = xyxy(truth["bbox"]), truth["category_id"]
+                yield Case(
+                    self.image_id,
+                    category,
+                    box,
+                    "missed",
+                    annotation_id=truth["id"],
+                    annotation_box=box,
+                    annotation_category_id=category,
+                    area=float(truth["area"]),
+                    covered_by=covered.get(truth["id"]),
+                )
+
+
+def box_ious(
+    first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], *, crowd: bool = False
+) -> npt.NDArray[np.float64]:
+    """(len(first), len(second)) IoUs of COCO records, by pycocotools' own arithmetic.
+
+    With ``crowd``, the intersection's share of the first box, as COCOeval measures against a crowd.
+    """
+    from pycocotools import mask
+
+    if not first or not second:
+        return np.zeros((len(first), len(second)))
+    boxes = [np.array([record["bbox"] for record in records], dtype=np.float64) for records in (first, second)]
+    return np.asarray(mask.iou(*boxes, [int(crowd)] * len(second)), dtype=np.float64)
+
+
+def xyxy(bbox: Sequence[float]) -> Box:
+    """COCO's x, y, width, height as x1, y1, x2, y2.
+
+    >>> xyxy([10, 20, 30, 40])
+    (10.0, 20.0, 40.0, 60.0)
+    """
+    x, y, width, height = (float(side) for side in bbox)
+    return x, y, x + width, y + height
