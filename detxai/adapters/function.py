@@ -52,6 +52,14 @@ class FunctionAdapter(Adapter):
 
     Raises:
         TypeError: ``function`` cannot be called, or is a class or a module.
+
+    Example:
+        ultralytics runs its exports itself, and takes arrays as BGR:
+
+        >>> engine = YOLO("yolo11n.engine")                                        # doctest: +SKIP
+        >>> def detect(images):                                                    # doctest: +SKIP
+        ...     return engine.predict([image[..., ::-1] for image in images], conf=0.05)
+        >>> detector = detxai.wrap(detect)                                         # doctest: +SKIP
     """
 
     family = "function"

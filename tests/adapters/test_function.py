@@ -202,6 +202,22 @@ def test_ultralytics_results_are_an_answer() -> None:
     assert torch.equal(found.boxes, FOUND.boxes)
 
 
+def test_a_yolos_own_predict_is_a_function() -> None:
+    pytest.importorskip("ultralytics")
+    from yolo_seeded import bus, differences, predicted, seeded
+
+    yolo = seeded("v8")
+    detector = detxai.wrap(
+        lambda images: yolo.predict([image[..., ::-1] for image in images], conf=0.05, verbose=False)
+    )
+    found = detector.detect(bus())
+    assert len(found) >= 3
+    assert max(differences(predicted(yolo, bus()), found)) <= 1e-4
+    candidates = detector.candidates([bus(), bus()])
+    assert torch.equal(candidates.boxes[0], candidates.boxes[1])
+    assert int((candidates.objectness[0] > 0).sum()) > len(found)
+
+
 def test_names_given_go_before_names_in_the_answers() -> None:
     def named(images: Arrays) -> list[Detections]:
         return [FOUND] * len(images)
