@@ -7,11 +7,12 @@ from detxai.adapters.registry import wrap
 from detxai.detections import Candidates, Detections
 from detxai.explain import explain
 from detxai.explanation import Explanation
-from detxai.methods import AblationCAM, EigenCAM
+from detxai.methods import DRISE, AblationCAM, EigenCAM
 
 __version__ = version("detxai")
 
 __all__ = [
+    "DRISE",
     "AblationCAM",
     "Candidates",
     "Detections",

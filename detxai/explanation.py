@@ -48,9 +48,13 @@ class Explanation:
         channel_effects: (C,) the drop of the score for each channel ablated, levels in pyramid order; NaN where a
             channel was not ablated; None where the method ablates no channels.
         model: what was explained: family, layers and the like.
+        standard_error: (H, W) float32, how far ``values`` may be off for having been sampled; None where they are not
+            random.
+        partial: True where the work was interrupted and this is what had been done by then.
+        details: what the run came to, as JSON can hold it: such as how many masks were used.
 
     Raises:
-        ValueError: ``values`` is not (H, W) of the image, or not finite.
+        ValueError: ``values`` or ``standard_error`` is not (H, W) of the image, or not finite.
     """
 
     values: npt.NDArray[np.float32]
@@ -61,16 +65,23 @@ class Explanation:
     detection: Detections | None = None
     channel_effects: Tensor | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
+    standard_error: npt.NDArray[np.float32] | None = None
+    partial: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        values = self.values.detach().cpu().numpy() if isinstance(self.values, Tensor) else np.asarray(self.values)
-        object.__setattr__(self, "values", np.ascontiguousarray(values, dtype=np.float32))
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
             raise ValueError(f"image must be uint8 (H, W, 3), got {self.image.dtype} {self.image.shape}")
-        if self.values.shape != self.image.shape[:2]:
-            raise ValueError(f"values must have the image's shape {self.image.shape[:2]}, got {self.values.shape}")
-        if not np.isfinite(self.values).all():
-            raise ValueError("values must be finite, got NaN or infinity")
+        for name in ("values", "standard_error"):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            array = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+            if array.shape != self.image.shape[:2]:
+                raise ValueError(f"{name} must have the image's shape {self.image.shape[:2]}, got {array.shape}")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} must be finite, got NaN or infinity")
+            object.__setattr__(self, name, np.ascontiguousarray(array, dtype=np.float32))
         if self.detection is not None and len(self.detection) != 1:
             raise ValueError(f"detection must be Detections of length 1, got {len(self.detection)}")
 
@@ -110,7 +121,7 @@ class Explanation:
 
         Args:
             path: ends in ``.npz``; its folder must exist. ``numpy.load(path)["values"]`` reads the map back (no
-                pickle); ``channel_effects`` is there too where the method has them.
+                pickle); ``standard_error`` and ``channel_effects`` are there too where the method has them.
             extra: further entries for the ``.json``, such as the image's file name.
 
         Returns:
@@ -122,6 +133,8 @@ class Explanation:
         if not path.parent.is_dir():
             raise FileNotFoundError(f"path: no such folder: {path.parent}")
         arrays: dict[str, npt.NDArray[Any]] = {"values": self.values}
+        if self.standard_error is not None:
+            arrays["standard_error"] = self.standard_error
         if self.channel_effects is not None:
             arrays["channel_effects"] = self.channel_effects.detach().cpu().numpy()
         with replacing(path) as temporary, temporary.open("wb") as file:
@@ -140,6 +153,8 @@ class Explanation:
             "image": {"height": height, "width": width, "sha256": hashlib.sha256(self.image.tobytes()).hexdigest()},
             "model": plain(self.model),
             "cost": asdict(self.cost),
+            "partial": self.partial,
+            "details": plain(self.details),
             "versions": {name: _version(name) for name in ("detxai", "torch", "torchvision", "ultralytics")},
         }
 

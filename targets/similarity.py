@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detxai.detections import Candidates
-from detxai.targets.target import BoxTarget, Match
+from detxai.detections import Candidates, Detections
+from detxai.targets.target import BoxTarget, Match, match_candidates
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,26 @@ class SimilarityTarget(BoxTarget):
             if vector.ndim != 1 or not bool(torch.isfinite(vector).all()) or bool((vector < 0).any()):
                 raise ValueError(f"class_scores must be (C,) finite and not negative, got {tuple(vector.shape)}")
             object.__setattr__(self, "class_scores", tuple(vector.tolist()))
+
+    @classmethod
+    def seen_in(cls, candidates: Candidates, detections: Detections, **settings: Any) -> list[SimilarityTarget]:
+        """One target for each detection, with the class vector of the candidate that it came from.
+
+        That is the candidate of the largest ``IoU(box, box_j) * p_j(label)``. Where the candidates are detections,
+        which have no class vectors, the targets have none either.
+
+        Args:
+            candidates: of one image, the one that the detections are of.
+            detections: N of them.
+            settings: further arguments of the target.
+        """
+        plain = cls.of(detections, **settings)
+        if candidates.final or candidates.boxes.shape[1] == 0 or not plain:
+            return plain
+        match = match_candidates(plain, candidates)
+        origin = (match.iou * match.score).flatten(1).argmax(1)
+        vectors = candidates.class_scores[0, origin].detach().cpu()
+        return [replace(target, class_scores=vector) for target, vector in zip(plain, vectors, strict=True)]
 
     @classmethod
     def score(cls, targets: Sequence[Any], match: Match, candidates: Candidates) -> Tensor:

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 CPU_MOST = 8  # past this a CPU only streams its caches (HOTPATH: no gain from 8 to 16 channels a batch)
 GPU_MOST = 256
+ACTIVATIONS = 64  # bytes that a full pass holds at its fullest, per byte of its input image
 SHARE_OF_FREE = 0.5  # the estimate of what an ablation needs leaves out allocator slack and fragmentation
 
 
@@ -49,6 +50,11 @@ def batch_size_for(device: torch.device, bytes_each: int) -> int:
     """How many items of ``bytes_each`` fit the free memory of ``device``; at least 1."""
     most = CPU_MOST if device.type == "cpu" else GPU_MOST
     return max(1, min(most, int(free_memory(device) * SHARE_OF_FREE) // max(bytes_each, 1)))
+
+
+def images_at_once(images: Tensor) -> int:
+    """How many images like those of a prepared batch (B, 3, h, w) a full pass takes at once."""
+    return batch_size_for(images.device, ACTIVATIONS * images[0].numel() * images.element_size())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,8 +1,9 @@
 """Explanation methods, one file each."""
 
 from detxai.methods.ablation_cam import AblationCAM
+from detxai.methods.d_rise import DRISE
 from detxai.methods.eigen_cam import EigenCAM
 
-METHODS = {method.name: method for method in (AblationCAM, EigenCAM)}
+METHODS = {method.name: method for method in (AblationCAM, DRISE, EigenCAM)}
 
-__all__ = ["METHODS", "AblationCAM", "EigenCAM"]
+__all__ = ["DRISE", "METHODS", "AblationCAM", "EigenCAM"]

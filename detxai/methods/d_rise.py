@@ -1,0 +1,230 @@
+"""D-RISE: what does a random view of the image have to show for the box to be found?"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from detxai.adapters.adapter import Adapter
+from detxai.detections import Detections
+from detxai.engine.ablation import autocast
+from detxai.engine.estimating import NORMALISATIONS, Estimate, Lattice, Normalisation, estimate
+from detxai.engine.masks import RiseMasks
+from detxai.engine.perturbing import Canvas, Filling
+from detxai.engine.sampling import scores_under
+from detxai.explanation import Cost, Explanation, settings_of
+from detxai.images import Image
+from detxai.targets import SimilarityTarget, Target, score_targets
+
+log = logging.getLogger(__name__)
+
+FEWEST = 256  # masks before "auto" looks for the first time; the error of fewer is itself too uncertain
+GROWTH = 1.25  # masks between two looks, as a factor
+WORTH_KEEPING = 16  # masks below which an interrupted run has nothing to show
+CELLS_A_BOX = 2  # cells across the smallest box, so that its parts can be told apart
+CELLS = (5, 24)  # across the shorter side: at least, at most
+
+
+@dataclass(frozen=True)
+class DRISE:
+    """Each pixel weighed by the detections that random views of the image still give where they show it.
+
+    The image is seen through random smooth masks M; ``w`` is how similar anything is that the detector then sees to
+    the detection in question. ``values = Cov(w, M(x)) / Var(M(x))``: how much more score comes with a pixel that is
+    shown, in units of the score. One set of masked images serves all detections. It needs nothing but inputs and
+    outputs, so it explains any detector (``detxai.wrap(function)``).
+
+    Args:
+        n_masks: how many masks, at least 16; or ``"auto"``: until ``tolerance`` holds for every detection.
+        seed: of the masks; mask number i depends on (seed, i) alone, so batch size and stopping change nothing.
+        tolerance: for ``"auto"``, in (0, 1): stop when the map of another seed would correlate with this one by
+            1 - ``tolerance`` or more, for every detection. It is estimated from the standard errors.
+        most_masks: where ``"auto"`` stops anyway.
+        grid: cells of a mask, (rows, columns) or one number for both; None: square cells of half the smallest box
+            (the square root of its area), at least 5 and at most 24 across the image's shorter side.
+        p: probability that a cell shows the image, in (0, 1). Raise it where the detector finds little.
+        fill: what is seen where the image is hidden: ``"black"`` (the paper), ``"mean"``, ``"blur"``, ``"noise"`` or
+            an RGB colour in [0, 1].
+        target: from a detection's box and label to the question asked of it; the default takes the class vector of
+            the candidate behind each detection.
+        normalisation: see ``detxai.engine.estimating.estimate``; ``"sum"`` is the paper's.
+        variance_reduction: ``"linear"`` predicts part of each score from its mask and leaves only the rest to chance,
+            without bias (a quarter of the masks do: BENCHMARKS.md); ``"none"``. For ``"slope"`` only.
+        batch_size: masked images at once; None: what fits the device.
+        precision: ``"full"`` (the model's own), ``"bf16"`` or ``"fp16"`` autocast.
+        channels_last: hand the detector its images in that memory format.
+        progress: a bar; None: where standard error is a terminal.
+
+    Source: Petsiuk et al., 2021, D-RISE (CVPR), section 3; masks of RISE (BMVC 2018). Differs in the normalisation,
+    the class vectors from before suppression, the standard errors and the control variate.
+    """
+
+    name: ClassVar[str] = "d_rise"
+    asks_about_boxes: ClassVar[bool] = True
+
+    n_masks: int | Literal["auto"] = 1000
+    seed: int = 0
+    tolerance: float = 0.05
+    most_masks: int = 10_000
+    grid: int | tuple[int, int] | None = None
+    p: float = 0.5
+    fill: Filling | Sequence[float] = "black"
+    target: Callable[[Any, int], Target] = SimilarityTarget
+    normalisation: Normalisation = "slope"
+    variance_reduction: Literal["linear", "none"] = "linear"
+    batch_size: int | None = None
+    precision: str = "full"
+    channels_last: bool = False
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_masks != "auto" and (not isinstance(self.n_masks, int) or self.n_masks < WORTH_KEEPING):
+            raise ValueError(f"n_masks must be a whole number from {WORTH_KEEPING}, or 'auto', got {self.n_masks!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise TypeError(f"seed must be a whole number, got {self.seed!r}")
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance must lie in (0, 1), got {self.tolerance}")
+        if not isinstance(self.most_masks, int) or self.most_masks < FEWEST:
+            raise ValueError(f"most_masks must be a whole number from {FEWEST}, got {self.most_masks!r}")
+        grid = (self.grid, self.grid) if isinstance(self.grid, int) else self.grid
+        if grid is not None and (len(grid) != 2 or not all(isinstance(n, int) and n > 0 for n in grid)):
+            raise ValueError(f"grid must be (rows, columns), both from 1, or one number, got {self.grid!r}")
+        object.__setattr__(self, "grid", None if grid is None else tuple(grid))
+        if not 0 < self.p < 1:
+            raise ValueError(f"p must lie in (0, 1), got {self.p}")
+        if not callable(self.target):
+            raise TypeError(f"target must be callable with a box and a label, got {type(self.target).__name__}")
+        if self.normalisation not in NORMALISATIONS:
+            raise ValueError(f"normalisation must be one of {NORMALISATIONS}, got {self.normalisation!r}")
+        if self.variance_reduction not in ("linear", "none"):
+            raise ValueError(f"variance_reduction must be 'linear' or 'none', got {self.variance_reduction!r}")
+        if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
+            raise ValueError(f"batch_size must be a whole number from 1, or None, got {self.batch_size!r}")
+        autocast(torch.device("cpu"), self.precision)
+
+    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+        """One explanation for each detection, with the standard error of every pixel.
+
+        Ctrl-C after the first masks ends the work and gives what there is, marked as ``partial``.
+
+        Raises:
+            ValueError: a setting or a label is wrong.
+        """
+        start = time.perf_counter()
+        if len(detections) == 0:
+            return []
+        canvas = Canvas.of(detector, image, self.fill, self.seed)
+        lattice = Lattice(RiseMasks(canvas.size, self._grid(canvas, detections), self.seed, self.p))
+        targets, clean = self._questions(detector, canvas, detections)
+        scores, partial = self._scores(detector, canvas, lattice, targets)
+        found = self.estimate(scores, lattice)
+        for place in (scores == 0).all(1).nonzero().flatten().tolist():
+            log.warning("%s scores 0 under every mask, so its map is empty: raise p", detections.name(place))
+        size = canvas.geometry.image_size
+        values, errors = (lattice.to_pixels(one, size).cpu().numpy() for one in (found.values, found.standard_error))
+        agreement, clean_scores = found.expected_correlation.tolist(), clean.tolist()
+        run = {"n_masks": scores.shape[1], "grid": list(lattice.masks.grid)}
+        cost = Cost(time.perf_counter() - start, forward_passes=1 + scores.shape[1])
+        return [
+            Explanation(
+                values[i],
+                canvas.clean.images[0],
+                self.name,
+                settings_of(self),
+                cost,
+                detections[i],
+                model=detector.describe(),
+                standard_error=errors[i],
+                partial=partial,
+                details={**run, "clean_score": clean_scores[i], "expected_correlation": agreement[i]},
+            )
+            for i in range(len(detections))
+        ]
+
+    def estimate(self, scores: Tensor, lattice: Lattice) -> Estimate:
+        """The maps on the lattice, from the scores (T, n) under its masks 0 to n - 1."""
+        return estimate(scores, lattice, self.normalisation, control_variate=self.variance_reduction == "linear")
+
+    def _grid(self, canvas: Canvas, detections: Detections) -> tuple[int, int]:
+        if self.grid is not None:
+            return self.grid  # type: ignore[return-value]  # __post_init__ made it a pair
+        scale_y, scale_x = canvas.geometry.scale
+        width, height = (detections.boxes[:, 2:] - detections.boxes[:, :2]).unbind(1)
+        smallest = float((width * scale_x * height * scale_y).sqrt().min())
+        fewest, most = CELLS
+        shorter = min(canvas.size)
+        cell = min(max(smallest / CELLS_A_BOX, shorter / most), shorter / fewest)
+        return round(canvas.size[0] / cell), round(canvas.size[1] / cell)
+
+    def _questions(self, detector: Adapter, canvas: Canvas, detections: Detections) -> tuple[list[Target], Tensor]:
+        """The targets, and their scores (T,) on the whole image."""
+        with torch.no_grad():
+            candidates = detector.candidates(canvas.clean)
+        targets: list[Target] = []
+        if self.target is SimilarityTarget:
+            targets += SimilarityTarget.seen_in(candidates, detections)
+        else:
+            pairs = zip(detections.boxes.tolist(), detections.labels.tolist(), strict=True)
+            targets += [self.target(box, label) for box, label in pairs]
+        return targets, score_targets(targets, candidates)[:, 0]
+
+    def _scores(
+        self, detector: Adapter, canvas: Canvas, lattice: Lattice, targets: Sequence[Target]
+    ) -> tuple[Tensor, bool]:
+        """The scores (T, n) under masks 0 to n - 1, and whether they are fewer than asked for."""
+        most = self.most_masks if self.n_masks == "auto" else self.n_masks
+        scores = torch.zeros(len(targets), most, device=canvas.clean.tensor.device)
+        done = 0
+        with self._bar(most) as bar:
+            try:
+                for stop in _looks(most) if self.n_masks == "auto" or not bar.disable else [most]:
+                    first = done
+                    for place, answer in scores_under(
+                        lattice.masks,
+                        range(first, stop),
+                        detector,
+                        canvas,
+                        targets,
+                        batch_size=self.batch_size,
+                        precision=self.precision,
+                        channels_last=self.channels_last,
+                    ):
+                        done = first + place + answer.shape[1]
+                        scores[:, first + place : done] = answer
+                        bar.update(answer.shape[1])
+                    if stop < most and self._agrees(scores[:, :done], lattice, bar):
+                        break
+            except KeyboardInterrupt:
+                if done < WORTH_KEEPING:
+                    raise
+                return scores[:, :done], True
+        return scores[:, :done], False
+
+    def _agrees(self, scores: Tensor, lattice: Lattice, bar: tqdm) -> bool:
+        agreement = float(self.estimate(scores, lattice).expected_correlation.min())
+        bar.set_postfix(expected_correlation=f"{agreement:.2f}")
+        return self.n_masks == "auto" and agreement >= 1 - self.tolerance
+
+    def _bar(self, n: int) -> tqdm:
+        hidden = not sys.stderr.isatty() if self.progress is None else not self.progress
+        return tqdm(total=n, desc="masking", unit="mask", disable=hidden, leave=False)
+
+
+def _looks(most: int) -> list[int]:
+    """After how many masks to look at the map: the same for every batch size.
+
+    >>> _looks(500)
+    [256, 320, 400, 500]
+    """
+    looks = [FEWEST]
+    while looks[-1] < most:
+        looks.append(round(looks[-1] * GROWTH))
+    return [*[n for n in looks if n < most], most]
