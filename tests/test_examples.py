@@ -57,3 +57,12 @@ def test_grad_cam_on_a_yolo(tmp_path: Path, image: Path) -> None:
         "grad_cam_with_detxai.py", "--model", f"{factory}:build", "--image", image, "--score-threshold", 0, "--out", out
     )
     assert {file.stem for file in out.iterdir()} == {"GradCAM", "HiResCAM", "LayerCAM", "EigenCAM"}
+
+
+def test_explain_onnx_agrees_with_pytorch(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    printed = run("explain_onnx.py", "--n-masks", 48, "--out", tmp_path / "out")
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"00.png", "detector.onnx"}
+    assert "house-sun 1.00 · d_rise" in printed
+    assert float(printed.rsplit(maxsplit=1)[-1]) > 0.9999

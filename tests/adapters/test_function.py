@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from detxai.adapters.function import FunctionAdapter
 from detxai.adapters.loading import load_detector
 from detxai.cli import main
 from detxai.detections import Candidates, Detections
+from detxai.engine.masks import RiseMasks
 from detxai.engine.perturbing import Canvas
 from detxai.formats import to_coco_results, to_torchvision, to_ultralytics
 from detxai.targets import BoxScoreTarget, ClassScoreTarget, SimilarityTarget, score_targets
@@ -347,6 +349,31 @@ def test_answers_that_are_none(case: str) -> None:
         detxai.wrap(lambda images: answer).candidates([white(), white()])
 
 
+def test_d_rise_of_a_function_converges_to_what_is_known_in_closed_form() -> None:
+    detector = detxai.wrap(two_lamps)
+    method = detxai.DRISE(n_masks=1000, seed=0, grid=(5, 8))
+    vertical, horizontal = RiseMasks((10, 16), (5, 8)).kernels
+    for explanation, (x1, y1, x2, y2) in zip(method(detector, white(), detector.detect(white())), (LEFT, RIGHT)):
+        # the score is the mean of the mask over the lamp: its slope on a pixel is a mean of the masks' own
+        rows, columns = slice(int(y1), int(y2)), slice(int(x1), int(x2))
+        expected = torch.outer(
+            vertical[rows].mean(0) / vertical.diagonal(), horizontal[columns].mean(0) / horizontal.diagonal()
+        )
+        assert np.abs(explanation.values - expected.numpy()).max() < 0.02
+        assert float(expected.max()) > 0.4
+        assert explanation.model["family"] == "function"
+
+
+def test_d_rise_sees_no_difference_between_a_network_and_a_function_around_it() -> None:
+    inside = detxai.wrap(small_faster_rcnn(min_size=PHOTO.shape[0], max_size=PHOTO.shape[1]))  # input = image
+    detections = inside.detect(PHOTO, 0.1)[:3]
+    method = detxai.DRISE(n_masks=64, seed=0, batch_size=8, grid=5)
+    around = detxai.wrap(lambda images: list(inside.candidates(images)))
+    maps = [np.stack([one.values for one in method(each, PHOTO, detections)]) for each in (inside, around)]
+    # the function sees whole levels of grey, the network the masked image to the last bit
+    assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.99
+
+
 def test_what_the_function_raises_comes_through() -> None:
     class DownError(Exception):
         pass
@@ -429,6 +456,17 @@ def service(tmp_path: Path) -> str:
 def test_a_factory_may_return_a_function(service: str) -> None:
     found = load_detector(service).detect(white())
     assert (found.boxes.tolist(), found.name(0)) == ([LEFT], "lamp")
+
+
+def test_the_command_line_explains_a_function(service: str, tmp_path: Path, capsys: Any) -> None:
+    arguments = ["--model", service, "--method", "d_rise", "--out", str(tmp_path / "out"), "--set", "n_masks=50"]
+    assert main(["explain", str(tmp_path / "white.png"), *arguments, "--json"]) == 0
+    (summary,) = json.loads(capsys.readouterr().out)["images"]
+    assert summary["model"] == {"family": "function", "model": "service.detect", "n_classes": 1}
+    assert [entry["name"] for entry in summary["detections"]] == ["lamp"]
+    values = np.load(tmp_path / "out" / "white" / "00_lamp.npz")["values"]
+    assert values.shape == (10, 16)
+    assert values[1:5, 2:6].mean() > 5 * np.abs(values[:, 10:]).mean()
 
 
 @pytest.mark.parametrize(
