@@ -8,11 +8,13 @@ import sys
 from collections.abc import Sequence
 
 from detxai.commands.bench import add_bench
+from detxai.commands.coco import add_coco
 from detxai.commands.demo import add_demo
+from detxai.commands.evaluate import add_evaluate
 from detxai.commands.explain import add_explain
 from detxai.commands.options import INTERRUPTED, REFUSED, one_line
 
-COMMANDS = (add_explain, add_demo, add_bench)
+COMMANDS = (add_explain, add_demo, add_coco, add_bench, add_evaluate)
 USER_ERRORS = (ValueError, TypeError, LookupError, ImportError, OSError)
 
 

@@ -31,7 +31,12 @@ FLOORS = (  # from the ground up: a floor uses only itself and the floors below 
 )
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 EXCEPTIONS = {("explanation", "render")}  # Explanation.save draws
-MAY_USE_SCENES = {"detxai/adapters/loading.py", "detxai/demo.py", "detxai/demo_page.py"}
+MAY_USE_SCENES = {
+    "detxai/adapters/loading.py",
+    "detxai/demo.py",
+    "detxai/demo_page.py",
+    "detxai/evaluate/scene_photos.py",
+}
 
 
 def sources() -> list[Path]:

@@ -1,0 +1,171 @@
+"""``detxai evaluate``: which method to believe, on a detector and images of the user's own."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detxai.adapters.adapter import Adapter
+from detxai.adapters.loading import load_detector
+from detxai.commands.options import (
+    FAILED,
+    MODEL_HELP,
+    fraction,
+    no_repeats,
+    on_device,
+    read_class_names,
+    setting,
+    shows_progress,
+)
+from detxai.engine.perturbing import FILLINGS
+from detxai.evaluate import Evaluation, coco_photos, evaluate, make_measures, scene_photos
+from detxai.evaluate.contestants import BASELINES, PEERS
+from detxai.evaluate.records import import_pyarrow
+from detxai.evaluate.samples import Photo
+from detxai.evaluate.scene_photos import kinds_of
+from detxai.evaluate.table import rank_table
+from detxai.methods import METHODS
+from detxai.metrics import MEASURES
+from detxai.metrics.case import REFERENCES
+from detxai.metrics.scores import SCORE_FUNCTIONS
+
+
+def add_evaluate(commands: Any) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        "evaluate", help="rank methods on the same detections: a table, results.parquet and index.html; resumable"
+    )
+    command.add_argument("--model", required=True, help=MODEL_HELP)
+    command.add_argument("--weights", type=Path, metavar="FILE", help="a torchvision builder's state_dict")
+    command.add_argument("--class-names", type=Path, metavar="FILE", help="as for explain")
+    command.add_argument(
+        "--methods", required=True, type=_names, metavar="A,B",
+        help=f"{', '.join([*METHODS, *PEERS, *BASELINES])}; other=METHOD lets one compete again, with other settings",
+    )  # fmt: skip
+    command.add_argument("--out", required=True, type=Path, metavar="DIR")
+    _add_images(command)
+    _add_measures(command)
+    command.add_argument("--input-size", type=int, metavar="PIXELS", help="of a YOLO; default: as it was trained")
+    command.add_argument("--device", default=None, help="such as cpu or cuda:0; default: where the model is")
+    command.add_argument("--json", action="store_true", help="print the summary as JSON")
+    command.add_argument("--no-progress", action="store_true", help="no progress bar")
+    command.set_defaults(run=_evaluate)
+    return command
+
+
+def _add_images(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--images", type=Path, metavar="DIR", help="what the annotations' file names start from")
+    command.add_argument("--annotations", type=Path, metavar="FILE", help="a COCO annotation file")
+    command.add_argument(
+        "--scenes", nargs="?", const=(), type=_names, metavar="KIND,...",
+        help="instead of images: scenes whose evidence is known, of these kinds or of all",
+    )  # fmt: skip
+    command.add_argument("--n-scenes", type=int, default=10, metavar="N", help="of each kind; default: 10")
+    command.add_argument("--max-images", type=int, metavar="N", help="a seeded sample; default: all")
+    command.add_argument("--max-detections", type=int, metavar="N", help="a seeded sample over all images")
+    command.add_argument("--score-threshold", type=fraction, default=0.25, metavar="S", help="default: 0.25")
+    command.add_argument("--unmatched", action="store_true", help="also detections of no annotated object")
+    command.add_argument("--seed", type=int, default=0, help="of the samples and the bootstrap; default: 0")
+
+
+def _add_measures(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--measures", type=_names, metavar="A,B",
+        help=f"of {', '.join(MEASURES)}; default: all that need not run the methods again",
+    )  # fmt: skip
+    command.add_argument("--steps", type=int, help="of the curves; default: the measure's own")
+    command.add_argument("--fill", choices=FILLINGS, help="what hidden pixels show; default: the measure's own")
+    command.add_argument("--score", choices=SCORE_FUNCTIONS, help="what is left of a detection; default: class_score")
+    command.add_argument("--reference", choices=REFERENCES, help="whose box is measured against; default: detection")
+    command.add_argument(
+        "--set", action="append", default=[], type=_setting, metavar="WHOSE.NAME=VALUE", dest="settings",
+        help="a setting of a method or measure, such as d_rise.n_masks=200; as often as needed",
+    )  # fmt: skip
+
+
+def _evaluate(given: argparse.Namespace) -> int:
+    import_pyarrow()
+    _check_images(given)
+    settings = _by_owner(given.settings)
+    class_names = None if given.class_names is None else read_class_names(given.class_names)
+    measures = make_measures(
+        given.measures,
+        {name: settings.pop(name) for name in list(settings) if name in MEASURES},
+        steps=given.steps,
+        fill=given.fill,
+        score=given.score,
+        reference=given.reference,
+    )
+    options = {} if given.input_size is None else {"input_size": given.input_size}
+    detector = on_device(
+        load_detector(given.model, weights=given.weights, class_names=class_names, **options), given.device
+    )
+    photos, source = _photos(given, detector)
+    found = evaluate(
+        detector,
+        photos,
+        given.methods,
+        given.out,
+        settings=settings,
+        measures=measures,
+        max_images=given.max_images,
+        max_detections=given.max_detections,
+        score_threshold=given.score_threshold,
+        unmatched=given.unmatched,
+        seed=given.seed,
+        source=source,
+        progress=shows_progress(given),
+    )
+    _report(found, as_json=given.json)
+    return FAILED if found.failures else 0
+
+
+def _report(found: Evaluation, *, as_json: bool) -> None:
+    if as_json:
+        failures = [dict(failure) for failure in found.failures]
+        print(json.dumps({"out": str(found.out), **found.summary.as_json(), "failures": failures}, indent=2))
+        return
+    print(rank_table(found.summary))
+    if found.failures:
+        print(f"\n{len(found.failures)} failures: {found.out / 'failures.json'}")
+    print(f"\nopen {found.out / 'index.html'}")
+
+
+def _check_images(given: argparse.Namespace) -> None:
+    if given.scenes is not None and (given.images is not None or given.annotations is not None):
+        raise ValueError("--scenes takes the place of --images and --annotations, got both")
+    if given.scenes is None and (given.images is None or given.annotations is None):
+        raise ValueError("give --images and --annotations, or --scenes")
+
+
+def _photos(given: argparse.Namespace, detector: Adapter) -> tuple[list[Photo], dict[str, Any]]:
+    """The images, and where they come from, for the record."""
+    if given.scenes is not None:
+        kinds = kinds_of(given.scenes)
+        return scene_photos(detector.class_names, kinds, given.n_scenes), {"scenes": kinds, "n": given.n_scenes}
+    photos = coco_photos(given.images, given.annotations, detector.class_names)
+    digest = hashlib.sha256(given.annotations.read_bytes()).hexdigest()
+    return photos, {"images": given.images.name, "annotations": given.annotations.name, "sha256": digest}
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected names with commas between, got {text!r}")
+    return names
+
+
+def _setting(text: str) -> tuple[str, tuple[str, Any]]:
+    """``whose.name=value``."""
+    owner, dot, _ = text.partition("=")[0].rpartition(".")
+    if not dot or not owner:
+        raise argparse.ArgumentTypeError(f"expected METHOD.NAME=VALUE or MEASURE.NAME=VALUE, got {text!r}")
+    return owner, setting(text[len(owner) + 1 :])
+
+
+def _by_owner(settings: Sequence[tuple[str, tuple[str, Any]]]) -> dict[str, dict[str, Any]]:
+    owners = dict.fromkeys(owner for owner, _ in settings)
+    return {name: no_repeats([entry for owner, entry in settings if owner == name]) for name in owners}

@@ -1,0 +1,121 @@
+"""Maps that no detector was asked for: what a method has to beat, and what it cannot beat."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter
+from detxai.detections import Detections
+from detxai.evaluate.samples import Sample, Truth
+from detxai.explanation import Cost, Explanation, settings_of
+from detxai.images import Image, load_image, to_uint8
+
+
+@dataclass(frozen=True)
+class RandomMap:
+    """Random blobs, another map for each detection: chance.
+
+    Values are uniform on a grid of ``cells x cells``, bilinear between: as smooth as the maps of the methods. White
+    noise would be a different rival, which wrecks an image's texture sooner than any map of an object.
+
+    Args:
+        cells: of the grid, along each side; None: as many as there are pixels.
+        seed: of the draw; the image and the box add to it.
+    """
+
+    name: ClassVar[str] = "random"
+    asks_about_boxes: ClassVar[bool] = True
+
+    cells: int | None = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cells is not None and (not isinstance(self.cells, int) or self.cells < 1):
+            raise ValueError(f"cells must be a whole number from 1, or None, got {self.cells!r}")
+
+    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+        photo = to_uint8(load_image(image))
+        height, width = photo.shape[:2]
+        grid = (height, width) if self.cells is None else (min(self.cells, height), min(self.cells, width))
+        explanations = []
+        for detection in detections:
+            of_box = zlib.crc32(detection.boxes.cpu().numpy().tobytes())
+            dice = np.random.default_rng([self.seed, zlib.crc32(photo.tobytes()), of_box])
+            values = torch.from_numpy(dice.random((1, 1, *grid), dtype=np.float32))
+            smooth = torch.nn.functional.interpolate(values, (height, width), mode="bilinear", align_corners=False)
+            explanations.append(_explanation(self, smooth[0, 0], photo, detection))
+        return explanations
+
+
+@dataclass(frozen=True)
+class BoxMap:
+    """The box itself: 1 inside, 0 outside. It knows where the detector looked, and nothing of why."""
+
+    name: ClassVar[str] = "box"
+    asks_about_boxes: ClassVar[bool] = True
+
+    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+        photo = to_uint8(load_image(image))
+        across, down = _pixel_centres(photo.shape[0], photo.shape[1])
+        explanations = []
+        for detection in detections:
+            x1, y1, x2, y2 = detection.boxes[0].tolist()
+            inside = ((across >= x1) & (across <= x2) & (down >= y1) & (down <= y2)).float()
+            explanations.append(_explanation(self, inside, photo, detection))
+        return explanations
+
+
+@dataclass(frozen=True)
+class BoxCentre:
+    """A hill over the box: ``exp(-(dx / w)^2 - (dy / h)^2)``, with d the distance to the box's centre, w and h half
+    its sides. Objects are mostly in the middle of their boxes, and a map earns nothing by saying so."""
+
+    name: ClassVar[str] = "box_centre"
+    asks_about_boxes: ClassVar[bool] = True
+
+    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+        photo = to_uint8(load_image(image))
+        across, down = _pixel_centres(photo.shape[0], photo.shape[1])
+        explanations = []
+        for detection in detections:
+            x1, y1, x2, y2 = detection.boxes[0].tolist()
+            half_width, half_height = max((x2 - x1) / 2, 0.5), max((y2 - y1) / 2, 0.5)
+            far = ((across - (x1 + x2) / 2) / half_width) ** 2 + ((down - (y1 + y2) / 2) / half_height) ** 2
+            explanations.append(_explanation(self, torch.exp(-far), photo, detection))
+        return explanations
+
+
+@dataclass(frozen=True)
+class PlantedMask:
+    """The evidence that was planted, as a map: the answer itself, which no method can beat. Scenes only."""
+
+    name: ClassVar[str] = "planted"
+    asks_about_boxes: ClassVar[bool] = True
+
+    def maps(self, sample: Sample, truth: Truth) -> Tensor:
+        """(T, H, W), 1 on the evidence of each detection's object and 0 elsewhere.
+
+        Raises:
+            ValueError: the image's evidence is not known.
+        """
+        if truth.evidence is None:
+            raise ValueError("planted: only the evidence of scenes is known; leave this method out, or take --scenes")
+        rows = [truth.evidence[owner] if owner >= 0 else truth.evidence.new_zeros(truth.evidence.shape[1:])
+                for owner in sample.object_of]  # fmt: skip
+        return torch.stack(rows).float()
+
+
+def _pixel_centres(height: int, width: int) -> tuple[Tensor, Tensor]:
+    return torch.arange(width)[None, :] + 0.5, torch.arange(height)[:, None] + 0.5
+
+
+def _explanation(
+    method: RandomMap | BoxMap | BoxCentre, values: Tensor, photo: np.ndarray, detection: Detections
+) -> Explanation:
+    return Explanation(values.numpy(), photo, method.name, settings_of(method), Cost(0.0, 0), detection)

@@ -1,0 +1,82 @@
+"""The methods that compete, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from detxai.evaluate.baselines import BoxCentre, BoxMap, PlantedMask, RandomMap
+from detxai.evaluate.peers import GradCamEigenCAM, LayerCAM, UltralyticsLayerCAM
+from detxai.explain import Method, make_method
+from detxai.methods import METHODS
+
+BASELINES: dict[str, type[Any]] = {kind.name: kind for kind in (RandomMap, BoxMap, BoxCentre, PlantedMask)}
+PEERS: dict[str, type[Any]] = {kind.name: kind for kind in (GradCamEigenCAM, LayerCAM, UltralyticsLayerCAM)}
+CROPPED_BY_CONSTRUCTION = (BoxMap, PlantedMask)
+
+Contestant: TypeAlias = Method | PlantedMask
+Methods: TypeAlias = Sequence[str | Method] | Mapping[str, str | Method]
+
+
+def contestants(methods: Methods, settings: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Contestant]:
+    """What competes, by the name that it goes under.
+
+    Args:
+        methods: names (``d_rise``), names with a name of their own (``fast=ablation_cam``, so that one method may
+            compete with several settings), or methods; or a mapping from names to either.
+        settings: name -> the method's settings.
+
+    Raises:
+        ValueError: an unknown method or setting, a name twice, settings of a method that does not compete, or a name
+            that cannot be part of a file's.
+        TypeError: settings beside a method that has its own.
+    """
+    given = dict(settings or {})
+    named: dict[str, Contestant] = {}
+    for name, method in _named(methods):
+        if name in named:
+            raise ValueError(f"methods must go under different names, got {name!r} twice; write other={name}")
+        if not re.fullmatch(r"[A-Za-z][\w.-]*", name):
+            raise ValueError(f"methods must go under letters, digits, '_', '-' and '.', a letter first, got {name!r}")
+        named[name] = _make(method, dict(given.pop(name, {})))
+    if given:
+        raise ValueError(f"settings are for {', '.join(given)}, but only {', '.join(named)} compete")
+    if not named:
+        raise ValueError("methods must name at least one method, got none")
+    return named
+
+
+def _named(methods: Methods) -> list[tuple[str, str | Method]]:
+    if isinstance(methods, Mapping):
+        return list(methods.items())
+    if isinstance(methods, str):
+        raise TypeError(f"methods must be a list of names, got the text {methods!r}")
+    pairs: list[tuple[str, str | Method]] = []
+    for method in methods:
+        if isinstance(method, str):
+            name, _, kind = method.partition("=")
+            pairs.append((name.strip(), (kind or name).strip()))
+        else:
+            pairs.append((method.name, method))
+    return pairs
+
+
+def _make(method: str | Method, settings: dict[str, Any]) -> Contestant:
+    if not isinstance(method, str) or method in METHODS:
+        if isinstance(method, str) and "progress" in _fields(METHODS[method]):
+            settings.setdefault("progress", False)  # the evaluation's own bar is enough
+        return make_method(method, **settings)
+    kind = {**BASELINES, **PEERS}.get(method)
+    if kind is None:
+        raise ValueError(f"methods must be some of {', '.join([*METHODS, *PEERS, *BASELINES])}; got {method!r}")
+    unknown = sorted(set(settings) - set(_fields(kind)))
+    if unknown:
+        raise ValueError(f"{method} has the settings {_fields(kind)}, got {', '.join(unknown)}")
+    contestant: Contestant = kind(**settings)
+    return contestant
+
+
+def _fields(kind: type[Any]) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]

@@ -1,0 +1,157 @@
+"""One method on one image: its maps, what they took, and every measure of them, detection by detection."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detxai.adapters.adapter import Adapter
+from detxai.detections import Detections
+from detxai.evaluate.baselines import PlantedMask
+from detxai.evaluate.contestants import CROPPED_BY_CONSTRUCTION, Contestant
+from detxai.evaluate.records import as_json, thumbnail
+from detxai.evaluate.samples import Pixels, Sample, Truth
+from detxai.explain import Method
+from detxai.metrics import MEASURES, Case, InsertionDeletion, Measure
+from detxai.metrics.case import Redo
+
+
+def make_measures(
+    measures: Sequence[str | Measure] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    **shared: Any,
+) -> list[Measure]:
+    """Measures with their settings.
+
+    Args:
+        measures: names, or measures; default: all that need not run the method again.
+        settings: name -> settings of that measure alone.
+        shared: settings that every measure takes which has them, such as ``steps``, ``fill`` and ``score``; None
+            leaves the measure's own.
+
+    Raises:
+        ValueError: an unknown measure or setting, or the settings of a measure that is not taken.
+    """
+    given = dict(settings or {})
+    chosen = [name for name in MEASURES if name not in RUN_AGAIN] if measures is None else list(measures)
+    made = []
+    for measure in chosen:
+        if not isinstance(measure, str):
+            made.append(measure)
+            continue
+        if measure not in MEASURES:
+            raise ValueError(f"measures must be some of {', '.join(MEASURES)}; got {measure!r}")
+        kind: Any = MEASURES[measure]
+        names = [part.name for part in dataclasses.fields(kind)]
+        own = dict(given.pop(measure, {}))
+        unknown = sorted(set(own) - set(names))
+        if unknown:
+            raise ValueError(f"{measure} has the settings {names}, got {', '.join(unknown)}")
+        taken = {name: value for name, value in shared.items() if name in names and value is not None}
+        made.append(kind(**{**taken, **own}))
+    if given:
+        raise ValueError(f"settings are for {', '.join(given)}, which is not among the measures")
+    if not made:
+        raise ValueError("measures must name at least one measure, got none")
+    return made
+
+
+RUN_AGAIN: tuple[str, ...] = ("stability", "randomisation", "seed_stability")
+"""Measures that cost a method's own time many times over: only where they are asked for by name."""
+
+
+def make_maps(
+    method: Contestant, detector: Adapter, sample: Sample, image: Pixels, truth: Truth
+) -> tuple[Tensor, float]:
+    """A method's maps (T, H, W) of the sample's detections, and the seconds that they took together."""
+    start = time.perf_counter()
+    if isinstance(method, PlantedMask):
+        maps = method.maps(sample, truth)
+    else:
+        maps = explained(method, detector, image, sample.detections)
+    return maps, time.perf_counter() - start
+
+
+def explained(method: Method, detector: Adapter, image: Pixels, detections: Detections) -> Tensor:
+    """A method's maps (T, H, W); the same for every detection where it asks about no box."""
+    if not method.asks_about_boxes:
+        values = torch.from_numpy(method(detector, image).values)
+        return values.expand(len(detections), -1, -1)
+    return torch.from_numpy(np.stack([e.values for e in method(detector, image, detections)]))
+
+
+@dataclass(eq=False)
+class Again:
+    """The method once more, for measures that ask for it: for all detections of the image at once, and only once.
+
+    Detections are measured one by one, but a method answers for all of them in one pass; so what it said of a changed
+    image, or with changed weights, is kept for the next detection.
+    """
+
+    method: Method
+    detections: Detections
+    said: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+
+    def of(self, place: int) -> Redo:
+        """``redo`` for the case of the detection at ``place`` alone."""
+        return lambda detector, image, seed: self._maps(detector, image, seed)[place : place + 1]
+
+    def _maps(self, detector: Adapter, image: Pixels, seed: int) -> Tensor:
+        key = (zlib.crc32(image.tobytes()), image.shape, seed, _weights(detector.model))
+        if key not in self.said:
+            seeded = any(part.name == "seed" for part in dataclasses.fields(self.method))  # type: ignore[arg-type]
+            method = dataclasses.replace(self.method, seed=seed) if seeded else self.method  # type: ignore[type-var]
+            self.said[key] = explained(method, detector, image, self.detections)
+        return self.said[key]
+
+
+def _weights(model: nn.Module) -> tuple[float, ...]:
+    with torch.no_grad():
+        sums = [s for p in model.parameters() for s in (p.float().sum(), p.float().abs().sum())]
+        return tuple(torch.stack(sums).tolist()) if sums else ()
+
+
+def measure_one(
+    measures: Iterable[Measure],
+    method: Contestant,
+    detector: Adapter,
+    sample: Sample,
+    place: int,
+    image: Pixels,
+    truth: Truth,
+    map_: Tensor,
+    again: Again | None,
+) -> dict[str, Any]:
+    """Every measure of the map (H, W) of one detection, as JSON can hold it."""
+    case = Case(
+        detector,
+        image,
+        sample.detections[place],
+        map_[None],
+        redo=None if again is None else again.of(place),
+        allow_cropped=isinstance(method, CROPPED_BY_CONSTRUCTION),
+        **sample.known(truth, place),  # type: ignore[arg-type]
+    )
+    values: dict[str, Tensor] = {}
+    curves: dict[str, list[float]] = {}
+    for measure in measures:
+        if isinstance(measure, InsertionDeletion):
+            drawn = measure.curves(case)
+            values |= measure.summary(drawn, case.reference(measure.reference)[2])
+            curves = {
+                "fractions": drawn.fractions.tolist(),
+                "insertion": drawn.insertion[0].tolist(),
+                "deletion": drawn.deletion[0].tolist(),
+            }
+        else:
+            values |= measure(case)
+    numbers = {name: float(of[0]) for name, of in values.items()}
+    return {"values": as_json(numbers), "curves": curves, "thumbnail": thumbnail(map_)}

@@ -1,0 +1,132 @@
+"""Which detections of which images every method is asked about, and what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from detxai.detections import Detections
+from detxai.geometry import box_iou
+from detxai.metrics.case import Objects
+
+SAME_OBJECT = 0.5  # IoU from which a detection is of an annotated object: Pascal VOC's and COCO's AP50
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What is known of one image.
+
+    Attributes:
+        objects: what is annotated in it, of classes that the detector has.
+        evidence: (G, H, W) bool, for each object the pixels that decide; None where nobody knows.
+        causes: for each object (n, H, W) bool, the parts of its evidence; None likewise.
+    """
+
+    objects: Objects
+    evidence: Tensor | None = None
+    causes: Sequence[Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """An image that can be measured on, not read yet.
+
+    Attributes:
+        name: its file name, or what stands for one.
+        load: gives its pixels, uint8 (H, W, 3) RGB, and what is known of it.
+        kind: the kind of scene; empty for a photo.
+    """
+
+    name: str
+    load: Callable[[], tuple[Pixels, Truth]]
+    kind: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The detections of one image that are measured.
+
+    Attributes:
+        number: of the image among the photos.
+        photo: the image.
+        detections: of length T.
+        places: (T,) their places among all that the detector reports for the image.
+        object_of: (T,) the annotated object that each is of; -1: none.
+    """
+
+    number: int
+    photo: Photo
+    detections: Detections
+    places: tuple[int, ...]
+    object_of: tuple[int, ...]
+
+    def known(self, truth: Truth, place: int) -> dict[str, object]:
+        """What a ``Case`` of the detection at ``place`` alone may be told."""
+        known: dict[str, object] = {"objects": truth.objects, "object_of": torch.tensor([self.object_of[place]])}
+        if truth.evidence is not None and truth.causes is not None:
+            owner = self.object_of[place]
+            height, width = truth.evidence.shape[1:]
+            none = torch.zeros(0, height, width, dtype=torch.bool)
+            known["evidence"] = truth.evidence[[owner]] if owner >= 0 else torch.zeros(1, height, width).bool()
+            known["causes"] = [truth.causes[owner] if owner >= 0 else none]
+        return known
+
+
+def objects_of(detections: Detections, objects: Objects, least: float = SAME_OBJECT) -> list[int]:
+    """Which object each detection is of; -1: none.
+
+    The detection scored highest chooses first: the object of its label that it overlaps most, by an IoU of at least
+    ``least``, and that no other has taken.
+
+    >>> found = Detections([[0, 0, 10, 10], [1, 0, 10, 10], [0, 0, 10, 9]], [0.5, 0.9, 0.7], [1, 1, 2])
+    >>> objects_of(found, Objects(torch.tensor([[0, 0, 10, 10], [0, 0, 9, 10]]), torch.tensor([1, 1])))
+    [1, 0, -1]
+    """
+    owners = [-1] * len(detections)
+    if not len(objects):
+        return owners
+    boxes = detections.boxes.cpu()
+    overlap = box_iou(boxes[:, None], objects.boxes.cpu()[None])
+    overlap[detections.labels.cpu()[:, None] != objects.labels.cpu()[None]] = -1
+    for place in detections.scores.argsort(descending=True, stable=True).tolist():
+        best = int(overlap[place].argmax())
+        if overlap[place, best] >= least:
+            owners[place] = best
+            overlap[:, best] = -1
+    return owners
+
+
+def draw(eligible: Mapping[int, Sequence[int]], n: int | None, seed: int) -> dict[int, list[int]]:
+    """A seeded sample of ``n`` detections, each as likely as any other, over all images; all where ``n`` is None.
+
+    Args:
+        eligible: number of the image -> places of the detections that may be drawn.
+        n: how many.
+        seed: of the draw.
+
+    >>> draw({0: [0, 1], 4: [2]}, None, seed=0)
+    {0: [0, 1], 4: [2]}
+    """
+    everything = [(number, place) for number, places in eligible.items() for place in places]
+    if n is not None and n < len(everything):
+        chosen = np.random.default_rng(seed).choice(len(everything), size=n, replace=False)
+        everything = [everything[i] for i in sorted(chosen.tolist())]
+    drawn: dict[int, list[int]] = {}
+    for number, place in everything:
+        drawn.setdefault(number, []).append(place)
+    return drawn
+
+
+def some(photos: Sequence[Photo], n: int | None, seed: int) -> list[Photo]:
+    """A seeded sample of ``n`` of the photos, in their order; all where ``n`` is None."""
+    if n is None or n >= len(photos):
+        return list(photos)
+    chosen = np.random.default_rng(seed).choice(len(photos), size=n, replace=False)
+    return [photos[i] for i in sorted(chosen.tolist())]
