@@ -41,6 +41,7 @@ class Case:
         area: square pixels: an annotation's own ``area``, a prediction's box.
         covered_by: for a missed annotation, the misplaced or misclassified prediction that meant it: TIDE then counts
             that error and not the miss.
+        ap_loss: how much the mean AP would rise were this mistake alone not there: ``detxai.coco.ap_loss``.
     """
 
     image_id: int
@@ -55,6 +56,7 @@ class Case:
     iou: float | None = None
     area: float = 0.0
     covered_by: int | None = None
+    ap_loss: float | None = None
 
 
 def cases(annotations: Any, predictions: Any, matched: Matching) -> list[Case]:

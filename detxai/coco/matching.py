@@ -145,7 +145,7 @@ def class_ap(evaluation: Any, iou: float | None = None) -> dict[int, float]:
     """Category id -> AP over all areas, averaged over the IoUs or at one; NaN for a category without annotations."""
     precision = evaluation.eval["precision"][:, :, :, _all_areas(evaluation), -1]
     rows = slice(None) if iou is None else slice(iou_place(evaluation, iou), iou_place(evaluation, iou) + 1)
-    return {category: _mean(precision[rows, :, place]) for place, category in enumerate(evaluation.params.catIds)}
+    return {int(category): _mean(precision[rows, :, place]) for place, category in enumerate(evaluation.params.catIds)}
 
 
 def _mean(precision: npt.NDArray[np.float64]) -> float:

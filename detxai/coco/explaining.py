@@ -1,0 +1,106 @@
+"""The front door for scripts: pycocotools' own objects in, a dataset of explanations out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from detxai.adapters.adapter import Adapter
+from detxai.adapters.registry import wrap
+from detxai.coco.categories import label_to_category
+from detxai.coco.folder import Folder
+from detxai.coco.matching import finished
+from detxai.coco.reading import as_annotations, as_predictions
+from detxai.coco.running import Finished, Options, Run
+from detxai.coco.schema import arrow
+from detxai.coco.selecting import Selection
+from detxai.explain import Method, make_method
+
+
+def explain_errors(
+    coco_gt: Any,
+    coco_dt: Any | None,
+    detector: Adapter | Any,
+    *,
+    images: str | PathLike[str],
+    out: str | PathLike[str],
+    method: str | Method = "ablation_cam",
+    settings: Mapping[str, Any] | None = None,
+    evaluation: Any | None = None,
+    selection: Selection | None = None,
+    labels: str | PathLike[str] | Mapping[Any, Any] | None = None,
+    **options: Any,
+) -> Finished:
+    """Explain a detector's mistakes on a COCO dataset: which pixels made the false positives, and hid the misses.
+
+    Args:
+        coco_gt: a ``COCO`` of annotations, pycocotools' or faster-coco-eval's.
+        coco_dt: a ``COCO`` of results, from ``coco_gt.loadRes``; None: the detector makes the predictions.
+        detector: from ``detxai.wrap``, or anything ``wrap`` takes.
+        images: the folder that the annotations' ``file_name`` are in.
+        out: a new folder, or one of the same run, which then goes on where it stopped.
+        method: a method's name, or a method with its settings.
+        settings: the method's settings, where it is given by name.
+        evaluation: a finished ``COCOeval`` of the two, whose matches are taken as they are; default: one is made.
+        selection: which boxes; default: false positives of score 0.25 and more, and missed annotations.
+        labels: which label is which category: see ``detxai.coco.categories.label_to_category``.
+        options: of ``detxai.coco.running.Options``: ``iou``, ``workers``, ``overlays``, ``map_stride``, ...
+
+    Returns:
+        What it came to. ``detxai.coco.load(out)`` reads the explanations.
+
+    Raises:
+        TypeError, ValueError, LookupError: bad arguments, before any work.
+        ImportError: pyarrow or pycocotools is not installed.
+    """
+    arrow()
+    unknown = sorted(set(options) - {field.name for field in dataclasses.fields(Options)})
+    if unknown:
+        raise TypeError(f"explain_errors has no option {', '.join(unknown)}; see detxai.coco.running.Options")
+    chosen = Options(**options)
+    asked = quiet_method(method, settings or {})
+    folder = Path(images)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"images: no such folder: {folder}")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"out must be a folder, got the file {out}")
+    annotations = as_annotations(_content(coco_gt, "coco_gt"), "coco_gt")
+    predictions = None
+    if coco_dt is not None:
+        predictions = as_predictions(_content(coco_dt, "coco_dt")["annotations"], annotations, "coco_dt")
+    if evaluation is not None:
+        evaluation = finished(evaluation)
+        annotations, predictions = evaluation.cocoGt, evaluation.cocoDt
+    adapter = wrap(detector)
+    pairs = label_to_category(adapter, annotations, labels)
+    return Run(
+        adapter,
+        asked,
+        folder,
+        annotations,
+        predictions,
+        pairs,
+        Folder(Path(out)),
+        Selection() if selection is None else selection,
+        chosen,
+        evaluation,
+    )()
+
+
+def quiet_method(method: str | Method, settings: Mapping[str, Any]) -> Method:
+    """The method; by name, without a progress bar of its own: the run has one."""
+    made = make_method(method, **settings)
+    silent = isinstance(method, str) and "progress" not in settings
+    if silent and any(field.name == "progress" for field in dataclasses.fields(made)):  # type: ignore[arg-type]
+        made = make_method(method, **settings, progress=False)
+    return made
+
+
+def _content(coco: Any, name: str) -> Any:
+    content = getattr(coco, "dataset", None)
+    if not isinstance(content, dict):
+        raise TypeError(f"{name} must be a COCO object, as pycocotools.coco.COCO gives it, got {type(coco).__name__}")
+    return content

@@ -1,0 +1,96 @@
+"""What a run was asked: enough to go on with it, and to refuse to go on with another one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from detxai.adapters.adapter import Adapter
+from detxai.coco.folder import Folder
+from detxai.coco.schema import FORMAT
+from detxai.explanation import plain
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("detxai", "torch", "torchvision", "ultralytics", "pycocotools", "pyarrow")
+
+
+def fingerprint(coco: Any) -> str:
+    """SHA-256 of what counts in annotations or results: images, categories and boxes; the order of entries too."""
+    digest = hashlib.sha256()
+    for image in coco.dataset.get("images", []):
+        digest.update(f"{image['id']} {image['file_name']}\n".encode())
+    for category in coco.dataset.get("categories", []):
+        digest.update(f"{category['id']} {category['name']}\n".encode())
+    for record in coco.dataset.get("annotations", []):
+        numbers = [record["id"], record["image_id"], record["category_id"], record.get("iscrowd", 0)]
+        numbers += [*record["bbox"], record.get("score", -1), record["area"]]
+        digest.update(np.array(numbers, dtype=np.float64).tobytes())
+    return digest.hexdigest()
+
+
+def weights_fingerprint(detector: Adapter) -> str:
+    """SHA-256 of the model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in detector.model.state_dict().items():
+        if isinstance(tensor, torch.Tensor):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str | None]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def begin(folder: Folder, question: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Write the manifest of a new run, or check that this is the same run.
+
+    Args:
+        folder: of the run.
+        question: all that decides what the dataset holds.
+        about: further entries that do not, such as the command.
+
+    Raises:
+        ValueError: the folder holds another run, or something else.
+    """
+    asked = json.loads(json.dumps({"format": FORMAT, **plain(question)}))  # as it will read back
+    path = folder.root / "manifest.json"
+    if not path.is_file():
+        if folder.root.is_dir() and any(folder.root.iterdir()):
+            raise ValueError(f"out: {folder.root} holds files, but no run of detxai coco; give a new folder")
+        folder.write_json(path, {"question": asked, "versions": versions(), **plain(about)})
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        different = sorted(
+            name for name in {*asked, *before["question"]} if asked.get(name) != before["question"].get(name)
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"out: {path} is damaged; give a new folder") from error
+    if different:
+        shown = "; ".join(
+            f"{n}: {_short(before['question'].get(n))} then, {_short(asked.get(n))} now" for n in different
+        )
+        raise ValueError(f"out: {folder.root} holds a run that was asked otherwise ({shown}); give a new folder")
+    if before.get("versions") != versions():
+        log.warning("this run was begun with other versions (%s): maps may differ a little", before.get("versions"))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

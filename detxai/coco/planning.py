@@ -1,0 +1,87 @@
+"""The work of a run, cut into parts in the same way however many processes do it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from detxai.coco.asking import Asked
+from detxai.coco.decoding import ImageFile
+from detxai.coco.errors import Case
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image and the boxes in it to explain."""
+
+    file: ImageFile
+    asked: tuple[Asked, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The jobs whose explanations go into one file."""
+
+    number: int
+    jobs: tuple[Job, ...]
+
+    @property
+    def n_boxes(self) -> int:
+        return sum(len(job.asked) for job in self.jobs)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which parts this process does: those whose number leaves ``index`` when divided by ``of``.
+
+    Raises:
+        ValueError: ``index`` is not one of 0 to ``of - 1``.
+
+    >>> Shard.read("1/3")
+    Shard(index=0, of=3)
+    """
+
+    index: int = 0
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.of:
+            raise ValueError(f"shard must be i/n with i from 1 to n, got {self.index + 1}/{self.of}")
+
+    @classmethod
+    def read(cls, text: str) -> Shard:
+        """From ``i/n``, counted from 1."""
+        index, slash, of = text.partition("/")
+        if not slash or not index.isdecimal() or not of.isdecimal():
+            raise ValueError(f"shard must be i/n, such as 1/4, got {text!r}")
+        return cls(int(index) - 1, int(of))
+
+    def mine(self, parts: Sequence[Part]) -> list[Part]:
+        return [part for part in parts if part.number % self.of == self.index]
+
+
+def plan(cases: Sequence[Case], files: Sequence[ImageFile], rows_per_part: int) -> list[Part]:
+    """Whole images, in the order of ``cases``, to parts of at least ``rows_per_part`` boxes (the last may have fewer).
+
+    Args:
+        cases: the boxes to explain, those of an image together.
+        files: the images; those of images that are not among them are left out.
+        rows_per_part: about how many explanations a killed run loses at most.
+    """
+    by_id = {file.image_id: file for file in files}
+    parts: list[Part] = []
+    jobs: list[Job] = []
+    row = 0
+    for image_id, group in groupby(cases, key=lambda case: case.image_id):
+        if image_id not in by_id:
+            continue
+        asked = []
+        for case in group:
+            asked.append(Asked(row, case))
+            row += 1
+        jobs.append(Job(by_id[image_id], tuple(asked)))
+        if sum(len(job.asked) for job in jobs) >= rows_per_part:
+            parts.append(Part(len(parts), tuple(jobs)))
+            jobs = []
+    return [*parts, Part(len(parts), tuple(jobs))] if jobs else parts

@@ -1,0 +1,92 @@
+"""Which of all the boxes are explained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+from detxai.coco.errors import ERRORS, KINDS, Case
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which boxes are explained; each setting narrows the choice, ``worst`` and ``max_images`` come last.
+
+    Args:
+        kinds: of ``detxai.coco.errors.KINDS``; default: the mistakes.
+        classes: names of categories; None: all.
+        image_ids: None: all.
+        min_area: in square pixels, as COCO counts areas: ``32 ** 2`` and ``96 ** 2`` part small, medium and large.
+        max_area: in square pixels.
+        min_score: of predictions; a missed annotation has no score, and stays. By default 0.25: predictions are
+            kept down to 0.001 for the sake of AP, and nobody looks at most of them.
+        max_score: of predictions.
+        worst: only so many, those that cost most AP; ties go to higher scores, then larger areas.
+        max_images: only boxes of the first so many images that have any.
+    """
+
+    kinds: Sequence[str] = ERRORS
+    classes: Sequence[str] | None = None
+    image_ids: Sequence[int] | None = None
+    min_area: float = 0.0
+    max_area: float = math.inf
+    min_score: float = 0.25
+    max_score: float = math.inf
+    worst: int | None = None
+    max_images: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("kinds", "classes", "image_ids"):
+            given = getattr(self, name)
+            if isinstance(given, str):
+                raise TypeError(f"{name} must be a list, got the text {given!r}")
+            if given is not None:
+                object.__setattr__(self, name, tuple(given))
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds:
+            raise ValueError(f"kinds must be some of {', '.join(KINDS)}; got {', '.join(map(str, unknown)) or 'none'}")
+        for name in ("area", "score"):
+            low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if not low <= high:  # also where one is NaN
+                raise ValueError(f"min_{name} must not exceed max_{name}, got {low} and {high}")
+        for name in ("worst", "max_images"):
+            given = getattr(self, name)
+            if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+                raise ValueError(f"{name} must be a whole number from 1, or None, got {given!r}")
+
+    def record(self) -> dict[str, object]:
+        """The settings as JSON can hold them: no infinity."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: None if value == math.inf else value for name, value in given.items()}
+
+
+def select(cases: Sequence[Case], selection: Selection, category_names: Mapping[int, str]) -> list[Case]:
+    """The chosen cases, image by image, in the order in which they came.
+
+    Raises:
+        ValueError: no such category.
+    """
+    known = set(category_names.values())
+    unknown = [name for name in selection.classes or () if name not in known]
+    if unknown:
+        raise ValueError(f"classes must be some of {', '.join(sorted(known))}; got {', '.join(unknown)}")
+    wanted = [case for case in cases if _wanted(case, selection, category_names)]
+    if selection.worst is not None:
+        ranked = sorted(wanted, key=lambda case: (-(case.ap_loss or 0), -(case.score or 0), -case.area))
+        worst = {id(case) for case in ranked[: selection.worst]}
+        wanted = [case for case in wanted if id(case) in worst]
+    if selection.max_images is not None:
+        images = list(dict.fromkeys(case.image_id for case in wanted))[: selection.max_images]
+        wanted = [case for case in wanted if case.image_id in set(images)]
+    return wanted
+
+
+def _wanted(case: Case, selection: Selection, category_names: Mapping[int, str]) -> bool:
+    return (
+        case.kind in selection.kinds
+        and (selection.classes is None or category_names[case.category_id] in selection.classes)
+        and (selection.image_ids is None or case.image_id in selection.image_ids)
+        and selection.min_area <= case.area <= selection.max_area
+        and (case.score is None or selection.min_score <= case.score <= selection.max_score)
+    )

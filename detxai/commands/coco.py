@@ -1,0 +1,211 @@
+"""``detxai coco``: why the false positives of a COCO evaluation happened, and the misses did."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detxai.adapters.loading import load_detector
+from detxai.coco.categories import label_to_category
+from detxai.coco.errors import ERRORS, FALSE_POSITIVES, KINDS
+from detxai.coco.explaining import quiet_method
+from detxai.coco.folder import Folder
+from detxai.coco.planning import Shard
+from detxai.coco.reading import read_annotations, read_predictions
+from detxai.coco.running import Finished, Options, Run
+from detxai.coco.schema import arrow
+from detxai.coco.selecting import Selection
+from detxai.commands.options import (
+    FAILED,
+    MODEL_HELP,
+    expect_file,
+    fraction,
+    no_repeats,
+    on_device,
+    read_class_names,
+    setting,
+    shows_progress,
+)
+
+GROUPS = {
+    "all": tuple(kind for kind in KINDS if kind != "ignored"),
+    "errors": ERRORS,
+    "false_positives": FALSE_POSITIVES,
+}
+SHOWN_FAILURES = 10
+
+
+def add_coco(commands: Any) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        "coco",
+        help="explain COCO predictions: a Parquet dataset of explanations, resumable, and a report",
+        description="Label every prediction as COCOeval does, say what kind of mistake it is, and explain the chosen "
+        "boxes. The same command again goes on where it stopped.",
+    )
+    _add_inputs(command)
+    _add_selection(command)
+    _add_way(command)
+    command.set_defaults(run=_coco)
+    return command
+
+
+def _add_inputs(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", required=True, help=MODEL_HELP)
+    command.add_argument("--weights", type=Path, metavar="FILE", help="a torchvision builder's state_dict")
+    command.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of the images")
+    command.add_argument("--annotations", required=True, type=Path, metavar="FILE", help="COCO annotations")
+    command.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="COCO results of any run; default: the model makes them"
+    )
+    command.add_argument("--method", required=True, help="ablation_cam, eigen_cam, ...")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder, or one to go on with")
+    command.add_argument(
+        "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="settings",
+        help="a setting of the method, such as ratio_channels_to_ablate=0.1; as often as needed",
+    )  # fmt: skip
+    command.add_argument("--class-names", type=Path, metavar="FILE", help="a name a line, label 0 first; or .json")
+    command.add_argument(
+        "--labels", metavar="HOW", help="which label is which category: by-name, by-id, or a JSON file of pairs"
+    )
+    command.add_argument("--input-size", type=int, metavar="N", help="side that a YOLO resizes images to")
+    command.add_argument("--device", default=None, help="such as cpu or cuda:0; default: where the model is")
+
+
+def _add_selection(command: argparse.ArgumentParser) -> None:
+    chosen = command.add_argument_group("which boxes are explained")
+    chosen.add_argument(
+        "--kinds", type=_words, default=GROUPS["all"], metavar="K,...",
+        help=f"of {', '.join(KINDS)}; or {', '.join(GROUPS)}; default: all",
+    )  # fmt: skip
+    chosen.add_argument("--classes", type=_words, metavar="NAME,...", help="categories by name")
+    chosen.add_argument("--image-ids", type=_numbers, metavar="ID,...", help="images by id")
+    chosen.add_argument("--min-area", type=float, default=0.0, metavar="A", help="square pixels; small ends at 1024")
+    chosen.add_argument("--max-area", type=float, default=float("inf"), metavar="A", help="medium ends at 9216")
+    chosen.add_argument("--min-score", type=float, default=0.25, metavar="S", help="of predictions; default: 0.25")
+    chosen.add_argument("--max-score", type=float, default=float("inf"), metavar="S", help="of predictions")
+    chosen.add_argument("--worst", type=int, metavar="N", help="only the N that cost most AP")
+    chosen.add_argument("--max-images", type=int, metavar="N", help="only boxes of the first N images that have any")
+
+
+def _add_way(command: argparse.ArgumentParser) -> None:
+    way = command.add_argument_group("how")
+    way.add_argument("--iou", type=fraction, default=0.5, help="from which a box is found; default: 0.5")
+    way.add_argument(
+        "--score-threshold", type=fraction, metavar="S",
+        help="at which the model is asked; default: 0.001, or the lowest score of the predictions file",
+    )  # fmt: skip
+    way.add_argument("--map-stride", type=int, default=1, metavar="N", help="image pixels to a stored one; default: 1")
+    way.add_argument("--rows-per-part", type=int, default=32, metavar="N", help="explanations to a file; default: 32")
+    way.add_argument("--shard", default="1/1", metavar="i/n", help="do the i-th of n shares of the work")
+    way.add_argument(
+        "--workers", type=int, metavar="N", help="processes that decode ahead; default: 2 with a GPU, else 0"
+    )
+    way.add_argument("--overlays", action="store_true", help="a picture of each explanation too")
+    way.add_argument("--no-report", action="store_true", help="no report.html")
+    way.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
+    way.add_argument("--retry-failed", action="store_true", help="do parts with failures anew")
+    way.add_argument("--json", action="store_true", help="print the summary as JSON")
+    way.add_argument("--no-progress", action="store_true", help="no progress bars")
+
+
+def _coco(given: argparse.Namespace) -> int:
+    arrow()
+    logging.getLogger("detxai.coco").setLevel(logging.INFO if not given.json else logging.WARNING)
+    options = _options(given)
+    selection = _selection(given)
+    method = quiet_method(given.method, no_repeats(given.settings))
+    if not given.images.is_dir():
+        raise FileNotFoundError(f"--images: no such folder: {given.images}")
+    if given.out.exists() and not given.out.is_dir():
+        raise ValueError(f"--out must be a folder, got the file {given.out}")
+    annotations = read_annotations(given.annotations)
+    predictions = None if given.predictions is None else read_predictions(given.predictions, annotations)
+    detector = _detector(given)
+    pairs = label_to_category(detector, annotations, given.labels)
+    about = {"command": shlex.join(["detxai", *sys.argv[1:]]), "annotations": str(given.annotations)}
+    about |= {} if given.predictions is None else {"predictions": str(given.predictions)}
+    about |= {"weights": given.model if given.weights is None else str(given.weights)}
+    run = Run(
+        detector, method, given.images, annotations, predictions, pairs, Folder(given.out), selection, options,
+        about=about,
+    )  # fmt: skip
+    finished = run()
+    _tell(finished, as_json=given.json)
+    return FAILED if finished.failures else 0
+
+
+def _detector(given: argparse.Namespace) -> Any:
+    if given.weights is not None:
+        expect_file(given.weights, "--weights")
+    names = None if given.class_names is None else read_class_names(given.class_names)
+    size = {} if given.input_size is None else {"input_size": given.input_size}
+    return on_device(load_detector(given.model, weights=given.weights, class_names=names, **size), given.device)
+
+
+def _options(given: argparse.Namespace) -> Options:
+    return Options(
+        iou=given.iou,
+        score_threshold=given.score_threshold,
+        map_stride=given.map_stride,
+        rows_per_part=given.rows_per_part,
+        shard=Shard.read(given.shard),
+        workers=given.workers,
+        overlays=given.overlays,
+        report=not given.no_report,
+        fail_fast=given.fail_fast,
+        retry_failed=given.retry_failed,
+        progress=shows_progress(given),
+    )
+
+
+def _selection(given: argparse.Namespace) -> Selection:
+    kinds = [one for kind in given.kinds for one in GROUPS.get(kind, (kind,))]
+    return Selection(
+        kinds,
+        given.classes,
+        given.image_ids,
+        given.min_area,
+        given.max_area,
+        given.min_score,
+        given.max_score,
+        given.worst,
+        given.max_images,
+    )
+
+
+def _tell(finished: Finished, *, as_json: bool) -> None:
+    record = finished.evaluation
+    counts = {"selected": finished.n_selected, "explained": finished.n_explained, "failures": len(finished.failures)}
+    for failure in finished.failures[:SHOWN_FAILURES]:
+        print(f"detxai: error: {failure['file_name']}: {failure['step']}: {failure['reason']}", file=sys.stderr)
+    if len(finished.failures) > SHOWN_FAILURES:
+        print(f"detxai: {len(finished.failures)} failures in all: failures.parquet", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"out": str(finished.folder), "complete": finished.complete, **counts, **record}, indent=2))
+        return
+    for name, value in record["summary"].items():
+        print(f"{name:<10} {'-' if value is None else f'{value:.6f}'}")
+    print(f"\nof all predictions and annotations, at IoU {record['iou']:g}:")
+    for kind, count in record["kinds"].items():
+        print(f"{kind.replace('_', ' '):<15} {count:7d}")
+    print(f"  of the missed, {record['missed_alone']} that no misplaced or misclassified box meant (TIDE's misses)")
+    print(f"\n{finished.n_explained} of {finished.n_selected} chosen boxes explained in {finished.folder}")
+    if not finished.complete:
+        print("other shards have still to do their parts")
+
+
+def _words(text: str) -> Sequence[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str) -> Sequence[int]:
+    try:
+        return [int(word) for word in _words(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers with commas, got {text!r}") from None
