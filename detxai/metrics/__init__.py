@@ -4,28 +4,38 @@
 ['energy_box', 'energy_box_chance', 'energy_mask', 'energy_mask_chance']
 """
 
+from detxai.metrics.average_drop import AverageDrop
 from detxai.metrics.case import Case, Measure, Objects, Quantity
 from detxai.metrics.causes_found import CausesFound
 from detxai.metrics.compactness import Compactness
 from detxai.metrics.energy import EnergyPointingGame
 from detxai.metrics.evidence_auc import EvidenceAUC
 from detxai.metrics.evidence_mass import EvidenceMass
+from detxai.metrics.infidelity import Infidelity
 from detxai.metrics.insertion_deletion import Curves, InsertionDeletion
 from detxai.metrics.leakage import Leakage
 from detxai.metrics.pointing_game import PointingGame
+from detxai.metrics.randomisation import Randomisation
+from detxai.metrics.road import ROAD
 from detxai.metrics.sparseness import Sparseness
+from detxai.metrics.stability import Stability
 from detxai.metrics.visual_accuracy import VisualAccuracy
 
 MEASURES: dict[str, type[Measure]] = {
     measure.name: measure
     for measure in (
         InsertionDeletion,
+        ROAD,
+        AverageDrop,
+        Infidelity,
         PointingGame,
         EnergyPointingGame,
         VisualAccuracy,
         Leakage,
         Compactness,
         Sparseness,
+        Stability,
+        Randomisation,
         EvidenceMass,
         EvidenceAUC,
         CausesFound,
@@ -34,6 +44,8 @@ MEASURES: dict[str, type[Measure]] = {
 
 __all__ = [
     "MEASURES",
+    "ROAD",
+    "AverageDrop",
     "Case",
     "CausesFound",
     "Compactness",
@@ -41,12 +53,15 @@ __all__ = [
     "EnergyPointingGame",
     "EvidenceAUC",
     "EvidenceMass",
+    "Infidelity",
     "InsertionDeletion",
     "Leakage",
     "Measure",
     "Objects",
     "PointingGame",
     "Quantity",
+    "Randomisation",
     "Sparseness",
+    "Stability",
     "VisualAccuracy",
 ]

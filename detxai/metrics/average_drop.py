@@ -1,0 +1,80 @@
+"""Average drop and increase: how much of the detection is left when only the map's pixels show?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from detxai.engine.perturbing import Canvas, Filling
+from detxai.metrics.case import Case, Quantity, Reference
+from detxai.metrics.maps import heatmaps, where_known
+from detxai.metrics.scores import (
+    ScoreFunction,
+    check_batch_size,
+    check_score,
+    clean_and_hidden,
+    each_its_own,
+    questions,
+    scores_of,
+)
+
+
+@dataclass(frozen=True)
+class AverageDrop:
+    """What the detection's score loses when the image is shown through its heatmap, as a share of the clean score.
+
+    The heatmap, in [0, 1], blends each pixel with the filling. ``increase`` is 1 where the score rises.
+    A map that is 1 everywhere loses nothing: read it beside a measure of how much the map shows.
+
+    Args:
+        fill: what shows where the heatmap is 0: see ``InsertionDeletion``.
+        score: what is left of the detection: see ``detxai.metrics.scores.questions``.
+        reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
+        seed: of the noise.
+        batch_size: images at once; None: what fits the device.
+
+    Raises:
+        ValueError: a setting is wrong.
+
+    Source: Chattopadhay et al., 2018, Grad-CAM++ (WACV), average drop % and % increase in confidence. Differs in
+    giving shares, not percentages; the average over detections is the reader's.
+    """
+
+    name: ClassVar[str] = "average_drop"
+    quantities: ClassVar[Mapping[str, Quantity]] = {
+        "average_drop": Quantity("share of the score lost behind the heatmap", 0, 1, "lower"),
+        "increase": Quantity("1 where the score rises behind the heatmap, else 0", 0, 1, "higher"),
+    }
+
+    fill: Filling | Sequence[float] = "black"
+    score: ScoreFunction = "class_score"
+    reference: Reference = "detection"
+    seed: int = 0
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_score(self.score)
+        check_batch_size(self.batch_size)
+
+    def __call__(self, case: Case) -> dict[str, Tensor]:
+        known = case.reference(self.reference)[2]
+        clean, seen = self._scores(case)
+        drop = torch.where(clean > 0, (clean - seen).clamp(min=0) / torch.where(clean > 0, clean, 1), torch.nan)
+        increase = torch.where(clean > 0, (seen > clean).float(), torch.nan)
+        return {"average_drop": where_known(drop, known), "increase": where_known(increase, known)}
+
+    def _scores(self, case: Case) -> tuple[Tensor, Tensor]:
+        """(T,) the scores on the whole image, and through the heatmap."""
+        canvas = Canvas.of(case.detector, case.image, self.fill, self.seed)
+        like = canvas.clean.tensor
+        if not len(case):
+            return like.new_zeros(0), like.new_zeros(0)
+        targets = questions(case, self.score, self.reference)
+        keep = canvas.from_image(heatmaps(case.maps)).clamp(0, 1)
+        ask = each_its_own(targets, range(len(case)))
+        seen = scores_of(case.detector, len(case), lambda i: canvas.inputs(keep[i]), ask, like, self.batch_size)
+        return clean_and_hidden(canvas, case.detector, targets)[0], seen

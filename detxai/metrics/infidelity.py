@@ -1,0 +1,139 @@
+"""Infidelity: does the map foretell what hiding a patch does to the score?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from detxai.adapters.adapter import Inputs
+from detxai.engine.perturbing import Canvas, Filling
+from detxai.metrics.case import Case, Quantity, Reference
+from detxai.metrics.maps import box_masks, where_known
+from detxai.metrics.scores import (
+    ScoreFunction,
+    check_batch_size,
+    check_score,
+    clean_and_hidden,
+    every_target,
+    questions,
+    scores_of,
+)
+
+
+@dataclass(frozen=True)
+class Infidelity:
+    """Mean squared error of the drop in score that the map foretells when a square patch is hidden.
+
+    The map's sum over the patch foretells the drop, up to a positive factor, the best one. The raw map is taken: what
+    speaks against the box foretells a rise. All detections of the image are asked about the same patches.
+    ``infidelity_normalised`` is the error over that of a map of zeros, so 1 is a map that foretells nothing, or the
+    opposite; it is NaN where no patch changes the score.
+
+    Args:
+        n_patches: how many squares are tried.
+        smallest, largest: their sides, as shares of the image's shorter side.
+        fill: what shows in the patch: see ``InsertionDeletion``.
+        score: what is left of the detection: see ``detxai.metrics.scores.questions``.
+        reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
+        seed: of the patches and of the noise.
+        batch_size: images at once; None: what fits the device.
+
+    Raises:
+        ValueError: a setting is wrong.
+
+    Source: Yeh et al., 2019, On the (in)fidelity and sensitivity of explanations (NeurIPS), with square
+    removal. Differs in taking a map of hiding effects, not a gradient (the perturbation is 1 on the patch), in
+    the scale, which a heatmap does not have, and in that it may not be negative (an upside-down map is no good one).
+    """
+
+    name: ClassVar[str] = "infidelity"
+    quantities: ClassVar[Mapping[str, Quantity]] = {
+        "infidelity": Quantity("squared error of the foretold drop", 0, 1, "lower"),
+        "infidelity_normalised": Quantity("the error over that of a map of zeros", 0, 1, "lower"),
+    }
+
+    n_patches: int = 100
+    smallest: float = 0.1
+    largest: float = 0.5
+    fill: Filling | Sequence[float] = "black"
+    score: ScoreFunction = "class_score"
+    reference: Reference = "detection"
+    seed: int = 0
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.n_patches, int) or self.n_patches < 1:
+            raise ValueError(f"n_patches must be a whole number from 1, got {self.n_patches!r}")
+        if not 0 < self.smallest <= self.largest <= 1:
+            raise ValueError(f"smallest <= largest must lie in (0, 1], got {self.smallest} and {self.largest}")
+        check_score(self.score)
+        check_batch_size(self.batch_size)
+
+    def __call__(self, case: Case) -> dict[str, Tensor]:
+        known = case.reference(self.reference)[2]
+        foretold, drops = hiding_effects(case, self)
+        error = infidelity(foretold, drops)
+        nothing = drops.pow(2).mean(1)
+        share = torch.where(nothing > 0, error / torch.where(nothing > 0, nothing, 1), torch.nan)
+        return {"infidelity": where_known(error, known), "infidelity_normalised": where_known(share, known)}
+
+
+def infidelity(foretold: Tensor, drops: Tensor) -> Tensor:
+    """``min over b >= 0 of mean (b foretold - drop)^2``, for each row.
+
+    Args:
+        foretold: (T, n) the map's sums over the patches.
+        drops: (T, n) what hiding them took off the score.
+
+    Returns:
+        (T,) from 0.
+
+    >>> drops = torch.tensor([[1.0, 2.0, 3.0]])
+    >>> infidelity(10 * drops, drops), infidelity(-drops, drops), infidelity(torch.tensor([[1.0, 0.0, 0.0]]), drops)
+    (tensor([0.]), tensor([4.6667]), tensor([4.3333]))
+    """
+    power = foretold.pow(2).mean(1)
+    agreement = (foretold * drops).mean(1).clamp(min=0)
+    factor = agreement / torch.where(power > 0, power, 1)
+    return (factor[:, None] * foretold - drops).pow(2).mean(1)
+
+
+def hiding_effects(case: Case, settings: Infidelity) -> tuple[Tensor, Tensor]:
+    """What each patch takes off the score as the map foretells it, and as it does: both (T, n_patches)."""
+    canvas = Canvas.of(case.detector, case.image, settings.fill, settings.seed)
+    like = canvas.clean.tensor
+    if not len(case):
+        return like.new_zeros(0, settings.n_patches), like.new_zeros(0, settings.n_patches)
+    patches = random_squares(settings, canvas.size).to(like.device)
+    targets = questions(case, settings.score, settings.reference)
+
+    def make(numbers: Tensor) -> Inputs:
+        return canvas.inputs(~box_masks(patches[numbers], canvas.size))
+
+    scores = scores_of(case.detector, len(patches), make, every_target(targets), like, settings.batch_size)
+    clean, _ = clean_and_hidden(canvas, case.detector, targets)
+    return patch_sums(canvas.from_image(case.maps), patches), clean[:, None] - scores
+
+
+def random_squares(settings: Infidelity, size: tuple[int, int]) -> Tensor:
+    """(n, 4) xyxy whole pixels within (height, width): every side length and every place equally likely."""
+    height, width = size
+    drawn = torch.rand(settings.n_patches, 3, generator=torch.Generator().manual_seed(settings.seed))
+    shorter = min(size)
+    side = (shorter * (settings.smallest + (settings.largest - settings.smallest) * drawn[:, 0])).round().clamp(min=1)
+    left, top = (
+        ((extent - side + 1) * share).floor() for extent, share in ((width, drawn[:, 1]), (height, drawn[:, 2]))
+    )
+    return torch.stack([left, top, left + side, top + side], 1)
+
+
+def patch_sums(maps: Tensor, patches: Tensor) -> Tensor:
+    """Sum of each map (T, h, w) within each patch (n, 4) of whole pixels: (T, n), from one table of running sums."""
+    wide = maps if maps.device.type == "mps" else maps.double()  # MPS has no float64
+    table = torch.nn.functional.pad(wide.cumsum(1).cumsum(2), (1, 0, 1, 0))
+    x1, y1, x2, y2 = patches.long().unbind(1)
+    return (table[:, y2, x2] - table[:, y1, x2] - table[:, y2, x1] + table[:, y1, x1]).float()

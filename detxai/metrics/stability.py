@@ -1,0 +1,105 @@
+"""Stability: does the method say the same again, on an image that looks the same, or with another seed?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from detxai.metrics.case import Case, Quantity
+from detxai.metrics.ranking import rank_correlation
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How well the map agrees with itself when it is made again.
+
+    Once on images with a little noise, once with other seeds; the questions asked stay those about the clean image's
+    detections. ``*_correlation`` is the mean rank correlation, ``*_sensitivity`` the largest relative change of the map
+    (Euclidean norm over all pixels). A method without chance has 1 and 0 under seed. Needs ``Case.redo``.
+
+    Args:
+        n_repeats: how many times each.
+        noise: standard deviation of the noise, as a share of the full range of a pixel.
+        seed: of the noise, and the first of the other seeds.
+
+    Raises:
+        ValueError: a setting is wrong.
+
+    Source: Yeh et al., 2019, On the (in)fidelity and sensitivity of explanations (NeurIPS), max-sensitivity.
+    Differs in normal noise, not uniform in a ball, and in dividing by the norm of the map.
+    """
+
+    name: ClassVar[str] = "stability"
+    quantities: ClassVar[Mapping[str, Quantity]] = {
+        "noise_correlation": Quantity("rank correlation of the map under noise", -1, 1, "higher", 0.0),
+        "noise_sensitivity": Quantity("largest relative change of the map under noise", 0, float("inf"), "lower"),
+        "seed_correlation": Quantity("rank correlation of the map under other seeds", -1, 1, "higher", 0.0),
+        "seed_sensitivity": Quantity("largest relative change of the map under other seeds", 0, float("inf"), "lower"),
+    }
+
+    n_repeats: int = 3
+    noise: float = 0.02
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.n_repeats, int) or self.n_repeats < 1:
+            raise ValueError(f"n_repeats must be a whole number from 1, got {self.n_repeats!r}")
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"noise must lie in [0, 1], got {self.noise}")
+
+    def __call__(self, case: Case) -> dict[str, Tensor]:
+        if case.redo is None or not len(case):
+            return {name: torch.full((len(case),), torch.nan, device=case.maps.device) for name in self.quantities}
+        # the noisy images keep the method's first seed: one thing is changed at a time
+        noisy = [redone(case, image, 0) for image in self._noisy(case.image)]
+        seeded = [redone(case, case.image, self.seed + 1 + repeat) for repeat in range(self.n_repeats)]
+        return {
+            "noise_correlation": torch.stack([rank_correlation(case.maps, maps) for maps in noisy]).mean(0),
+            "noise_sensitivity": torch.stack([relative_change(case.maps, maps) for maps in noisy]).amax(0),
+            "seed_correlation": torch.stack([rank_correlation(case.maps, maps) for maps in seeded]).mean(0),
+            "seed_sensitivity": torch.stack([relative_change(case.maps, maps) for maps in seeded]).amax(0),
+        }
+
+    def _noisy(self, image: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
+        random = np.random.default_rng(self.seed)
+        for _ in range(self.n_repeats):
+            noise = 255 * self.noise * random.standard_normal(image.shape)
+            yield (image + noise).round().clip(0, 255).astype(np.uint8)
+
+
+def redone(case: Case, image: npt.NDArray[np.uint8], seed: int) -> Tensor:
+    """The maps (T, H, W) that the case's method makes again, on the detector's device.
+
+    Raises:
+        ValueError: there is no ``redo``; what it gives has another shape, or is not finite.
+    """
+    if case.redo is None:
+        raise ValueError("redo must be given where a method is to be run again, got None")
+    maps = torch.as_tensor(case.redo(case.detector, image, seed)).detach().to(case.maps)
+    if maps.shape != case.maps.shape:
+        raise ValueError(f"redo must return maps of shape {tuple(case.maps.shape)}, got {tuple(maps.shape)}")
+    if not bool(torch.isfinite(maps).all()):
+        raise ValueError("redo must return finite maps, got NaN or infinity")
+    return maps
+
+
+def relative_change(first: Tensor, second: Tensor) -> Tensor:
+    """Norm of the difference of paired maps over the norm of the first; NaN where that is 0.
+
+    Args:
+        first, second: (T, H, W) raw.
+
+    Returns:
+        (T,) from 0.
+
+    >>> relative_change(torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[3.0, 5.0]]]))
+    tensor([0.2000])
+    """
+    size = first.flatten(1).norm(dim=1)
+    return (second - first).flatten(1).norm(dim=1) / torch.where(size > 0, size, torch.nan)
