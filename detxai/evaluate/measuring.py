@@ -23,6 +23,8 @@ from detxai.explain import Method
 from detxai.metrics import MEASURES, Case, InsertionDeletion, Measure
 from detxai.metrics.case import Redo
 
+RUN_AGAIN = ("stability", "randomisation")  # a method's own time many times over: only where asked for by name
+
 
 def make_measures(
     measures: Sequence[str | Measure] | None = None,
@@ -64,10 +66,6 @@ def make_measures(
     return made
 
 
-RUN_AGAIN: tuple[str, ...] = ("stability", "randomisation", "seed_stability")
-"""Measures that cost a method's own time many times over: only where they are asked for by name."""
-
-
 def make_maps(
     method: Contestant, detector: Adapter, sample: Sample, image: Pixels, truth: Truth
 ) -> tuple[Tensor, float]:
@@ -85,7 +83,10 @@ def explained(method: Method, detector: Adapter, image: Pixels, detections: Dete
     if not method.asks_about_boxes:
         values = torch.from_numpy(method(detector, image).values)
         return values.expand(len(detections), -1, -1)
-    return torch.from_numpy(np.stack([e.values for e in method(detector, image, detections)]))
+    explanations = method(detector, image, detections)
+    if any(explanation.partial for explanation in explanations):
+        raise KeyboardInterrupt  # the method made do with what it had when Ctrl-C came: no map to compare with others
+    return torch.from_numpy(np.stack([explanation.values for explanation in explanations]))
 
 
 @dataclass(eq=False)
@@ -107,8 +108,9 @@ class Again:
     def _maps(self, detector: Adapter, image: Pixels, seed: int) -> Tensor:
         key = (zlib.crc32(image.tobytes()), image.shape, seed, _weights(detector.model))
         if key not in self.said:
-            seeded = any(part.name == "seed" for part in dataclasses.fields(self.method))  # type: ignore[arg-type]
-            method = dataclasses.replace(self.method, seed=seed) if seeded else self.method  # type: ignore[type-var]
+            method: Any = self.method
+            if any(part.name == "seed" for part in dataclasses.fields(method)):
+                method = dataclasses.replace(method, seed=method.seed + seed)  # 0 is the method's own
             self.said[key] = explained(method, detector, image, self.detections)
         return self.said[key]
 

@@ -109,9 +109,7 @@ def _head(summary: Summary, failures: Sequence[Mapping[str, str | None]]) -> str
 
 def _totals(summary: Summary, places: Mapping[str, int]) -> str:
     shown = [ranking for ranking in summary.rankings if ranking.name in HEADLINES and ranking.about.better]
-    head = "".join(
-        f"<th>{escape(r.name.replace('_', ' '))} {'↑' if r.about.better == 'higher' else '↓'}</th>" for r in shown
-    )
+    head = "".join(f"<th>{escape(r.name.replace('_', ' '))} {ARROWS[r.about.better]}</th>" for r in shown)
     rows = []
     for total in summary.totals:
         ranks = [as_rank(rank) for rank in (total.mean_rank, *total.ranks.values())]
