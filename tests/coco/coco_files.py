@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+from faster_rcnns import small_faster_rcnn
+
+import detxai
 
 CATEGORIES: list[dict[str, Any]] = [{"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}, {"id": 11, "name": "owl"}]
 
@@ -66,3 +69,28 @@ def write_photos(folder: Path, images: list[dict[str, Any]], seed: int = 0) -> P
         coarse = PIL.Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
         coarse.resize((image["width"], image["height"]), PIL.Image.Resampling.BICUBIC).save(folder / image["file_name"])
     return folder
+
+
+def detected_dataset(folder: Path, n_images: int = 6) -> dict[str, Path]:
+    """Photos, and annotations near what ``small_faster_rcnn`` finds in them: some found, some not, some elsewhere.
+
+    Returns:
+        Paths of ``images`` (a folder) and ``annotations``.
+    """
+    images: list[dict[str, Any]] = [
+        {"id": 3 * i + 1, "file_name": f"{i:02d}.png", "height": 60, "width": 80} for i in range(n_images)
+    ]
+    photos = write_photos(folder / "images", images)
+    detector, rng = detxai.wrap(small_faster_rcnn()), np.random.default_rng(0)
+    annotations: list[dict[str, Any]] = []
+    for image in images:
+        found = detector.detect(photos / image["file_name"], 0.2)
+        for x1, y1, x2, y2 in found.boxes[::3].round(decimals=2).double().tolist():
+            label = int(found.labels[::3][0])
+            shift = float(rng.choice([0.0, 0.0, 4.0, 15.0]))
+            box = [x1 + shift, y1, max(x2 - x1, 1.0), max(y2 - y1, 1.0)]
+            record = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": label, "bbox": box}
+            annotations.append({**record, "area": box[2] * box[3], "iscrowd": 0})
+    categories = [{"id": number, "name": name} for number, name in enumerate(("ape", "bee", "cat", "dog"), start=1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    return {"images": photos, "annotations": write_json(folder / "annotations.json", content)}
