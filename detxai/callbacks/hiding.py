@@ -1,0 +1,96 @@
+"""What hiding one place of an image takes from the score of a box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter
+from detxai.detections import Detections
+from detxai.engine.perturbing import Canvas, Filling
+from detxai.images import Image
+from detxai.targets import ClassScoreTarget, score_targets
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Square places on an image: every window of ``span`` x ``span`` cells of a grid, also those half over the edge.
+
+    A window at each corner and edge matters: that is where watermarks, stamps and time codes stand.
+
+    Args:
+        cells: of the grid, along each side.
+        span: cells along each side of a window.
+
+    >>> Windows(cells=2, span=1).shares
+    tensor([[0.0000, 0.0000, 0.5000, 0.5000],
+            [0.5000, 0.0000, 1.0000, 0.5000],
+            [0.0000, 0.5000, 0.5000, 1.0000],
+            [0.5000, 0.5000, 1.0000, 1.0000]])
+    """
+
+    cells: int = 6
+    span: int = 2
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.span <= self.cells:
+            raise ValueError(f"span must lie in [1, cells], got {self.span} of {self.cells}")
+
+    def __len__(self) -> int:
+        return (self.cells + self.span - 1) ** 2
+
+    @property
+    def shares(self) -> Tensor:
+        """(W, 4) xyxy, as shares of the image's width and height."""
+        starts = range(1 - self.span, self.cells)
+        corners = [(max(x, 0), max(y, 0), x + self.span, y + self.span) for y in starts for x in starts]
+        return torch.tensor(corners, dtype=torch.float32).clamp(max=self.cells) / self.cells
+
+    def masks(self, size: tuple[int, int]) -> Tensor:
+        """(W, height, width), 0 in each window and 1 elsewhere."""
+        height, width = size
+        keep = torch.ones(len(self), height, width)
+        for mask, (x1, y1, x2, y2) in zip(keep, self.shares.tolist()):
+            mask[round(y1 * height) : round(y2 * height), round(x1 * width) : round(x2 * width)] = 0
+        return keep
+
+
+def hiding_effects(
+    detector: Adapter,
+    image: Image,
+    detections: Detections,
+    windows: Windows,
+    *,
+    fill: Filling = "blur",
+    batch_size: int = 16,
+) -> Tensor:
+    """The share of each box's score that goes away with each window: (T, W), 1 all of it, below 0 it helps.
+
+    NaN where the window touches the box: what is asked is what lies *elsewhere* does to it. The score is
+    ``ClassScoreTarget``; a box without any score has NaN everywhere.
+
+    Source: Zeiler & Fergus, 2014, occlusion (ECCV), with a box's score and windows off the box.
+    """
+    if not len(detections):
+        return torch.zeros(0, len(windows))
+    canvas = Canvas.of(detector, image, fill)
+    pairs = zip(detections.boxes.tolist(), detections.labels.tolist())
+    targets = [ClassScoreTarget(box, label) for box, label in pairs]
+    with torch.no_grad(), detector.borrowed():
+        clean = score_targets(targets, detector.candidates(canvas.clean))
+        hidden = [
+            score_targets(targets, detector.candidates(canvas.inputs(keep.to(clean.device))))
+            for keep in windows.masks(canvas.size).split(batch_size)
+        ]
+    share = ((clean - torch.cat(hidden, 1)) / torch.where(clean > 0, clean, torch.nan)).cpu()
+    return torch.where(_touching(detections.boxes.cpu(), windows, canvas.geometry.image_size), torch.nan, share)
+
+
+def _touching(boxes: Tensor, windows: Windows, size: tuple[int, int]) -> Tensor:
+    """(T, W) bool: whether a window and a box share any pixel."""
+    height, width = size
+    places = windows.shares * torch.tensor([width, height, width, height])
+    apart = (boxes[:, None, :2] >= places[None, :, 2:]) | (places[None, :, :2] >= boxes[:, None, 2:])
+    return ~apart.any(-1)

@@ -1,0 +1,118 @@
+"""The mistakes of a validation: boxes that should not be there, and objects that were not found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter
+from detxai.callbacks.measuring import Sighting, measures_of
+from detxai.callbacks.panel import PanelImage, object_scores
+from detxai.detections import Detections
+from detxai.explain import Method, explain
+from detxai.geometry import box_iou
+
+Kind = Literal["false_positive", "miss"]
+KINDS: tuple[Kind, ...] = ("false_positive", "miss")
+OVERLAP = 0.5  # IoU from which a detection counts as the object, as in mAP50
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A validation image with a mistake of one kind; the worst one on it is explained.
+
+    Attributes:
+        kind: ``"false_positive"`` or ``"miss"``.
+        item: the image, with its annotated objects.
+        rank: 0 is the worst of its kind.
+        score_threshold: detections below it are none.
+    """
+
+    kind: Kind
+    item: PanelImage
+    rank: int = 0
+    score_threshold: float = 0.25
+
+
+def explain_mistake(detector: Adapter, mistake: Mistake, method: Method) -> list[Sighting]:
+    """The worst mistake of this kind on the image, explained; empty where the detector makes none now.
+
+    The worst false positive is the one with the highest score; the worst miss is the object of which the detector
+    sees least. A miss is explained at the place and class of the object: what little speaks for it.
+    """
+    item, objects = mistake.item, mistake.item.objects
+    if objects is None:
+        raise ValueError(f"a mistake needs the annotated objects of its image {item.name!r}, got none")
+    found = detector.detect(item.pixels, mistake.score_threshold).to("cpu")
+    right, seen = match(found, objects)
+    if mistake.kind == "false_positive":
+        asked = found[(~right).nonzero().flatten()]
+        worst = asked[asked.scores.argsort(descending=True)[:1]]
+    else:
+        asked = objects[(~seen).nonzero().flatten()]
+        asked = replace(asked, class_names=detector.class_names)
+        if len(asked):
+            with torch.no_grad():
+                asked = replace(asked, scores=object_scores(detector, item.pixels, asked).cpu().clamp(0, 1))
+        worst = asked[asked.scores.argsort()[:1]]
+    if not len(worst):
+        return []
+    (explanation,) = explain(detector, item.pixels, method, worst)
+    measures = measures_of(explanation, worst, None, None)
+    return [Sighting(item.name, mistake.rank, worst, explanation, measures, mistake.kind)]
+
+
+def match(found: Detections, objects: Detections) -> tuple[Tensor, Tensor]:
+    """Which detections are right (N,) and which objects are found (G,), both bool.
+
+    Greedy from the highest score, same class, IoU 0.5 or more, each object once.
+
+    >>> box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+    >>> twice = Detections(box.repeat(2, 1), torch.tensor([0.6, 0.9]), torch.tensor([1, 1]))
+    >>> match(twice, Detections(box, torch.ones(1), torch.tensor([1])))
+    (tensor([False,  True]), tensor([True]))
+    """
+    right = torch.zeros(len(found), dtype=torch.bool)
+    seen = torch.zeros(len(objects), dtype=torch.bool)
+    if not len(objects):
+        return right, seen
+    iou = box_iou(found.boxes[:, None], objects.boxes[None])
+    iou = torch.where(found.labels[:, None] == objects.labels[None], iou, 0)
+    for place in found.scores.argsort(descending=True, stable=True).tolist():
+        free = torch.where(seen, -1, iou[place])
+        best = int(free.argmax())
+        if float(free[best]) >= OVERLAP:
+            right[place] = seen[best] = True
+    return right, seen
+
+
+def worst_images(
+    right: Sequence[Tensor], scores: Sequence[Tensor], n_objects: Sequence[int], *, most: int, score_threshold: float
+) -> tuple[list[int], list[int]]:
+    """The images with the surest false positives, and those with the most objects missed: indices, worst first.
+
+    Args:
+        right: for each image (N,) bool, from a validator's own matching.
+        scores: for each image (N,).
+        n_objects: for each image.
+        most: at most so many of each.
+        score_threshold: detections below it are none.
+
+    >>> right = [torch.tensor([True, False]), torch.tensor([False])]
+    >>> worst_images(right, [torch.tensor([0.9, 0.3]), torch.tensor([0.8])], [1, 2], most=2, score_threshold=0.25)
+    ([1, 0], [1])
+    """
+    surest, missed = [], []
+    for one_right, one_scores, n in zip(right, scores, n_objects, strict=True):
+        there = one_scores >= score_threshold
+        wrong = one_scores[there & ~one_right]
+        surest.append(float(wrong.max()) if len(wrong) else -math.inf)
+        missed.append(n - int((there & one_right).sum()))
+    false = [i for i in sorted(range(len(surest)), key=lambda i: -surest[i]) if surest[i] > -math.inf]
+    misses = [i for i in sorted(range(len(missed)), key=lambda i: -missed[i]) if missed[i] > 0]
+    return false[:most], misses[:most]

@@ -1,0 +1,136 @@
+"""Where it goes on disk: overlays, strips and curves of one run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detxai.callbacks.curves import Curves
+from detxai.callbacks.filmstrip import (
+    as_array,
+    forget_frames,
+    frame,
+    frame_path,
+    frames_of,
+    strip_is_due,
+    write_picture,
+    write_strip,
+)
+from detxai.callbacks.measuring import MEASURES, Sighting
+from detxai.callbacks.panel import file_name
+
+if TYPE_CHECKING:
+    from detxai.callbacks.loop import EpochReport
+
+OBJECT_COLUMNS = ("epoch", "image", "object", "label", "name", *MEASURES)
+CLASS_COLUMNS = ("epoch", "label", "name", "n_objects", *MEASURES, "alarm")
+ALARM_COLUMNS = ("epoch", "label", "name", "x1", "y1", "x2", "y2", "share", "drop", "n_images")
+
+
+class Record:
+    """The folder of one run.
+
+    ``curves.csv`` has a row for each box and epoch, ``classes.csv`` the means of each class, ``alarms.csv`` the
+    alarms; ``panel/NAME-N/epoch_0000.png`` are overlays, ``panel/NAME-N.png`` and ``.gif`` the strips over epochs;
+    ``mistakes/epoch_0000/`` holds what the validation got wrong.
+
+    Args:
+        folder: made with the first epoch.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"out must be a folder, got the file {folder}")
+        self.folder = folder
+        self.objects = Curves(folder / "curves.csv", OBJECT_COLUMNS)
+        self.classes = Curves(folder / "classes.csv", CLASS_COLUMNS)
+        self.alarms = Curves(folder / "alarms.csv", ALARM_COLUMNS)
+        self._begun = False
+        self._pictures: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def begin(self, epoch: int) -> None:
+        """Before the first epoch of this run: what an earlier run wrote of it and of later ones goes."""
+        self._pictures = {}
+        if self._begun:
+            return
+        (self.folder / "panel").mkdir(parents=True, exist_ok=True)
+        for folder in self._strips():
+            forget_frames(folder, epoch)
+        self._begun = True
+
+    def write(self, report: EpochReport) -> None:
+        """Everything of one epoch."""
+        alarmed = {alarm.label: alarm for alarm in report.alarms}
+        self.objects.add(report.epoch, [_object_row(one) for one in report.sightings])
+        self.classes.add(report.epoch, class_rows(report.sightings, alarmed))
+        self.alarms.add(report.epoch, [_alarm_row(alarm) for alarm in report.alarms])
+        for one in report.sightings:
+            name = f"{one.image}-{one.place}"
+            picture = frame(one.explanation, one.detection, _lines(one, report.epoch))
+            write_picture(picture, frame_path(self.folder / "panel" / name, report.epoch))
+            self._pictures[f"panel/{name}"] = as_array(picture)
+            if strip_is_due(len(frames_of(self.folder / "panel" / name))):
+                write_strip(self.folder / "panel" / name)
+        for one in report.mistakes:
+            rank = f"{one.kind}_{one.place}"
+            picture = frame(one.explanation, one.detection, [one.kind.replace("_", " "), *_lines(one, report.epoch)])
+            folder = self.folder / "mistakes" / f"epoch_{report.epoch:04d}"
+            write_picture(picture, folder / f"{rank}_{file_name(one.image)}.png")
+            self._pictures[f"mistakes/{rank}"] = as_array(picture)
+
+    def write_strips(self) -> None:
+        """Every strip and GIF anew."""
+        for folder in self._strips():
+            write_strip(folder)
+
+    def for_loggers(self, report: EpochReport) -> tuple[dict[str, float], dict[str, npt.NDArray[np.uint8]]]:
+        """What loggers get of an epoch: numbers by name, and pictures uint8 (H, W, 3) by name."""
+        numbers: dict[str, float] = {}
+        for row in class_rows(report.sightings, {alarm.label: alarm for alarm in report.alarms}):
+            for measure in (*MEASURES, "alarm"):
+                if not math.isnan(row[measure]):
+                    numbers[f"{measure}/{row['name']}"] = float(row[measure])
+        return numbers, dict(self._pictures)
+
+    def _strips(self) -> list[Path]:
+        panel = self.folder / "panel"
+        return sorted(entry for entry in panel.iterdir() if entry.is_dir()) if panel.is_dir() else []
+
+
+def class_rows(sightings: Sequence[Sighting], alarmed: dict[int, Any]) -> list[dict[str, Any]]:
+    """The mean of every measure over the boxes of a class, NaN left out, and 1 where the alarm is on.
+
+    A class with an alarm has a row also where none of its boxes was seen this time.
+    """
+    rows = []
+    names = {label: alarm.name for label, alarm in alarmed.items()}
+    names |= {one.label: one.detection.name(0) for one in sightings}
+    for label, name in sorted(names.items()):
+        mine = [one.measures for one in sightings if one.label == label]
+        known = {key: [numbers[key] for numbers in mine if not math.isnan(numbers[key])] for key in MEASURES}
+        means = {key: fmean(values) if values else math.nan for key, values in known.items()}
+        rows.append({"label": label, "name": name, "n_objects": len(mine), **means, "alarm": int(label in alarmed)})
+    return rows
+
+
+def _object_row(one: Sighting) -> dict[str, Any]:
+    name = one.detection.name(0)
+    return {"image": one.image, "object": one.place, "label": one.label, "name": name, **one.measures}
+
+
+def _alarm_row(alarm: Any) -> dict[str, Any]:
+    x1, y1, x2, y2 = alarm.place
+    place = {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
+    found = {"share": alarm.share, "drop": alarm.drop, "n_images": alarm.n_images}
+    return {"label": alarm.label, "name": alarm.name, **place, **found}
+
+
+def _lines(one: Sighting, epoch: int) -> list[str]:
+    inside = f"in box {one.measures['energy_box']:.0%}, flat {one.measures['energy_box_chance']:.0%}"
+    return [f"epoch {epoch}", f"{one.detection.name(0)} {float(one.detection.scores[0]):.2f}", inside]
