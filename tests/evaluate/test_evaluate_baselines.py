@@ -1,0 +1,183 @@
+"""Baselines are what they say, and peers' maps are those that the peers' own code makes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from faster_rcnns import photo, small_faster_rcnn
+
+import detxai
+from detxai.adapters import GradCamView
+from detxai.adapters.layers import capture
+from detxai.detections import Detections
+from detxai.evaluate.baselines import BoxCentre, BoxMap, PlantedMask, RandomMap
+from detxai.evaluate.contestants import contestants
+from detxai.evaluate.peers import GradCamEigenCAM, LayerCAM, UltralyticsLayerCAM
+from detxai.evaluate.samples import Sample
+from detxai.evaluate.scene_photos import scene_photos
+from detxai.metrics.ranking import roc_area
+from detxai.scenes import CLASS_NAMES, generate, load_yolo
+from detxai.targets import ClassScoreTarget
+
+TWO = Detections([[2.0, 1.0, 6.0, 9.0], [0.0, 0.0, 8.0, 4.0]], [0.9, 0.8], [1, 2])
+GREY = np.full((10, 12, 3), 90, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def small() -> Any:
+    return detxai.wrap(small_faster_rcnn())
+
+
+def test_random_maps_are_at_chance(small: Any) -> None:
+    areas = []
+    for seed in range(40):
+        scene = generate(seed, "local")
+        found = Detections(scene.boxes, [0.9] * len(scene), scene.labels)
+        maps = torch.from_numpy(np.stack([e.values for e in RandomMap()(small, scene.image, found)]))
+        areas += roc_area(maps, torch.from_numpy(scene.evidence)).tolist()
+    error = float(np.std(areas)) / math.sqrt(len(areas))
+    assert error < 0.05
+    assert abs(np.mean(areas) - 0.5) < 3 * error
+
+
+def test_random_maps_depend_on_seed_image_and_box_alone(small: Any) -> None:
+    first, second = RandomMap()(small, GREY, TWO)
+    assert not np.array_equal(first.values, second.values)
+    (alone,) = RandomMap()(small, GREY, TWO[1])
+    assert np.array_equal(alone.values, second.values)
+    for other in (RandomMap(seed=1)(small, GREY, TWO), RandomMap()(small, GREY + np.uint8(1), TWO)):
+        assert not np.array_equal(other[0].values, first.values)
+    assert RandomMap(cells=None)(small, GREY, TWO)[0].values.shape == (10, 12)
+
+
+def test_the_box_and_its_centre_by_hand(small: Any) -> None:
+    box, _ = (explanation.values for explanation in BoxMap()(small, GREY, TWO))
+    assert box.sum() == 4 * 8
+    assert (box[1:9, 2:6] == 1).all()
+    hill, _ = (explanation.values for explanation in BoxCentre()(small, GREY, TWO))
+    assert hill[4, 3] == pytest.approx(math.exp(-((0.5 / 2) ** 2) - (0.5 / 4) ** 2))  # centre (4, 5), half sides 2, 4
+    assert hill[4, 3] == hill[5, 4] == hill.max()
+
+
+def test_the_planted_mask_is_the_evidence_of_each_object() -> None:
+    (one,) = scene_photos(dict(enumerate(CLASS_NAMES)), ["joint"], 1)
+    scene = generate(500, "joint")
+    boxes = [scene.boxes[0].tolist(), [0, 0, 9, 9]]
+    sample = Sample(0, one, Detections(boxes, [0.9, 0.9], [7, 7]), (0, 1), (0, -1))
+    maps = PlantedMask().maps(sample, one.load()[1])
+    assert np.array_equal(maps[0].numpy() == 1, scene.evidence[0])
+    assert not maps[1].any()
+
+
+def test_layer_cam_equals_its_formula_written_out(small: Any) -> None:
+    image = photo()
+    detections = small.detect(image, 0.2)[:2]
+    explanations = LayerCAM()(small, image, detections)
+    inputs = small.prepare(image)
+    for i, explanation in enumerate(explanations):
+        (target,) = ClassScoreTarget.of(detections[i])
+        with small.borrowed(), capture(small.model, small.default_layers) as outputs:
+            score = target(small.candidates(inputs))
+        (levels,) = outputs.values()
+        gradients = torch.autograd.grad(score, list(levels.values()), allow_unused=True)
+        expected = np.zeros(explanation.values.shape)
+        for level, gradient in zip(levels.values(), gradients):
+            if gradient is None:
+                continue
+            cells = torch.zeros(level.shape[2:])
+            strengths, features = gradient[0].tolist(), level[0].tolist()
+            for row in range(level.shape[2]):
+                for column in range(level.shape[3]):
+                    total = sum(max(g[row][column], 0) * a[row][column] for g, a in zip(strengths, features))
+                    cells[row, column] = max(total, 0)
+            on_image = inputs.geometries[0].map_to_image(cells).numpy()
+            expected = np.maximum(expected, on_image / max(on_image.max(), 1e-7))
+        assert explanation.values == pytest.approx(expected, abs=1e-4)
+        assert explanation.values.max() == pytest.approx(1)
+
+
+def test_layer_cam_of_no_boxes_is_nothing_and_leaves_the_model_alone(small: Any) -> None:
+    before = {name: value.clone() for name, value in small.model.state_dict().items()}
+    assert LayerCAM()(small, photo(), TWO[[]]) == []
+    LayerCAM()(small, photo(), small.detect(photo(), 0.2)[:1])
+    assert all(torch.equal(before[name], value) for name, value in small.model.state_dict().items())
+    assert all(p.grad is None for p in small.model.parameters())
+    assert not any(module._forward_hooks for module in small.model.modules())
+
+
+def test_grad_cams_eigen_cam_is_grad_cams(small: Any) -> None:
+    from pytorch_grad_cam import EigenCAM
+
+    view = GradCamView(small, photo())
+    with EigenCAM(view, view.target_layers) as cam:
+        expected = view.to_image(cam(view.input_tensor, targets=[])[0])
+    found = GradCamEigenCAM()(small, photo())
+    assert np.array_equal(found.values, expected)
+    assert found.detection is None
+
+
+@pytest.mark.parametrize("most", [1, 16])
+def test_the_layer_cam_of_ultralytics_is_theirs(most: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Their function writes a picture; the map is caught on its way to the colours."""
+    pytest.importorskip("ultralytics")
+    from ultralytics.utils import plotting
+
+    yolo = load_yolo()
+    image = generate(503, "local").image  # of the input's own size: no resizing between the two
+    caught: list[np.ndarray] = []
+    coloured = plotting.cv2.applyColorMap
+    monkeypatch.setattr(plotting.cv2, "applyColorMap", lambda map_, which: caught.append(map_) or coloured(map_, which))
+    detector = detxai.wrap(yolo)
+    inputs = detector.prepare(image)
+
+    class Backend(torch.nn.Module):
+        """What their predictor hands over: the network as ``model``."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = yolo.model
+
+        def forward(self, tensor: torch.Tensor) -> Any:
+            return self.model(tensor)
+
+    with detector.borrowed():
+        plotting.class_activation_map(Backend(), inputs.tensor, ["bus.jpg"], tmp_path, conf=0.25, topk=most)
+    (theirs,) = caught
+    ours = UltralyticsLayerCAM(most=most)(detector, image).values
+    assert ours.max() == pytest.approx(1)
+    assert (ours * 255) == pytest.approx(theirs.astype(np.float64), abs=1.01)  # theirs is cut to whole numbers
+
+
+def test_names_settings_and_doubles(small: Any) -> None:
+    named = contestants(["eigen_cam", "fast=ablation_cam", "random"], {"fast": {"ratio_channels_to_ablate": 0.1}})
+    assert list(named) == ["eigen_cam", "fast", "random"]
+    assert named["fast"].ratio_channels_to_ablate == 0.1  # type: ignore[union-attr]
+    assert list(contestants([detxai.EigenCAM()])) == ["eigen_cam"]
+    assert list(contestants({"mine": detxai.EigenCAM()})) == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "settings", "message"),
+    [
+        ([], {}, "at least one method"),
+        (["eigen"], {}, "methods must be some of ablation_cam, .*grad_cam_eigen_cam, .*random.*; got 'eigen'"),
+        (["random", "random"], {}, "'random' twice; write other=random"),
+        (["a/b=random"], {}, "got 'a/b'"),
+        (["random"], {"box": {}}, "settings are for box, but only random compete"),
+        (["random"], {"random": {"size": 1}}, r"random has the settings \['cells', 'seed'\], got size"),
+        (["ablation_cam"], {"ablation_cam": {"ratio": 1}}, "ablation_cam has the settings"),
+        (["random"], {"random": {"cells": 0}}, "cells must be a whole number from 1, or None, got 0"),
+    ],
+)
+def test_what_cannot_compete_is_named(methods: list[str], settings: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        contestants(methods, settings)
+
+
+def test_a_text_is_no_list_of_methods() -> None:
+    with pytest.raises(TypeError, match="list of names"):
+        contestants("random")

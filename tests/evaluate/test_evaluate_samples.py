@@ -1,0 +1,178 @@
+"""Which detections are measured, and what is known of them: COCO files, scenes, matching, sampling."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from pycocotools import mask as rle
+
+from detxai.detections import Detections
+from detxai.evaluate.coco_photos import coco_photos, labels_of_categories
+from detxai.evaluate.samples import Sample, draw, objects_of
+from detxai.evaluate.scene_photos import scene_photos
+from detxai.metrics import Objects
+from detxai.scenes import CLASS_NAMES, generate
+
+CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
+NAMES = {0: "person", 16: "dog"}
+
+
+def coco_file(folder: Path, annotations: list[dict[str, Any]], **parts: Any) -> Path:
+    PIL.Image.new("RGB", (12, 8), "grey").save(folder / "a.png")
+    content = {"images": [{"id": 7, "file_name": "a.png"}], "annotations": annotations, "categories": CATEGORIES}
+    path = folder / "instances.json"
+    path.write_text(json.dumps({**content, **parts}))
+    return path
+
+
+def annotation(category: int, box: list[float], **more: Any) -> dict[str, Any]:
+    return {"id": 1, "image_id": 7, "category_id": category, "bbox": box, "iscrowd": 0, **more}
+
+
+def test_objects_have_the_detectors_labels(tmp_path: Path) -> None:
+    listed = [
+        annotation(18, [1, 2, 3, 4]),
+        annotation(1, [0, 0, 12, 8]),
+        annotation(90, [5, 5, 1, 1]),  # the detector knows no toothbrush
+        annotation(1, [0, 0, 5, 5], iscrowd=1),
+    ]
+    (photo,) = coco_photos(tmp_path, coco_file(tmp_path, listed), NAMES)
+    image, truth = photo.load()
+    assert (photo.name, image.shape) == ("a.png", (8, 12, 3))
+    assert truth.objects.boxes.tolist() == [[1, 2, 4, 6], [0, 0, 12, 8]]
+    assert truth.objects.labels.tolist() == [16, 0]
+    assert truth.objects.masks is None
+    assert truth.evidence is None
+
+
+def test_masks_from_polygons_and_both_kinds_of_rle(tmp_path: Path) -> None:
+    drawn = np.zeros((8, 12), np.uint8, order="F")
+    drawn[2:5, 3:7] = 1
+    packed = rle.encode(drawn)
+    plain = {"size": [8, 12], "counts": [26, 3, 5, 3, 5, 3, 5, 3, 43]}  # column by column: zeros, ones, zeros, ...
+    listed = [
+        annotation(1, [3, 2, 4, 3], segmentation=[[3, 2, 7, 2, 7, 5, 3, 5]]),
+        annotation(1, [3, 2, 4, 3], segmentation={"size": [8, 12], "counts": packed["counts"].decode()}),
+        annotation(1, [3, 2, 4, 3], segmentation=plain),
+    ]
+    (photo,) = coco_photos(tmp_path, coco_file(tmp_path, listed), NAMES)
+    masks = photo.load()[1].objects.masks
+    assert masks is not None
+    for mask in masks:
+        assert torch.equal(mask, torch.from_numpy(drawn).bool())
+
+
+def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
+    listed = [annotation(1, [0, 0, 2, 2], segmentation={"size": [4, 4], "counts": [0, 16]})]
+    (photo,) = coco_photos(tmp_path, coco_file(tmp_path, listed), NAMES)
+    with pytest.raises(ValueError, match="8 x 12 pixels, got 4 x 4"):
+        photo.load()
+
+
+@pytest.mark.parametrize(
+    ("class_names", "categories", "labels"),
+    [
+        ({1: "dog", 2: "person"}, CATEGORIES, {18: 1, 1: 2}),  # names win over numbers that happen to fit
+        ({}, CATEGORIES, {18: 18, 1: 1, 90: 90}),  # a detector without names: numbers, as in torchvision's models
+        ({0: "-", 1: "x", 18: "y"}, [{"id": 1}, {"id": 18}, {"id": 30}], {1: 1, 18: 18}),  # a file without names
+    ],
+)
+def test_categories_by_name_then_by_number(class_names: dict[int, str], categories: Any, labels: Any) -> None:
+    assert labels_of_categories(class_names, categories) == labels
+
+
+@pytest.mark.parametrize(
+    ("class_names", "categories", "message"),
+    [
+        ({0: "cat"}, CATEGORIES, "dog, person, toothbrush; the detector has cat"),
+        ({0: "cat"}, [{"id": 5}], "it has 5; the detector has 0"),
+        ({0: "cat"}, [], "it has none"),
+        ({i: f"c{i}" for i in range(20)}, [{"id": 99, "name": "x"}], "c7 and 12 more"),
+    ],
+)
+def test_no_category_that_fits_is_an_error(class_names: dict[int, str], categories: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        labels_of_categories(class_names, categories)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "has no list of images"),
+        ('{"images": [], "annotations": {}}', "has no list of annotations"),
+        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "an entry of images has no file_name"),
+        ('{"images": [], "annotations": [], "categories": [3]}', "an entry of categories has no id"),
+    ],
+)
+def test_what_is_no_coco_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        coco_photos(tmp_path, tmp_path / "x.json", NAMES)
+
+
+def test_absent_files_and_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="images: no such folder"):
+        coco_photos(tmp_path / "none", tmp_path / "x.json", NAMES)
+    with pytest.raises(FileNotFoundError, match="annotations: no such file"):
+        coco_photos(tmp_path, tmp_path / "x.json", NAMES)
+    path = coco_file(tmp_path, [])
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match="none of the 1 images"):
+        coco_photos(tmp_path, path, NAMES)
+
+
+def test_the_surer_detection_takes_the_object() -> None:
+    objects = Objects(torch.tensor([[0, 0, 10, 10], [20, 0, 30, 10]]), torch.tensor([1, 1]))
+    boxes = [[0, 0, 10, 9], [0, 0, 10, 10], [20, 0, 30, 4], [20, 0, 30, 10], [20, 0, 30, 9]]
+    found = Detections(boxes, [0.5, 0.9, 0.8, 0.7, 0.6], [1, 1, 1, 2, 1])
+    # 0: taken by 1; 2: IoU 0.4; 3: another label
+    assert objects_of(found, objects) == [-1, 0, -1, -1, 1]
+    assert objects_of(found, Objects(torch.zeros(0, 4), torch.zeros(0))) == [-1] * 5
+
+
+def test_every_detection_is_as_likely_to_be_drawn() -> None:
+    eligible = {0: [0], 1: list(range(9)), 5: [3, 7]}
+    drawn: Counter[tuple[int, int]] = Counter()
+    for seed in range(600):
+        sample = draw(eligible, 4, seed)
+        assert sum(map(len, sample.values())) == 4
+        drawn.update((number, place) for number, places in sample.items() for place in places)
+    assert len(drawn) == 12
+    assert all(150 <= times <= 250 for times in drawn.values())  # 200 expected, deviation 12
+    assert draw(eligible, 4, 1) == draw(eligible, 4, 1)
+    assert draw(eligible, 40, 1) == eligible
+
+
+def test_scenes_tell_what_decided() -> None:
+    names = {label + 1: name for label, name in enumerate(CLASS_NAMES)}
+    (photo, *_) = photos = scene_photos(names, ["redundant", "context"], 2)
+    assert [(p.name, p.kind) for p in photos] == [
+        ("context-500", "context"), ("context-501", "context"), ("redundant-500", "redundant"),
+        ("redundant-501", "redundant"),
+    ]  # fmt: skip
+    scene = generate(500, "context")
+    image, truth = photo.load()
+    assert np.array_equal(image, scene.image)
+    assert truth.objects.labels.tolist() == [label + 1 for label in scene.labels]
+    assert truth.evidence is not None
+    assert np.array_equal(truth.evidence.numpy(), scene.evidence)
+    sample = Sample(0, photo, Detections([[0, 0, 5, 5], scene.boxes[0].tolist()], [0.9, 0.8], [1, 5]), (0, 1), (-1, 0))
+    assert not sample.known(truth, 0)["evidence"].any()  # type: ignore[attr-defined]
+    assert np.array_equal(sample.known(truth, 1)["evidence"][0], scene.evidence[0])  # type: ignore[index]
+    (causes,) = sample.known(truth, 1)["causes"]  # type: ignore[misc]
+    assert causes.shape == (len(scene.evidence_parts[0]), 160, 160)
+
+
+def test_scenes_for_a_detector_that_knows_them_only() -> None:
+    with pytest.raises(ValueError, match="knows none of the scenes' classes"):
+        scene_photos({0: "person"})
+    with pytest.raises(ValueError, match="n_scenes must be at least 1"):
+        scene_photos({0: "ticket"}, n=0)
