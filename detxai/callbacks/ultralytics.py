@@ -157,6 +157,7 @@ class UltralyticsWatcher:
         with _kept_from_training(trainer):
             report = self.monitor.step(trainer.ema.ema, trainer.epoch, mistakes=self._worst(trainer.validator))
             self.reports += [] if report is None else [report]
+        self._matches = []  # the next epoch may go without validation
 
     def teardown(self, trainer: Any) -> None:
         """Write the strips, also where training failed."""

@@ -82,7 +82,8 @@ def test_inside_no_grad_inference_mode_and_autocast(tmp_path: Path) -> None:
     model = small_faster_rcnn(n_classes=11)
     plain = watched(tmp_path / "plain").step(model, 0)
     assert plain is not None
-    for place, context in enumerate((torch.no_grad(), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16))):
+    contexts: tuple[Any, ...] = (torch.no_grad(), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16))
+    for place, context in enumerate(contexts):
         with context:
             report = watched(tmp_path / str(place)).step(model, 0)
         assert report is not None
@@ -108,7 +109,7 @@ def test_two_epochs_on_disk(tmp_path: Path) -> None:
         assert [file.name for file in frames] == ["epoch_0000.png", "epoch_0001.png"]
         strip = PIL.Image.open(tmp_path / "out" / "panel" / f"{name}-0.png")
         assert strip.width == 2 * PIL.Image.open(frames[0]).width
-        assert PIL.Image.open(tmp_path / "out" / "panel" / f"{name}-0.gif").n_frames == 2  # type: ignore[attr-defined]
+        assert PIL.Image.open(tmp_path / "out" / "panel" / f"{name}-0.gif").n_frames == 2
     assert not list((tmp_path / "out").rglob("*.partial*"))
 
 
