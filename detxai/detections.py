@@ -105,6 +105,7 @@ class Detections:
             index = [index % len(self)]
         elif not isinstance(index, slice):
             index = torch.as_tensor(index, device=self.boxes.device)
+            index = index if index.numel() else index.long()  # an empty list comes as floats
         return replace(self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index])
 
     def __iter__(self) -> Iterator[Detections]:
@@ -130,7 +131,8 @@ class Candidates:
         boxes: (B, N, K, 4) xyxy, pixels of each original image; K = 1, or C where each class has its own box.
         class_scores: (B, N, C) in [0, 1], the background left out.
         objectness: (B, N) in [0, 1]; how sure the detector is that there is anything at all.
-        labels: (C,) int64, the label that each column of ``class_scores`` stands for.
+        labels: (C,) int64, the label that each column of ``class_scores`` stands for; on the CPU, so that asking for a
+            label never waits for the device.
         proposals: (B, N, 4) xyxy, original pixels: where each candidate started, for a target's ``reach``; None
             where candidates have no proposal.
         final: True where these are detections, already suppressed, one class each.
@@ -155,6 +157,7 @@ class Candidates:
         for name, shape in shapes.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(getattr(self, name).shape)}")
+        object.__setattr__(self, "labels", self.labels.cpu())
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -188,15 +191,17 @@ class Candidates:
         Raises:
             ValueError: the detector has no such label.
         """
-        match = labels.to(self.labels.device)[:, None] == self.labels
-        known = match.any(1) if self.labels.numel() else torch.zeros_like(labels, dtype=torch.bool)
+        match = labels.cpu()[:, None] == self.labels
+        known = match.any(1)
         if not self.final and not bool(known.all()):
             unknown = sorted(set(labels.tolist()) - set(self.labels.tolist()))
             raise ValueError(f"label must be one of the detector's {len(self.labels)} classes, got {unknown}")
         if not self.labels.numel():
             return self.boxes[None, :, :, 0], self.objectness.new_zeros((len(labels), *self.objectness.shape))
-        column = match.to(torch.int8).argmax(1)
-        scores = self.class_scores[:, :, column].permute(2, 0, 1) * known[:, None, None]
+        column = match.to(torch.int8).argmax(1).to(self.boxes.device)
+        scores = self.class_scores[:, :, column].permute(2, 0, 1)
+        if self.final:
+            scores = scores * known[:, None, None].to(scores.device)
         boxes = self.boxes.permute(2, 0, 1, 3)
         return (boxes if len(boxes) == 1 else boxes[column]), scores
 

@@ -22,6 +22,9 @@ class SimilarityTarget(BoxTarget):
         class_scores: (C,) the detection's class vector P, in the order of ``Candidates.labels``; default: one-hot
             at ``label``, which is all that a detector's final answer tells.
 
+    A detection whose candidate finds another class likelier asks, with its class vector, about both; to ask about its
+    own class alone leave ``class_scores`` out, or use ``BoxScoreTarget``.
+
     Source: Petsiuk et al., 2021, D-RISE (CVPR). Class vectors leave the background out.
 
     >>> found = {"boxes": torch.tensor([[0.0, 0.0, 10.0, 10.0]]), "scores": torch.tensor([0.9]),
@@ -64,15 +67,14 @@ class SimilarityTarget(BoxTarget):
 
     @classmethod
     def score(cls, targets: Sequence[Any], match: Match, candidates: Candidates) -> Tensor:
-        wanted = torch.stack([_class_vector(target, candidates) for target in targets])
+        wanted = candidates.class_scores.new_tensor([_class_vector(target, candidates) for target in targets])
         cosine = torch.einsum("tc,bnc->tbn", F.normalize(wanted, dim=-1), F.normalize(candidates.class_scores, dim=-1))
         return (match.iou * candidates.objectness * cosine).amax(-1)
 
 
-def _class_vector(target: SimilarityTarget, candidates: Candidates) -> Tensor:
-    like = candidates.class_scores
+def _class_vector(target: SimilarityTarget, candidates: Candidates) -> Sequence[float]:
     if target.class_scores is None:
-        return (candidates.labels == target.label).to(like.dtype)
-    if len(target.class_scores) != like.shape[2]:
-        raise ValueError(f"class_scores must have shape ({like.shape[2]},), got ({len(target.class_scores)},)")
-    return like.new_tensor(target.class_scores)
+        return (candidates.labels == target.label).float().tolist()
+    if len(target.class_scores) != len(candidates.labels):
+        raise ValueError(f"class_scores must have shape ({len(candidates.labels)},), got ({len(target.class_scores)},)")
+    return tuple(target.class_scores)

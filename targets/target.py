@@ -142,7 +142,7 @@ def match_candidates(targets: Sequence[BoxTarget], candidates: Candidates) -> Ma
     """How every candidate of every image relates to every target."""
     like = candidates.boxes
     box = like.new_tensor([target.box for target in targets])[:, None, None]
-    labels = torch.tensor([target.label for target in targets], device=like.device)
+    labels = torch.tensor([target.label for target in targets])
     boxes, score = candidates.of_labels(labels)
     iou = box_iou(box, boxes)
     reached = torch.ones_like(iou, dtype=torch.bool)

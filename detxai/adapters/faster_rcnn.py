@@ -123,7 +123,7 @@ class FasterRCNNAdapter(Adapter):
             boxes=(clipped * scales[:, None, None])[:, :, 1:],
             class_scores=probabilities[..., 1:],
             objectness=probabilities[..., 1:].sum(-1),
-            labels=torch.arange(1, n_classes, device=like.device),
+            labels=torch.arange(1, n_classes),
             proposals=_stack(torch.cat(proposals), counts) * scales[:, None],
         )
 

@@ -168,7 +168,7 @@ class YOLOAdapter(Adapter):
             boxes, scores = every_anchor(self.head, read, one2one=self.end2end, strides=self.strides)
             place = rotated_to_images if self.task == "obb" else boxes_to_images
             boxes = place(boxes, inputs.geometries)
-        labels = torch.arange(scores.shape[-1], device=scores.device)
+        labels = torch.arange(scores.shape[-1])
         return Candidates(boxes[:, :, None], scores, scores.amax(-1), labels)
 
     def structure(self, features: Features) -> Dense | None:

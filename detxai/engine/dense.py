@@ -88,6 +88,7 @@ class DenseTail:
         self.probes = _probes(targets)
         self.bounded = self.probes is not None and not every_cell
         self.columns = _columns_needed(targets, structure)
+        self.labels = None if self.columns is None else self.columns.cpu()
         self.branches = {name: self._branches_of(name) for name in structure.levels}
         counts = [level[0, 0].numel() for level in structure.levels.values()]
         ends = torch.tensor(counts).cumsum(0).tolist()
@@ -148,7 +149,7 @@ class DenseTail:
         """Boxes (B, n, 4) and logits (B, C, n) of some parts of the head's output."""
         boxes = torch.cat([part[0] for part in parts], 1)
         scores = torch.cat([part[1] for part in parts], 2).to(boxes.dtype).sigmoid().transpose(1, 2)
-        labels = torch.arange(scores.shape[2], device=scores.device) if self.columns is None else self.columns
+        labels = torch.arange(scores.shape[2]) if self.labels is None else self.labels
         return Candidates(boxes[:, :, None], scores, scores.amax(-1), labels)
 
     def _kept_without(self, level: str) -> tuple[Candidates, Candidates]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor
 
 from detxai.engine.masks import RiseMasks
-from detxai.geometry import interpolation_matrix
 
 Normalisation = Literal["slope", "centred", "sum", "density", "expectation"]
 NORMALISATIONS: tuple[Normalisation, ...] = ("slope", "centred", "sum", "density", "expectation")
@@ -84,15 +84,26 @@ class Lattice:
         """Values (..., h, w) at the points, as a map (..., *size) over the masks' extent at another resolution."""
         axes = []
         for points, n_pixels, n_out in zip((self.rows, self.columns), self.masks.size, size, strict=True):
-            first, step = int(points[0]), int(points[1] - points[0]) if len(points) > 1 else 1
-            scale = n_pixels / n_out
-            start = (0.5 * scale - 0.5 - first) / step
-            axes.append(interpolation_matrix(n_out, len(points), start, scale / step).to(values.device, values.dtype))
+            places = (torch.arange(n_out, dtype=torch.float64) + 0.5) * n_pixels / n_out - 0.5
+            axes.append(_between(points, places).to(values.device, values.dtype))
         return axes[0] @ values @ axes[1].T
 
 
 def _spread(n_pixels: int, step: int) -> Tensor:
-    return torch.arange((n_pixels - 1) % step // 2, n_pixels, step)
+    """Whole numbers from the first pixel to the last, at most ``step`` apart."""
+    return torch.linspace(0, n_pixels - 1, math.ceil((n_pixels - 1) / step) + 1, dtype=torch.float64).round().long()
+
+
+def _between(points: Tensor, places: Tensor) -> Tensor:
+    """(places, points) the matrix that interpolates linearly from points (ascending) to places, constant beyond."""
+    if len(points) == 1:
+        return torch.ones(len(places), 1, dtype=torch.float64)
+    places = places.clamp(int(points[0]), int(points[-1]))
+    high = torch.searchsorted(points.double(), places).clamp(1, len(points) - 1)
+    share = (places - points[high - 1]) / (points[high] - points[high - 1])
+    rows, matrix = torch.arange(len(places)), torch.zeros(len(places), len(points), dtype=torch.float64)
+    matrix[rows, high - 1], matrix[rows, high] = 1 - share, share
+    return matrix
 
 
 def estimate(
@@ -117,7 +128,7 @@ def estimate(
     """
     wide = scores.float() if scores.device.type == "mps" else scores.double()
     found = (
-        _slope(wide, lattice, control_variate) if normalisation == "slope" else _published(wide, lattice)[normalisation]
+        _slope(wide, lattice, control_variate) if normalisation == "slope" else _published(wide, lattice, normalisation)
     )
     shape = (len(scores), len(lattice.rows), len(lattice.columns))
     return Estimate(*(one.reshape(shape).float() for one in found))
@@ -136,17 +147,23 @@ def _slope(scores: Tensor, lattice: Lattice, control_variate: bool) -> tuple[Ten
     value, variance = scores.new_zeros(()), scores.new_zeros(())
     for half, model in zip(halves, reversed(models), strict=True):
         left = scores[:, half] if model is None else scores[:, half] - model(half)
-        left = left - left.mean(1, keepdim=True)
-        first, second = scores.new_zeros(()), scores.new_zeros(())
-        for part, masks in lattice.chunks(half):
-            masks = masks.to(left)
-            first = first + left[:, part] @ masks
-            second = second + left[:, part].square() @ masks.square()
+        first, second = _moments(left, half, lattice)
         n = len(half)
         value = value + (first / (n - 1) + (0 if model is None else model.covariance(lattice))) / 2
         variance = variance + (second / n - (first / n).square()) / (n - 1) / 4
     spread = lattice.variance.flatten().to(scores)
     return value / spread, variance.clamp(min=0).sqrt() / spread
+
+
+def _moments(scores: Tensor, numbers: Tensor, lattice: Lattice) -> tuple[Tensor, Tensor]:
+    """The sums over masks of (w - mean w) (M - p), and of its square; (T, h * w) both."""
+    centred = scores - scores.mean(1, keepdim=True)
+    first = second = scores.new_zeros(())
+    for part, masks in lattice.chunks(numbers):
+        masks = masks.to(scores)
+        first = first + centred[:, part] @ masks
+        second = second + centred[:, part].square() @ masks.square()
+    return first, second
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,27 +220,22 @@ def _ridge(size: Tensor, along: Tensor, squares: Tensor, n: int) -> Tensor:
     return tried[(error / freedom.square()).argmin(1)]
 
 
-def _published(scores: Tensor, lattice: Lattice) -> dict[str, tuple[Tensor, Tensor]]:
-    """The maps of the other normalisations and their standard errors."""
+def _published(scores: Tensor, lattice: Lattice, kind: Normalisation) -> tuple[Tensor, Tensor]:
+    """The map of another normalisation and its standard error (of the ratio, by the delta method)."""
     n, p = scores.shape[1], lattice.masks.p
     numbers = torch.arange(n, device=scores.device)
-    mean = scores.mean(1, keepdim=True)
+    if kind == "centred":
+        first, second = _moments(scores, numbers, lattice)
+        return first / n, (second - first.square() / n).clamp(min=0).sqrt() / n
     m = mm = wm = wmm = wwmm = scores.new_zeros(())
     for part, less_p in lattice.chunks(numbers):
         masks, w = less_p.to(scores) + p, scores[:, part]
-        m, mm = m + masks.sum(0), mm + masks.square().sum(0)
-        wm, wmm, wwmm = wm + w @ masks, wmm + w @ masks.square(), wwmm + w.square() @ masks.square()
-    density = wm / m.clamp(min=1e-12)
-    centred = wm / n - mean * m / n
-    spread = {  # n times the variance of one mask's contribution
-        "sum": wwmm - wm.square() / n,
-        "density": wwmm - 2 * density * wmm + density.square() * mm,
-        "centred": wwmm - 2 * mean * wmm + mean.square() * mm - n * centred.square(),
-    }
-    error = {name: variance.clamp(min=0).sqrt() for name, variance in spread.items()}
-    return {
-        "sum": (wm, error["sum"]),
-        "expectation": (wm / (n * p), error["sum"] / (n * p)),
-        "density": (density, error["density"] / m.clamp(min=1e-12)),
-        "centred": (centred, error["centred"] / n),
-    }
+        squares = masks.square()
+        m, mm = m + masks.sum(0), mm + squares.sum(0)
+        wm, wmm, wwmm = wm + w @ masks, wmm + w @ squares, wwmm + w.square() @ squares
+    if kind == "density":
+        density = wm / m.clamp(min=torch.finfo(m.dtype).tiny)
+        spread = wwmm - 2 * density * wmm + density.square() * mm
+        return density, spread.clamp(min=0).sqrt() / m.clamp(min=torch.finfo(m.dtype).tiny)
+    unit = 1.0 if kind == "sum" else n * p
+    return wm / unit, (wwmm - wm.square() / n).clamp(min=0).sqrt() / unit

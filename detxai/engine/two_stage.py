@@ -66,6 +66,7 @@ class TwoStageTail:
         self.structure, self.levels, self.targets = structure, levels, targets
         self.reach = _reach_boxes(targets, structure.to_image)
         self.columns = _columns_needed(targets, structure)
+        self.labels = None if self.columns is None else self.columns.cpu()
         stage, size = structure.proposals, structure.resized_size
         self.proposals = {name: LevelProposals(stage, name, level, size) for name, level in levels.items()}
         self.second = SecondStage(structure.boxes, levels)
@@ -167,11 +168,11 @@ class TwoStageTail:
         structure, (batch, n, n_classes) = self.structure, logits.shape
         probability = logits.softmax(-1)[..., 1:] * there[..., None]
         objectness = probability.sum(-1)
-        labels = torch.arange(1, n_classes, device=logits.device)
+        labels = torch.arange(1, n_classes) if self.labels is None else self.labels
         own = deltas.unflatten(2, (n_classes, 4))[:, :, 1:]
         if self.columns is not None:
             chosen = self.columns - 1
-            probability, own, labels = probability[..., chosen], own[:, :, chosen], labels[chosen]
+            probability, own = probability[..., chosen], own[:, :, chosen]
         n_own = own.shape[2]
         placed = structure.boxes.decode(own.flatten(2).flatten(0, 1), boxes.flatten(0, 1))
         placed = box_ops.clip_boxes_to_image(placed, structure.resized_size).view(batch, n, n_own, 4)
