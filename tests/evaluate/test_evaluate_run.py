@@ -1,0 +1,408 @@
+"""Evaluations from end to end: sane rankings on scenes, resuming, refusals, and what a bad image costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+
+import detxai.evaluate.folder
+import detxai.evaluate.run
+from detxai.adapters.adapter import Adapter
+from detxai.detections import Detections
+from detxai.evaluate import Evaluation, evaluate, make_measures, scene_photos
+from detxai.evaluate.measuring import Again, explained
+from detxai.evaluate.samples import Photo
+from detxai.explanation import Cost, Explanation
+from detxai.methods import EigenCAM
+from detxai.metrics import Case
+from detxai.scenes import Kind
+
+METHODS = ["planted", "random", "box", "eigen_cam", "d_rise"]
+SETTINGS = {"d_rise": {"n_masks": 60}}
+
+
+@pytest.fixture(scope="module")
+def frcnn() -> Adapter:
+    return detxai.wrap("scenes-frcnn")
+
+
+def photos(detector: Adapter, kinds: list[Kind], n: int) -> list[Photo]:
+    return scene_photos(detector.class_names, kinds, n)
+
+
+@pytest.fixture(scope="module")
+def ranked(frcnn: Adapter, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    return evaluate(
+        frcnn,
+        photos(frcnn, ["context", "local"], 5),
+        METHODS,
+        tmp_path_factory.mktemp("ranked"),
+        settings={"d_rise": {"n_masks": 120}},
+        measures=make_measures(["insertion_deletion", "evidence_mass", "evidence_auc", "pointing_game"], steps=5),
+        progress=False,
+    )
+
+
+def test_on_scenes_the_planted_mask_beats_every_method(ranked: Evaluation) -> None:
+    for quantity in ("evidence_mass", "evidence_auc"):
+        best, *others = ranked.summary.ranking(quantity).standings
+        assert (best.method, best.interval.mean) == ("planted", 1)
+        for standing in others:
+            assert standing.behind is not None
+            assert standing.behind.low > 0, (quantity, standing)
+    best, *others = ranked.summary.ranking("deletion").standings
+    assert best.method == "planted"
+
+
+def test_on_scenes_a_random_map_is_at_chance(frcnn: Adapter, tmp_path: Path) -> None:
+    found = evaluate(
+        frcnn, photos(frcnn, ["local", "joint"], 20), ["random"], tmp_path, measures=["evidence_auc", "evidence_mass"],
+        progress=False,
+    )  # fmt: skip
+    for quantity in ("evidence_auc", "evidence_mass"):
+        ranking = found.summary.ranking(quantity)
+        (random,) = ranking.standings
+        assert ranking.n > 30
+        width = random.interval.high - random.interval.low
+        assert abs(random.interval.mean - ranking.chance) < width  # four standard errors
+    assert found.summary.ranking("evidence_auc").chance == 0.5
+
+
+def test_on_context_scenes_a_box_shaped_map_loses(ranked: Evaluation) -> None:
+    context = ranked.summary.by_stratum("kind")
+    for quantity in ("evidence_mass", "evidence_auc"):
+        means = {method: interval.mean for method, interval in context[quantity]["context"].items()}
+        assert min(means, key=means.__getitem__) == "box", (quantity, means)
+    assert context["evidence_auc"]["context"]["box"].mean < 0.5
+    # inside the box the same map is far above chance: it is the scene that it cannot tell
+    assert context["evidence_auc"]["local"]["box"].mean > 0.8
+
+
+def test_every_method_is_asked_about_the_same_detections(ranked: Evaluation) -> None:
+    boxes = {
+        method: [(r.detection, r.box, r.score) for r in ranked.records if r.method == method] for method in METHODS
+    }
+    assert all(listed == boxes["planted"] for listed in boxes.values())
+    assert len(boxes["planted"]) >= 10
+
+
+def test_parquet_has_a_row_for_each_detection_method_and_quantity(ranked: Evaluation) -> None:
+    table = pyarrow.parquet.read_table(ranked.out / "results.parquet").to_pylist()
+    assert len(table) == sum(len(record.values) for record in ranked.records)
+    keys = {(row["image"], row["detection"], row["method"], row["quantity"]) for row in table}
+    assert len(keys) == len(table)
+    for row in table:
+        assert row["seconds"] > 0
+        assert row["size"] in ("small", "medium", "large")
+        if row["measure"] == "insertion_deletion":
+            assert (row["fill"], row["steps"], row["score_function"]) == ("black", 5, "class_score")
+        else:
+            assert row["steps"] is None
+    (settings,) = {row["settings"] for row in table if row["method"] == "d_rise"}
+    assert json.loads(settings)["n_masks"] == 120
+    auc = [row["value"] for row in table if (row["method"], row["quantity"]) == ("d_rise", "evidence_auc")]
+    assert np.nanmean(auc) == pytest.approx(ranked.summary.ranking("evidence_auc").of("d_rise").interval.mean)
+
+
+def test_the_curves_are_those_of_the_measure(ranked: Evaluation, frcnn: Adapter) -> None:
+    record = next(r for r in ranked.records if r.method == "random")
+    scene = photos(frcnn, ["context", "local"], 5)[record.number]
+    image, truth = scene.load()
+    detection = Detections([record.box], [record.score], [record.label])
+    values = explained(detxai.evaluate.contestants.RandomMap(), frcnn, image, detection)
+    (measure,) = make_measures(["insertion_deletion"], steps=5)
+    case = Case(frcnn, image, detection, values, truth.objects)
+    assert record.curves["insertion"] == pytest.approx(measure.curves(case).insertion[0].tolist())  # type: ignore[attr-defined]
+    assert record.values["insertion"] == pytest.approx(float(measure(case)["insertion"]))
+
+
+# --- stopping and going on ---------------------------------------------------------------------------------------
+
+
+def small_run(detector: Adapter, out: Path, **changed: Any) -> Evaluation:
+    given: dict[str, Any] = {
+        "methods": ["random", "eigen_cam", "d_rise"],
+        "settings": SETTINGS,
+        "measures": make_measures(["evidence_auc", "sparseness", "stability"], {"stability": {"n_repeats": 1}}),
+        "max_detections": 5,
+        "seed": 1,
+        "progress": False,
+    }
+    given |= changed
+    return evaluate(detector, photos(detector, ["local"], 3), given.pop("methods"), out, **given)
+
+
+def without_seconds(evaluation: Evaluation) -> list[tuple[Any, ...]]:
+    table = pyarrow.parquet.read_table(evaluation.out / "results.parquet").drop_columns(["seconds"])
+    thumbnails = [(r.method, r.detection, r.thumbnail, r.curves) for r in evaluation.records]
+    return [*map(str, table.to_pylist()), *thumbnails]  # as text: NaN equals itself
+
+
+@pytest.fixture(scope="module")
+def whole(frcnn: Adapter, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    return small_run(frcnn, tmp_path_factory.mktemp("whole"))
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None] = lambda n: None) -> list[int]:
+    """The number of detections measured; ``act`` is called before each with how many there were."""
+    done: list[int] = []
+    measure = detxai.evaluate.run.measure_one
+
+    def counting(*arguments: Any) -> Any:
+        act(len(done))
+        found = measure(*arguments)
+        done.append(1)
+        return found
+
+    monkeypatch.setattr(detxai.evaluate.run, "measure_one", counting)
+    return done
+
+
+def test_a_run_stopped_anywhere_loses_one_detection_and_ends_the_same(
+    frcnn: Adapter, whole: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total = len(whole.records)
+    assert total == 15
+    for stop in (0, 4, 11):
+        out = tmp_path / str(stop)
+        with monkeypatch.context() as patch:
+
+            def interrupt(n: int, stop: int = stop) -> None:
+                if n == stop:
+                    raise KeyboardInterrupt
+
+            done = counted(patch, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                small_run(frcnn, out)
+            assert len(done) == stop
+        with monkeypatch.context() as patch:
+            done = counted(patch)
+            again = small_run(frcnn, out)
+            assert len(done) == total - stop
+        assert without_seconds(again) == without_seconds(whole)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_killed_while_it_writes_goes_on(
+    frcnn: Adapter, whole: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        written: list[Path] = []
+        replace = Path.replace
+
+        def killed(self: Path, target: Any) -> Any:
+            written.append(self)
+            if len(written) == 9:  # the request, three images' detections, then methods: the temporary file is there
+                os.kill(os.getpid(), signal.SIGKILL)
+            return replace(self, target)
+
+        Path.replace = killed  # type: ignore[method-assign]
+        try:
+            small_run(frcnn, tmp_path)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    left = list((tmp_path / "parts").iterdir())
+    assert any(".partial" in path.name for path in left)
+    assert not (tmp_path / "results.parquet").exists()
+    done = counted(monkeypatch)
+    assert without_seconds(small_run(frcnn, tmp_path)) == without_seconds(whole)
+    assert 0 < len(done) < len(whole.records)
+    assert not [path for path in (tmp_path / "parts").iterdir() if ".partial" in path.name]
+
+
+def test_a_finished_run_is_only_read_again(frcnn: Adapter, whole: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [(r.method, r.detection, r.seconds) for r in whole.records]
+    done = counted(monkeypatch)
+    again = small_run(frcnn, whole.out)
+    assert done == []
+    assert [(r.method, r.detection, r.seconds) for r in again.records] == before
+
+
+def test_parts_that_are_damaged_are_made_again(
+    frcnn: Adapter, whole: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_run(frcnn, tmp_path)
+    part = sorted((tmp_path / "parts").glob("*.eigen_cam.json"))[0]
+    part.write_text(part.read_text()[:40])
+    done = counted(monkeypatch)
+    assert without_seconds(small_run(frcnn, tmp_path)) == without_seconds(whole)
+    assert done
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 2}, "seed: 1, not 2"),
+        ({"methods": ["random"], "settings": None}, "methods: "),
+        ({"score_threshold": 0.5}, "score_threshold: 0.25, not 0.5"),
+        ({"measures": ["sparseness"]}, "measures: "),
+    ],
+)
+def test_another_request_in_the_same_folder_is_refused(
+    frcnn: Adapter, whole: Evaluation, changed: dict[str, Any], message: str
+) -> None:
+    results = (whole.out / "results.parquet").read_bytes()
+    with pytest.raises(ValueError, match=f"holds another evaluation .*{message}"):
+        small_run(frcnn, whole.out, **changed)
+    assert (whole.out / "results.parquet").read_bytes() == results
+
+
+def test_other_weights_are_another_request(whole: Evaluation) -> None:
+    other = detxai.wrap("scenes-frcnn")
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1e-3)
+    with pytest.raises(ValueError, match="weights: "):
+        small_run(other, whole.out)
+
+
+# --- what goes wrong ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choosy:
+    """A method that crops, fails, or makes do, depending on the image's mean."""
+
+    name: ClassVar[str] = "choosy"
+    asks_about_boxes: ClassVar[bool] = True
+    does: str = "crop"
+
+    def __call__(self, detector: Adapter, image: Any, detections: Detections) -> list[Explanation]:
+        if self.does == "fail":
+            raise ValueError("no such thing")
+        values = np.zeros(image.shape[:2], np.float32)
+        x1, y1, x2, y2 = detections.boxes[0].int().tolist()
+        values[y1:y2, x1:x2] = 1
+        if self.does == "part":
+            values += 0.1
+        partial = self.does == "part"
+        return [Explanation(values, image, self.name, {}, Cost(0, 0), d, partial=partial) for d in detections]
+
+
+def test_a_bad_image_is_recorded_and_skipped(frcnn: Adapter, tmp_path: Path) -> None:
+    def damaged() -> Any:
+        raise ValueError("image: bad.jpg is damaged <or truncated>")
+
+    listed = [Photo("bad.jpg", damaged), *photos(frcnn, ["local"], 2)]
+    found = evaluate(frcnn, listed, ["random", "box"], tmp_path, measures=["sparseness"], progress=False)
+    assert [dict(f) for f in found.failures] == [
+        {"image": "bad.jpg", "method": None, "error": "image: bad.jpg is damaged <or truncated>"}
+    ]
+    assert json.loads((tmp_path / "failures.json").read_text()) == [dict(f) for f in found.failures]
+    assert {record.image for record in found.records} == {"local-500", "local-501"}
+    assert "damaged &lt;or truncated&gt;" in (tmp_path / "index.html").read_text()
+
+
+def test_a_map_that_was_cropped_to_its_box_is_refused_by_name(frcnn: Adapter, tmp_path: Path) -> None:
+    found = evaluate(
+        frcnn, photos(frcnn, ["local"], 2), [Choosy(), "box"], tmp_path, measures=["sparseness"], progress=False
+    )
+    assert {f["method"] for f in found.failures} == {"choosy"}
+    assert all("cropped to their box" in str(f["error"]) for f in found.failures)
+    assert {record.method for record in found.records} == {"box"}
+
+
+def test_where_everything_fails_the_first_error_is_told(frcnn: Adapter, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="every image failed; the first, local-500: no such thing"):
+        evaluate(frcnn, photos(frcnn, ["local"], 1), [Choosy("fail")], tmp_path, measures=["sparseness"])
+
+
+def test_what_a_method_had_when_it_was_interrupted_is_no_map(frcnn: Adapter, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(frcnn, photos(frcnn, ["local"], 1), [Choosy("part")], tmp_path, measures=["sparseness"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"measures": ["sparsity"]}, "measures must be some of insertion_deletion, .*; got 'sparsity'"),
+        ({"measures": []}, "at least one measure"),
+        ({"max_images": 0}, "max_images must be a whole number from 1, or None, got 0"),
+        ({"max_detections": 1.5}, "max_detections must be a whole number"),
+        ({"score_threshold": 2}, "score_threshold must lie in"),
+        ({"score_threshold": 1.0}, "there is nothing to measure"),
+        ({"methods": ["planted", "eigen"]}, "got 'eigen'"),
+    ],
+)
+def test_bad_requests_are_named(frcnn: Adapter, tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small_run(frcnn, tmp_path / "out", **{"settings": None, **changed})
+
+
+def test_no_photos_and_a_file_for_a_folder(frcnn: Adapter, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="photos must hold at least one image"):
+        evaluate(frcnn, [], ["random"], tmp_path / "out")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="out must be a folder"):
+        small_run(frcnn, tmp_path / "file")
+
+
+def test_without_pyarrow_the_pip_line_comes_before_any_work(
+    frcnn: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"pip install 'detxai\[tables\]'"):
+        small_run(frcnn, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"measures": ["energy"], "settings": {"energy": {"fill": 1}}}, r"energy has the settings \['reference'\]"),
+        ({"measures": ["energy"], "settings": {"road": {}}}, "settings are for road"),
+        ({"steps": 0}, "steps must be a whole number from 1, got 0"),
+    ],
+)
+def test_bad_measures_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_measures(**arguments)
+
+
+def test_shared_settings_go_where_there_are_such() -> None:
+    curves, energy = make_measures(["insertion_deletion", "energy"], steps=7, reference="object", fill=None)
+    assert (curves.steps, curves.fill, curves.reference) == (7, "black", "object")  # type: ignore[attr-defined]
+    assert energy.reference == "object"  # type: ignore[attr-defined]
+    assert not {"stability", "randomisation"} & {measure.name for measure in make_measures()}
+
+
+def test_a_method_runs_again_once_for_all_detections(frcnn: Adapter) -> None:
+    image = photos(frcnn, ["local"], 1)[0].load()[0]
+    found = Detections([[0, 0, 50, 50], [20, 20, 90, 90]], [0.9, 0.8], [1, 2])
+    calls: list[int] = []
+
+    @dataclass(frozen=True)
+    class Counting(EigenCAM):
+        def __call__(self, detector: Adapter, image: Any) -> Explanation:
+            calls.append(1)
+            return super().__call__(detector, image)
+
+    again = Again(Counting(), found)
+    first, second = again.of(0)(frcnn, image, 0), again.of(1)(frcnn, image, 0)
+    assert first.shape == second.shape == (1, 160, 160)
+    assert len(calls) == 1
+    again.of(1)(frcnn, image, 1)
+    again.of(1)(frcnn, 255 - image, 0)
+    weights = next(frcnn.model.parameters())
+    kept = weights.data
+    try:
+        weights.data = kept + 1
+        other = again.of(0)(frcnn, image, 0)
+    finally:
+        weights.data = kept
+    assert len(calls) == 4
+    assert not torch.equal(other, first)
