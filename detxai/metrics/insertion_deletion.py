@@ -12,7 +12,7 @@ from torch import Tensor
 from detxai.adapters.adapter import Inputs
 from detxai.engine.perturbing import Canvas, Filling
 from detxai.metrics.case import Case, Quantity, Reference
-from detxai.metrics.maps import where_known
+from detxai.metrics.maps import in_parts, where_known
 from detxai.metrics.scores import (
     ScoreFunction,
     check_batch_size,
@@ -175,9 +175,13 @@ def pixel_ranks(maps: Tensor, seed: int = 0) -> Tensor:
     tensor([[[2, 0],
              [3, 1]]], dtype=torch.int32)
     """
-    flat = maps.flatten(1)
-    n_pixels = flat.shape[1]
-    shuffled = torch.randperm(n_pixels, generator=torch.Generator().manual_seed(seed)).to(flat.device)
+    n_pixels = maps.shape[1:].numel()
+    shuffled = torch.randperm(n_pixels, generator=torch.Generator().manual_seed(seed)).to(maps.device)
+    return in_parts(lambda part: _ranks(part, shuffled), maps)
+
+
+def _ranks(maps: Tensor, shuffled: Tensor) -> Tensor:
+    flat, n_pixels = maps.flatten(1), len(shuffled)
     order = shuffled[flat[:, shuffled].argsort(dim=1, descending=True, stable=True)]
     places = torch.arange(n_pixels, dtype=torch.int32, device=flat.device)
     ranks = torch.empty_like(order, dtype=torch.int32).scatter_(1, order, places.expand_as(order))

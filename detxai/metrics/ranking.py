@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from detxai.metrics.maps import in_parts
+
 
 def doubled_ranks(values: Tensor) -> Tensor:
     """Twice the rank of each value in its row, from 1, equal values sharing the mean of their ranks.
@@ -41,8 +43,11 @@ def roc_area(maps: Tensor, masks: Tensor, against: Tensor | None = None) -> Tens
     >>> roc_area(torch.tensor([[[0.0, 1.0, 1.0, 2.0]]]), torch.tensor([[[False, False, True, True]]]))
     tensor([0.8750])
     """
-    wanted = masks.flatten(1)
-    others = ~wanted if against is None else against.flatten(1) & ~wanted
+    return in_parts(_roc_area, maps, masks, ~masks if against is None else against & ~masks)
+
+
+def _roc_area(maps: Tensor, masks: Tensor, against: Tensor) -> Tensor:
+    wanted, others = masks.flatten(1), against.flatten(1)
     n_wanted, n_others = wanted.sum(1), others.sum(1)
     left_out = ~(wanted | others)
     ranks = doubled_ranks(maps.flatten(1).masked_fill(left_out, -torch.inf)) - 2 * left_out.sum(1, keepdim=True)
@@ -65,6 +70,10 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     >>> rank_correlation(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[10.0, 30.0, 20.0]]]))
     tensor([0.5000])
     """
+    return in_parts(_rank_correlation, first, second)
+
+
+def _rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     wide = torch.float32 if first.device.type == "mps" else torch.float64  # MPS has no float64
     ranks = [doubled_ranks(maps.flatten(1)).to(wide) / maps.shape[1:].numel() for maps in (first, second)]
     centred = [r - r.mean(1, keepdim=True) for r in ranks]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detxai.metrics.maps import heatmaps
+from detxai.metrics.maps import heatmaps, in_parts
 
 SIGMA, RADIUS = 1.5, 5  # the paper's window, 11 pixels wide
 STEADY = (0.01**2, 0.03**2)  # the paper's constants, for values in [0, 1]
@@ -29,6 +29,10 @@ def structural_similarity(first: Tensor, second: Tensor) -> Tensor:
     >>> structural_similarity(map_, 2 * map_)
     tensor([1.])
     """
+    return in_parts(_structural_similarity, first, second)
+
+
+def _structural_similarity(first: Tensor, second: Tensor) -> Tensor:
     x, y = heatmaps(first)[:, None], heatmaps(second)[:, None]
     across = [_window(min(RADIUS, (n - 1) // 2)).to(x) for n in x.shape[-2:]]
     moments = torch.cat([x, y, x * x, y * y, x * y], 1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detxai.metrics.case import Case, Quantity
+from detxai.metrics.maps import in_parts
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ def gini(maps: Tensor) -> Tensor:
     >>> gini(torch.tensor([[[0.0, 0.0, 0.0, 5.0]], [[2.0, 2.0, 2.0, 2.0]]]))
     tensor([0.7500, 0.0000])
     """
+    return in_parts(_gini, maps)
+
+
+def _gini(maps: Tensor) -> Tensor:
     # MPS has no float64; elsewhere float32 sums over a megapixel would cost the third digit
     wide = torch.float32 if maps.device.type == "mps" else torch.float64
     ordered = maps.flatten(1).clamp(min=0).to(wide).sort(1).values

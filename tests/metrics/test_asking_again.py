@@ -231,9 +231,9 @@ def test_a_random_map_is_at_chance_on_road_and_mark_and_body_are_not() -> None:
     places = [names.index(found.name(t)) for t in range(2)]
     known = torch.stack([torch.from_numpy(2.0 * scene.evidence[g] + scene.silhouettes[g]) for g in places])
     assert np.array_equal(scene.image, scene_image())
-    random = torch.stack([ROAD()(scene_case(noise(2, 160, 160, seed)))["road"] for seed in range(2)])
+    random = torch.stack([ROAD((0.2, 0.6))(scene_case(noise(2, 160, 160, seed)))["road"] for seed in range(2)])
     assert float(random.mean()) == pytest.approx(0, abs=0.1)
-    informed = ROAD()(scene_case(known, allow_cropped=True))["road"]
+    informed = ROAD((0.2, 0.6))(scene_case(known, allow_cropped=True))["road"]
     assert float(informed.mean()) > float(random.mean()) + 0.1
 
 

@@ -13,7 +13,11 @@ from small_cases import noise, scene_case, scene_detections, scene_image, scenes
 import detxai
 from detxai.explanation import Cost, Explanation
 from detxai.metrics import MEASURES, Case, Objects
-from detxai.metrics.maps import box_masks, heatmaps, refuse_cropped
+from detxai.metrics import maps as maps_module
+from detxai.metrics.insertion_deletion import pixel_ranks
+from detxai.metrics.maps import box_masks, heatmaps, in_parts, refuse_cropped
+from detxai.metrics.ranking import rank_correlation, roc_area
+from detxai.metrics.sparseness import gini
 
 
 def explanation(i: int | None, seed: int = 0) -> Explanation:
@@ -203,6 +207,46 @@ def test_every_measure_gives_a_number_a_detection_within_its_range(name: str) ->
     assert {key: values.shape for key, values in nothing_known.items()} == dict.fromkeys(found, (2,))
     nobody = Case(scenes_detector(), scene_image(), scene_detections()[:0], torch.zeros(0, height, width))
     assert all(values.shape == (0,) for values in measure(nobody).values())
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_each_detection_is_measured_by_itself(name: str) -> None:
+    """Both at once, in the other order, or one alone: the same numbers."""
+    found = scene_detections()
+    masks = box_masks(found.boxes, (160, 160))
+    maps = smooth(2, 160, 160)
+    again = smooth(2, 160, 160, seed=3)
+
+    def numbers(places: list[int]) -> dict[str, torch.Tensor]:
+        case = Case(
+            scenes_detector(),
+            scene_image(),
+            found[places],
+            maps[places],
+            objects=Objects(found.boxes, found.labels, masks),
+            object_of=torch.tensor(places),
+            evidence=masks[places],
+            causes=[masks] * len(places),
+            redo=lambda detector, image, seed: again[places],
+        )
+        return MEASURES[name](**FEW.get(name, {}))(case)
+
+    both, swapped, alone = numbers([0, 1]), numbers([1, 0]), numbers([1])
+    for key, values in both.items():
+        torch.testing.assert_close(swapped[key].flip(0), values, atol=1e-4, rtol=1e-4, equal_nan=True)
+        torch.testing.assert_close(alone[key], values[1:], atol=1e-4, rtol=1e-4, equal_nan=True)
+
+
+def test_large_maps_are_ranked_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = smooth(5, 12, 12), smooth(5, 12, 12, seed=1)
+    masks = second > 0
+    expected = rank_correlation(first, second), roc_area(first, masks), gini(first), pixel_ranks(first)
+    monkeypatch.setattr(maps_module, "PIXELS_AT_ONCE", 300)
+    found = rank_correlation(first, second), roc_area(first, masks), gini(first), pixel_ranks(first)
+    for one, other in zip(expected, found):
+        assert torch.equal(one, other)
+    sizes = in_parts(lambda part: torch.full((1,), len(part)), first)
+    assert sizes.tolist() == [2, 2, 1]
 
 
 @pytest.mark.parametrize(
