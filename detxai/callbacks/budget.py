@@ -36,7 +36,7 @@ class TimeBudget:
     """
 
     def __init__(self, share: float | None = 0.02, *, clock: Callable[[], float] = time.perf_counter) -> None:
-        if share is not None and not share > 0:
+        if share is not None and not share > 0:  # also where it is NaN
             raise ValueError(f"budget must be a positive share of the training time, or None, got {share}")
         self.share = share
         self.earned = 0.0

@@ -118,6 +118,7 @@ class ExplanationMonitor:
         self._before: dict[tuple[str, int], tuple[Detections, Tensor]] = {}
         self._probes: dict[str, dict[int, Tensor]] = {}
         self._turn = 0
+        self._alone = False
         self._failures = 0
 
     def __enter__(self) -> ExplanationMonitor:
@@ -157,12 +158,13 @@ class ExplanationMonitor:
         """Write every strip once more and close the loggers; after training."""
         if not first_rank():
             return
-        try:
-            self.record.write_strips()
-            for logger in self._loggers or ():
-                logger.close()
-        except Exception:
-            log.exception("the strips in %s were not written", self.record.folder)
+        with self.budget.work():
+            try:
+                self.record.write_strips()
+                for logger in self._loggers or ():
+                    logger.close()
+            except Exception:
+                log.exception("the strips in %s were not written", self.record.folder)
 
     @property
     def given_up(self) -> bool:
@@ -187,15 +189,20 @@ class ExplanationMonitor:
         return report
 
     def _affordable(self) -> Iterator[PanelImage]:
-        """The panel, as far as the budget goes: the first image always first, the others in turn."""
-        others = self.panel[1:]
+        """The panel as far as the budget goes: the first image first, so that its strip is whole, the others in turn.
+
+        Where the budget reaches no further than the first image, the others come first the next time.
+        """
+        first, others = self.panel[:1], self.panel[1:]
         turned = others[self._turn :] + others[: self._turn]
-        for place, item in enumerate((self.panel[0], *turned)):
+        order = turned + first if self._alone else first + turned
+        for place, item in enumerate(order):
             if not self.budget.affords("image"):
-                log.info("the time budget allows %d of %d images now", place, len(self.panel))
+                log.info("the time budget allows %d of %d images now", place, len(order))
                 return
             yield item
-            if place and others:
+            self._alone = place == 0 and item is first[0] and bool(others)
+            if item is not first[0]:
                 self._turn = (self._turn + 1) % len(others)
 
     def _look(self, detector: Adapter, item: PanelImage) -> list[Sighting]:
