@@ -14,7 +14,7 @@ from detxai.coco.decoding import ImageFile, decoded
 from detxai.coco.folder import Folder
 from detxai.formats import to_coco_results
 
-CHUNK = 32  # images to a file
+CHUNK = 16  # images to a file
 
 
 @dataclass(frozen=True)

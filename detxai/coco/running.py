@@ -16,7 +16,7 @@ from detxai.adapters.adapter import Adapter
 from detxai.coco.ap_loss import ap_losses
 from detxai.coco.asking import Asker, Row, box_row, failure
 from detxai.coco.decoding import ImageFile, decoded
-from detxai.coco.detecting import Detecting
+from detxai.coco.detecting import CHUNK, Detecting
 from detxai.coco.errors import Case, cases
 from detxai.coco.evaluation import evaluation_record
 from detxai.coco.folder import Folder
@@ -25,6 +25,7 @@ from detxai.coco.matching import evaluate, matching
 from detxai.coco.overlays import save_overlays
 from detxai.coco.planning import Part, Shard, plan
 from detxai.coco.reading import as_predictions
+from detxai.coco.report import write_report
 from detxai.coco.schema import BOX_COLUMNS, FAILURE_COLUMNS
 from detxai.coco.selecting import Selection, select
 from detxai.explain import Method, check_threshold
@@ -149,6 +150,9 @@ class Run:
         finally:
             failures = self._collected_failures()
         complete = all(self.folder.has_part(part.number) for part in parts)
+        if complete and self.options.report and chosen:
+            with self.options.bar(len(chosen), 0, "box", "report") as bar:
+                write_report(self.folder, record, bar.update)
         n_missing = sum(row["n_boxes"] for row in failures)
         n_there = sum(part.n_boxes for part in parts if self.folder.has_part(part.number))
         return Finished(self.folder.root, record, len(chosen), n_there - n_missing, failures, complete)
@@ -208,7 +212,7 @@ class Run:
         making = Detecting(
             self.detector, self.label_to_category, self._threshold, self.folder, self._workers, options.fail_fast
         )
-        first = options.shard.index * len(files) // (32 * options.shard.of)
+        first = options.shard.index * len(files) // (CHUNK * options.shard.of)
         with options.bar(len(files), 0, "image", "detecting") as bar:
             for n_images in making.chunks(files, first):
                 bar.update(n_images)
