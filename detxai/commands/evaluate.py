@@ -90,7 +90,6 @@ def _evaluate(given: argparse.Namespace) -> int:
     import_pyarrow()
     _check_images(given)
     settings = _by_owner(given.settings)
-    class_names = None if given.class_names is None else read_class_names(given.class_names)
     measures = make_measures(
         given.measures,
         {name: settings.pop(name) for name in list(settings) if name in MEASURES},
@@ -99,10 +98,7 @@ def _evaluate(given: argparse.Namespace) -> int:
         score=given.score,
         reference=given.reference,
     )
-    options = {} if given.input_size is None else {"input_size": given.input_size}
-    detector = on_device(
-        load_detector(given.model, weights=given.weights, class_names=class_names, **options), given.device
-    )
+    detector = on_device(_detector(given), given.device)
     photos, source = _photos(given, detector)
     found = evaluate(
         detector,
@@ -121,6 +117,17 @@ def _evaluate(given: argparse.Namespace) -> int:
     )
     _report(found, as_json=given.json)
     return FAILED if found.failures else 0
+
+
+def _detector(given: argparse.Namespace) -> Adapter:
+    class_names = None if given.class_names is None else read_class_names(given.class_names)
+    options = {} if given.input_size is None else {"input_size": given.input_size}
+    try:
+        return load_detector(given.model, weights=given.weights, class_names=class_names, **options)
+    except TypeError as error:
+        if options and "input_size" in str(error):
+            raise ValueError(f"--input-size is for YOLO models, {given.model} brings images to its own size") from error
+        raise
 
 
 def _report(found: Evaluation, *, as_json: bool) -> None:

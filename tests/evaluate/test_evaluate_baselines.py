@@ -130,7 +130,12 @@ def test_the_layer_cam_of_ultralytics_is_theirs(most: int, monkeypatch: pytest.M
     image = generate(503, "local").image  # of the input's own size: no resizing between the two
     caught: list[np.ndarray] = []
     coloured = plotting.cv2.applyColorMap
-    monkeypatch.setattr(plotting.cv2, "applyColorMap", lambda map_, which: caught.append(map_) or coloured(map_, which))
+
+    def catching(map_: np.ndarray, which: int) -> np.ndarray:
+        caught.append(map_)
+        return np.asarray(coloured(map_, which))
+
+    monkeypatch.setattr(plotting.cv2, "applyColorMap", catching)
     detector = detxai.wrap(yolo)
     inputs = detector.prepare(image)
 
