@@ -31,7 +31,8 @@ class Infidelity:
     The map's sum over the patch foretells the drop, up to a positive factor, the best one. The raw map is taken: what
     speaks against the box foretells a rise. All detections of the image are asked about the same patches.
     ``infidelity_normalised`` is the error over that of a map of zeros, so 1 is a map that foretells nothing, or the
-    opposite; it is NaN where no patch changes the score.
+    opposite; it is NaN where no patch changes the score. Larger patches do more, which any positive map foretells: the
+    chance level is that of a flat map, and a map of random numbers is near it.
 
     Args:
         n_patches: how many squares are tried.
@@ -53,7 +54,8 @@ class Infidelity:
     name: ClassVar[str] = "infidelity"
     quantities: ClassVar[Mapping[str, Quantity]] = {
         "infidelity": Quantity("squared error of the foretold drop", 0, 1, "lower"),
-        "infidelity_normalised": Quantity("the error over that of a map of zeros", 0, 1, "lower"),
+        "infidelity_normalised": Quantity("the error over that of zeros", 0, 1, "lower", "infidelity_chance"),
+        "infidelity_chance": Quantity("the same for a map that is 1 everywhere", 0, 1, None),
     }
 
     n_patches: int = 100
@@ -75,11 +77,15 @@ class Infidelity:
 
     def __call__(self, case: Case) -> dict[str, Tensor]:
         known = case.reference(self.reference)[2]
-        foretold, drops = hiding_effects(case, self)
-        error = infidelity(foretold, drops)
+        areas, foretold, drops = hiding_effects(case, self)
         nothing = drops.pow(2).mean(1)
-        share = torch.where(nothing > 0, error / torch.where(nothing > 0, nothing, 1), torch.nan)
-        return {"infidelity": where_known(error, known), "infidelity_normalised": where_known(share, known)}
+        scale = torch.where(nothing > 0, nothing, torch.nan)
+        error, flat = infidelity(foretold, drops), infidelity(areas.expand_as(drops), drops)
+        return {
+            "infidelity": where_known(error, known),
+            "infidelity_normalised": where_known(error / scale, known),
+            "infidelity_chance": where_known(flat / scale, known),
+        }
 
 
 def infidelity(foretold: Tensor, drops: Tensor) -> Tensor:
@@ -102,13 +108,14 @@ def infidelity(foretold: Tensor, drops: Tensor) -> Tensor:
     return (factor[:, None] * foretold - drops).pow(2).mean(1)
 
 
-def hiding_effects(case: Case, settings: Infidelity) -> tuple[Tensor, Tensor]:
-    """What each patch takes off the score as the map foretells it, and as it does: both (T, n_patches)."""
+def hiding_effects(case: Case, settings: Infidelity) -> tuple[Tensor, Tensor, Tensor]:
+    """The patches' areas (n,), and what each takes off the score, as the map foretells it and as it does: (T, n)."""
     canvas = Canvas.of(case.detector, case.image, settings.fill, settings.seed)
     like = canvas.clean.tensor
-    if not len(case):
-        return like.new_zeros(0, settings.n_patches), like.new_zeros(0, settings.n_patches)
     patches = random_squares(settings, canvas.size).to(like.device)
+    areas = (patches[:, 2:] - patches[:, :2]).prod(1)
+    if not len(case):
+        return areas, areas.new_zeros(0, len(patches)), areas.new_zeros(0, len(patches))
     targets = questions(case, settings.score, settings.reference)
 
     def make(numbers: Tensor) -> Inputs:
@@ -116,7 +123,7 @@ def hiding_effects(case: Case, settings: Infidelity) -> tuple[Tensor, Tensor]:
 
     scores = scores_of(case.detector, len(patches), make, every_target(targets), like, settings.batch_size)
     clean, _ = clean_and_hidden(canvas, case.detector, targets)
-    return patch_sums(canvas.from_image(case.maps), patches), clean[:, None] - scores
+    return areas, patch_sums(canvas.from_image(case.maps), patches), clean[:, None] - scores
 
 
 def random_squares(settings: Infidelity, size: tuple[int, int]) -> Tensor:

@@ -111,6 +111,14 @@ def test_infidelity_at_its_limits() -> None:
     assert flat["infidelity_normalised"].tolist() == pytest.approx([1, 1])
 
 
+def test_a_random_map_foretells_what_a_flat_one_does() -> None:
+    """The mean of many random numbers in a patch is the same everywhere: only its area speaks."""
+    found = Infidelity(n_patches=12)(scene_case(noise(2, 160, 160)))
+    torch.testing.assert_close(found["infidelity_normalised"], found["infidelity_chance"], atol=0.03, rtol=0)
+    flat = Infidelity(n_patches=12)(scene_case(torch.full((2, 160, 160), 0.7)))
+    torch.testing.assert_close(flat["infidelity_normalised"], found["infidelity_chance"], atol=1e-4, rtol=0)
+
+
 def test_squares_are_whole_pixels_within_the_image() -> None:
     squares = random_squares(Infidelity(n_patches=500, smallest=0.2, largest=0.5), (40, 60))
     sides = squares[:, 2:] - squares[:, :2]
