@@ -16,7 +16,7 @@ import numpy as np
 from detxai.evaluate.disagreement import disagreements
 from detxai.evaluate.plots import box_plots, colour, curves, legend
 from detxai.evaluate.samples import Photo
-from detxai.evaluate.statistics import Interval, Standing
+from detxai.evaluate.statistics import Interval
 from detxai.evaluate.summary import GROUP_NOTES, Ranking, Summary
 from detxai.evaluate.table import as_rank, between
 from detxai.explanation import replacing
@@ -113,7 +113,7 @@ def _totals(summary: Summary, places: Mapping[str, int]) -> str:
     rows = []
     for total in summary.totals:
         ranks = [as_rank(rank) for rank in (total.mean_rank, *total.ranks.values())]
-        cells = "".join(_mean(ranking.of(total.method)) for ranking in shown)
+        cells = "".join(_mean(ranking, total.method) for ranking in shown)
         name = _method(total.method, places)
         rows.append(
             f"<tr><td>{name}</td><td>{'</td><td>'.join(ranks)}</td><td>{total.seconds.mean:.3g}</td>{cells}</tr>"
@@ -128,9 +128,10 @@ def _totals(summary: Summary, places: Mapping[str, int]) -> str:
     )
 
 
-def _mean(standing: Standing) -> str:
-    best = ' class="best"' if standing.behind is None else ""
-    return f"<td{best}>{standing.interval.mean:.3f}</td>"
+def _mean(ranking: Ranking, method: str) -> str:
+    mean = ranking.of(method).interval.mean
+    best = ' class="best"' if mean == ranking.standings[0].interval.mean else ""
+    return f"<td{best}>{mean:.3f}</td>"
 
 
 def _method(name: str, places: Mapping[str, int]) -> str:
@@ -246,4 +247,15 @@ def _request(request: Mapping[str, Any], failures: Sequence[Mapping[str, str | N
         for f in failures
     )
     failed = f"<h3>Failures</h3><ul>{listed}</ul>" if failures else ""
-    return f"<section><h2>What was asked for</h2><pre>{escape(json.dumps(request, indent=1))}</pre>{failed}</section>"
+    asked = "\n".join(f"{name}: {_setting(value)}" for name, value in request.items())
+    return (
+        f"<section>{failed}<details><summary><b>What was asked for</b></summary><pre>{escape(asked)}</pre></details>"
+        "</section>"
+    )
+
+
+def _setting(value: Any) -> str:
+    """A value on one line; of methods and measures, each on a line of its own."""
+    if isinstance(value, Mapping) and any(isinstance(item, Mapping) for item in value.values()):
+        return "".join(f"\n  {name}: {json.dumps(item)}" for name, item in value.items())
+    return json.dumps(value)

@@ -134,6 +134,6 @@ def _range(known: Mapping[str, Floats], chance: float) -> tuple[float, float]:
 
 
 def _rounded(top: float) -> float:
-    """The next of 0.1, 0.2, 0.25, 0.5, 1, 1.5, 2, ... above a value."""
-    steps = (0.1, 0.2, 0.25, 0.5, 0.75, 1.0)
-    return next((step for step in steps if step >= top), float(np.ceil(top * 2) / 2))
+    """The next of 0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, ... above a value: quarters of them are short numbers."""
+    steps = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+    return next((step for step in steps if step >= top), float(np.ceil(top)))
