@@ -66,7 +66,7 @@ class ShortcutAlarm:
     windows: Windows = field(default_factory=Windows)
     fill: Filling = "blur"
     least_drop: float = 0.3
-    least_share: float = 0.8
+    least_share: float = 0.7
     least_images: int = 6
     least_score: float = 0.25
 
