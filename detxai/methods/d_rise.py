@@ -16,7 +16,15 @@ from tqdm.auto import tqdm
 from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
 from detxai.engine.ablation import autocast
-from detxai.engine.estimating import NORMALISATIONS, Estimate, Lattice, Normalisation, estimate
+from detxai.engine.estimating import (
+    NORMALISATIONS,
+    VARIANCE_REDUCTIONS,
+    Estimate,
+    Normalisation,
+    VarianceReduction,
+    estimate,
+)
+from detxai.engine.lattice import Lattice
 from detxai.engine.masks import RiseMasks
 from detxai.engine.perturbing import Canvas, Filling
 from detxai.engine.sampling import scores_under
@@ -56,8 +64,8 @@ class DRISE:
         target: from a detection's box and label to the question asked of it; the default takes the class vector of
             the candidate behind each detection.
         normalisation: see ``detxai.engine.estimating.estimate``; ``"sum"`` is the paper's.
-        variance_reduction: ``"linear"`` predicts part of each score from its mask and leaves only the rest to chance,
-            without bias (a quarter of the masks do: BENCHMARKS.md); ``"none"``. For ``"slope"`` only.
+        variance_reduction: ``"control_variate"`` (unbiased), ``"regression"`` (less error on real images with few
+            masks, but small effects are shrunk) or ``"none"``: see ``estimate``. For ``"slope"`` only.
         batch_size: masked images at once; None: what fits the device.
         precision: ``"full"`` (the model's own), ``"bf16"`` or ``"fp16"`` autocast.
         channels_last: hand the detector its images in that memory format.
@@ -79,7 +87,7 @@ class DRISE:
     fill: Filling | Sequence[float] = "black"
     target: Callable[[Any, int], Target] = SimilarityTarget
     normalisation: Normalisation = "slope"
-    variance_reduction: Literal["linear", "none"] = "linear"
+    variance_reduction: VarianceReduction = "control_variate"
     batch_size: int | None = None
     precision: str = "full"
     channels_last: bool = False
@@ -104,8 +112,10 @@ class DRISE:
             raise TypeError(f"target must be callable with a box and a label, got {type(self.target).__name__}")
         if self.normalisation not in NORMALISATIONS:
             raise ValueError(f"normalisation must be one of {NORMALISATIONS}, got {self.normalisation!r}")
-        if self.variance_reduction not in ("linear", "none"):
-            raise ValueError(f"variance_reduction must be 'linear' or 'none', got {self.variance_reduction!r}")
+        if self.variance_reduction not in VARIANCE_REDUCTIONS:
+            raise ValueError(
+                f"variance_reduction must be one of {VARIANCE_REDUCTIONS}, got {self.variance_reduction!r}"
+            )
         if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
             raise ValueError(f"batch_size must be a whole number from 1, or None, got {self.batch_size!r}")
         autocast(torch.device("cpu"), self.precision)
@@ -151,7 +161,7 @@ class DRISE:
 
     def estimate(self, scores: Tensor, lattice: Lattice) -> Estimate:
         """The maps on the lattice, from the scores (T, n) under its masks 0 to n - 1."""
-        return estimate(scores, lattice, self.normalisation, control_variate=self.variance_reduction == "linear")
+        return estimate(scores, lattice, self.normalisation, self.variance_reduction)
 
     def _grid(self, canvas: Canvas, detections: Detections) -> tuple[int, int]:
         if self.grid is not None:

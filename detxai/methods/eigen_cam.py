@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter, Features
+from detxai.engine.eigen import eigh
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.geometry import Geometry
 from detxai.images import Image
 from detxai.reshape import ReshapeTransform
-
-SMALL = 512  # rows of a matrix that one CPU thread decomposes sooner than several
 
 
 @dataclass(frozen=True)
@@ -122,26 +121,12 @@ def principal_projection(features: Tensor) -> Tensor:
     pixels = wide.flatten(2).transpose(1, 2)
     centred = pixels - pixels.mean(1, keepdim=True)
     if centred.shape[2] <= centred.shape[1]:
-        _, vectors = _eigh(centred.transpose(1, 2) @ centred)
+        _, vectors = eigh(centred.transpose(1, 2) @ centred)
         projection = (centred @ vectors[..., -1:]).squeeze(-1)
     else:
-        values, vectors = _eigh(centred @ centred.transpose(1, 2))
+        values, vectors = eigh(centred @ centred.transpose(1, 2))
         projection = vectors[..., -1] * values[:, -1:].clamp(min=0).sqrt()
     strength = pixels.norm(dim=-1)
     agreement = (projection * (strength - strength.mean(1, keepdim=True))).sum(1, keepdim=True)
     upright = torch.where(agreement < 0, -projection, projection)
     return upright.unflatten(1, features.shape[2:]).to(features.dtype)
-
-
-def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending, and eigenvectors of symmetric matrices (B, n, n)."""
-    threads = torch.get_num_threads()
-    if gram.device.type != "cpu" or gram.shape[-1] > SMALL or threads == 1:
-        values, vectors = torch.linalg.eigh(gram)
-        return values, vectors
-    try:  # LAPACK's threads wait for each other longer than they work: 2.2 s instead of 4 ms on two busy cores
-        torch.set_num_threads(1)
-        values, vectors = torch.linalg.eigh(gram)
-        return values, vectors
-    finally:
-        torch.set_num_threads(threads)

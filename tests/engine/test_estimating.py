@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from detxai.engine.estimating import Lattice, LinearModel, Normalisation, estimate
+from detxai.engine.estimating import Normalisation, VarianceReduction, estimate
+from detxai.engine.lattice import Lattice
+from detxai.engine.linear_model import LinearModel
 from detxai.engine.masks import RiseMasks
 
 SIZE, GRID = (24, 32), (3, 4)
@@ -34,20 +36,20 @@ def weights() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("which", ["every pixel", "one patch"])
-@pytest.mark.parametrize("control_variate", [True, False])
-def test_a_linear_detector_has_the_slopes_that_theory_says(which: str, control_variate: bool) -> None:
+@pytest.mark.parametrize("reduction", ["control_variate", "none"])
+def test_a_linear_detector_has_the_slopes_that_theory_says(which: str, reduction: VarianceReduction) -> None:
     masks = RiseMasks(SIZE, GRID, seed=4)
     lattice, weight = Lattice(masks), weights()[which]
     truth = expected_slopes(masks, weight, lattice)
-    found = estimate(linear_scores(masks, 3000, weight), lattice, control_variate=control_variate)
+    found = estimate(linear_scores(masks, 3000, weight), lattice, variance_reduction=reduction)
     error = (found.values[0] - truth).abs()
     assert (error <= 4.5 * found.standard_error[0]).all()
-    assert error.max() < (0.02 if control_variate else 0.1) * truth.max()
+    assert error.max() < (0.02 if reduction == "control_variate" else 0.1) * truth.max()
 
 
-@pytest.mark.parametrize("control_variate", [True, False])
+@pytest.mark.parametrize("reduction", ["control_variate", "none"])
 @pytest.mark.parametrize("which", ["every pixel", "one patch", "both eyes"])
-def test_the_bars_cover_the_truth_as_often_as_they_say(which: str, control_variate: bool) -> None:
+def test_the_bars_cover_the_truth_as_often_as_they_say(which: str, reduction: VarianceReduction) -> None:
     """200 seeds; "both eyes" scores only what two places show at once, so it is far from linear."""
     seeds, n = 200, 300
 
@@ -66,25 +68,26 @@ def test_the_bars_cover_the_truth_as_often_as_they_say(which: str, control_varia
     covered = []
     for seed in range(seeds):
         some = RiseMasks(SIZE, GRID, seed=seed)
-        found = estimate(scores(some, n), Lattice(some, points=2), control_variate=control_variate)
+        found = estimate(scores(some, n), Lattice(some, points=2), variance_reduction=reduction)
         covered.append(((found.values[0] - truth).abs() <= 1.96 * found.standard_error[0]).double())
     share = torch.stack(covered).mean(0)
     assert 0.90 <= share.mean() <= 0.99
     assert share.min() > 0.86  # each pixel by itself: 0.95 less the spread of the least of many
 
 
-def test_the_control_variate_has_no_bias_and_less_error() -> None:
+def test_the_control_variate_has_no_bias_and_both_have_less_error() -> None:
     weight = weights()["one patch"]
     truth = expected_slopes(RiseMasks(SIZE, GRID), weight, Lattice(RiseMasks(SIZE, GRID)))
-    errors: dict[bool, list[Tensor]] = {True: [], False: []}
+    errors: dict[VarianceReduction, list[Tensor]] = {"control_variate": [], "none": [], "regression": []}
     for seed in range(100):
         lattice = Lattice(RiseMasks(SIZE, GRID, seed=seed))
         scores = linear_scores(lattice.masks, 100, weight)
-        for control_variate, kept in errors.items():
-            kept.append(estimate(scores, lattice, control_variate=control_variate).values[0].double() - truth)
-    with_, without = torch.stack(errors[True]), torch.stack(errors[False])
+        for reduction, kept in errors.items():
+            kept.append(estimate(scores, lattice, variance_reduction=reduction).values[0].double() - truth)
+    with_, without, regression = (torch.stack(errors[name]) for name in ("control_variate", "none", "regression"))
     assert with_.square().mean() < 0.1 * without.square().mean()
     assert with_.mean(0).square().mean() < 3 * with_.var(0).mean() / 100  # the mean error is what chance leaves of it
+    assert regression.square().mean() < 1.1 * with_.square().mean()
 
 
 @pytest.mark.parametrize("kind", ["centred", "sum", "density", "expectation"])
@@ -146,7 +149,7 @@ def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     lattice = Lattice(RiseMasks(SIZE, GRID, seed=8))
     scores = torch.rand(3, 100, generator=torch.Generator().manual_seed(2))
     whole = estimate(scores, lattice)
-    monkeypatch.setattr("detxai.engine.estimating.CHUNK", 7)
+    monkeypatch.setattr("detxai.engine.lattice.CHUNK", 7)
     parts = estimate(scores, lattice)
     torch.testing.assert_close(whole.values, parts.values, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(whole.standard_error, parts.standard_error, rtol=1e-6, atol=1e-9)

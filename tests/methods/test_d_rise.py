@@ -16,7 +16,8 @@ from torch import Tensor
 import detxai
 from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
-from detxai.engine.estimating import Lattice, estimate
+from detxai.engine.estimating import estimate
+from detxai.engine.lattice import Lattice
 from detxai.engine.masks import RiseMasks
 from detxai.engine.perturbing import Canvas
 from detxai.engine.sampling import scores_under
@@ -255,6 +256,7 @@ def test_other_questions_normalisations_and_fills() -> None:
     settings: list[dict[str, Any]] = [
         {"target": BoxScoreTarget}, {"normalisation": "sum"}, {"normalisation": "density"}, {"fill": (0.0, 0.0, 0.0)},
         {"precision": "bf16"}, {"channels_last": True}, {"p": 0.7}, {"variance_reduction": "none"},
+        {"variance_reduction": "regression"},
     ]  # fmt: skip
     (plain,) = detxai.DRISE(n_masks=400, grid=(4, 5))(detector, WHITE, detections)
     for setting in settings:
