@@ -17,7 +17,10 @@ SURE, UNSURE = 0.75, 0.5
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over ``n`` detections and its 95 % bootstrap interval; NaN where there are none."""
+    """A mean over ``n`` detections and its 95 % bootstrap interval.
+
+    NaN where there are no detections; the ends are NaN where all are of one image, which says nothing of others.
+    """
 
     mean: float
     low: float
@@ -72,6 +75,8 @@ class Resamples:
         n_images = self.counts.shape[1]
         sums = np.bincount(self.place, np.where(known, values, 0), n_images)
         sizes = np.bincount(self.place, known, n_images)
+        if (sizes > 0).sum() < 2:
+            return Interval(float(values[known].mean()), np.nan, np.nan, n)
         total = self.counts @ sizes
         # a draw of nothing but images without a value says nothing
         means = (self.counts @ sums)[total > 0] / total[total > 0]

@@ -51,12 +51,13 @@ def _cells(standing: Standing) -> list[str]:
 
 
 def between(interval: Interval) -> str:
-    """A mean and its interval: ``0.512 [0.480, 0.540]``.
+    """A mean and its interval, where there is one.
 
     >>> between(Interval(0.5, 0.25, 0.75, n=4))
     '0.500 [0.250, 0.750]'
     """
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    mean = f"{interval.mean:.3f}"
+    return mean if np.isnan(interval.low) else f"{mean} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def aligned(rows: Sequence[Sequence[str]], indent: str = "") -> str:

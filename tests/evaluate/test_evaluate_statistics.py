@@ -77,6 +77,15 @@ def test_no_values_have_no_interval() -> None:
     assert Resamples.of([]).mean([]).n == 0
 
 
+def test_one_image_says_nothing_of_others() -> None:
+    for images, values in ((["a", "a"], [0.2, 0.6]), (["a", "a", "b"], [0.2, 0.6, math.nan])):
+        found = Resamples.of(images).mean(values)
+        assert (found.mean, found.n) == (pytest.approx(0.4), 2)
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
+        assert not found.excludes_zero
+
+
 def test_standings_by_hand() -> None:
     values = {"a": np.array([0.1, 0.3]), "b": np.array([0.6, 0.8]), "c": np.array([0.2, 0.2])}
     best, *others = standings(values, "higher", Resamples.of(["x", "y"]))
