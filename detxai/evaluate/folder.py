@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from detxai.adapters.adapter import Adapter
 from detxai.explanation import replacing
 
 
@@ -73,10 +74,23 @@ class Folder:
         return self.path / "parts" / f"{number:06d}.{what}.json"
 
 
-def fingerprint(model: nn.Module) -> str:
-    """What the weights of a model hash to: 16 hexadecimal digits, the same wherever the model lies."""
+def network_of(detector: Adapter) -> nn.Module | None:
+    """The network inside a detector; None for a plain function, which has none to look into."""
+    try:
+        return detector.model
+    except TypeError:
+        return None
+
+
+def fingerprint(detector: Adapter) -> str | None:
+    """What a detector's weights hash to: 16 hexadecimal digits, the same wherever they lie; None for a function."""
+    network = network_of(detector)
+    if network is None:
+        return None
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(network.state_dict().items()):
+        if not isinstance(tensor, Tensor):  # what modules of one's own keep beside their weights
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

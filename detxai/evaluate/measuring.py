@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
 from detxai.evaluate.baselines import PlantedMask
 from detxai.evaluate.contestants import CROPPED_BY_CONSTRUCTION, Contestant
+from detxai.evaluate.folder import network_of
 from detxai.evaluate.records import as_json, thumbnail
 from detxai.evaluate.samples import Pixels, Sample, Truth
 from detxai.explain import Method
@@ -83,7 +84,7 @@ def explained(method: Method, detector: Adapter, image: Pixels, detections: Dete
     if not method.asks_about_boxes:
         values = torch.from_numpy(method(detector, image).values)
         return values.expand(len(detections), -1, -1)
-    explanations = method(detector, image, detections)
+    explanations = method(detector, image, detections.to(detector.device))
     if any(explanation.partial for explanation in explanations):
         raise KeyboardInterrupt  # the method made do with what it had when Ctrl-C came: no map to compare with others
     return torch.from_numpy(np.stack([explanation.values for explanation in explanations]))
@@ -106,7 +107,7 @@ class Again:
         return lambda detector, image, seed: self._maps(detector, image, seed)[place : place + 1]
 
     def _maps(self, detector: Adapter, image: Pixels, seed: int) -> Tensor:
-        key = (zlib.crc32(image.tobytes()), image.shape, seed, _weights(detector.model))
+        key = (zlib.crc32(image.tobytes()), image.shape, seed, _weights(detector))
         if key not in self.said:
             method: Any = self.method
             if any(part.name == "seed" for part in dataclasses.fields(method)):
@@ -115,9 +116,11 @@ class Again:
         return self.said[key]
 
 
-def _weights(model: nn.Module) -> tuple[float, ...]:
+def _weights(detector: Adapter) -> tuple[float, ...]:
+    network = network_of(detector)
     with torch.no_grad():
-        sums = [s for p in model.parameters() for s in (p.float().sum(), p.float().abs().sum())]
+        parameters = () if network is None else network.parameters()
+        sums = [s for p in parameters for s in (p.float().sum(), p.float().abs().sum())]
         return tuple(torch.stack(sums).tolist()) if sums else ()
 
 

@@ -252,7 +252,7 @@ def _request(
         "detxai": importlib.metadata.version("detxai"),
         "torch": torch.__version__,
         "model": {name: value for name, value in plain(detector.describe()).items() if name != "weights"},
-        "weights": fingerprint(detector.model),
+        "weights": fingerprint(detector),
         "class_names": plain(detector.class_names),
         "device": detector.device.type,
         "photos": {"n": len(photos), "names": hashlib.sha256(names.encode()).hexdigest()[:16]},

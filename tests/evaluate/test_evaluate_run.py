@@ -407,3 +407,18 @@ def test_a_method_runs_again_once_for_all_detections(frcnn: Adapter) -> None:
         weights.data = kept
     assert len(calls) == 4
     assert not torch.equal(other, first)
+
+
+def test_a_plain_function_can_be_evaluated_too(frcnn: Adapter, tmp_path: Path) -> None:
+    def find(images: list[Any]) -> list[Detections]:
+        return [frcnn.detect(image, 0.05) for image in images]
+
+    detector = detxai.wrap(find, class_names=frcnn.class_names)
+    measures = make_measures(["insertion_deletion", "stability"], {"stability": {"n_repeats": 1}}, steps=2)
+    found = evaluate(
+        detector, photos(detector, ["local"], 1), ["d_rise", "random"], tmp_path, settings=SETTINGS, measures=measures,
+        progress=False,
+    )  # fmt: skip
+    assert found.request["weights"] is None
+    assert not found.failures
+    assert 0 <= found.summary.ranking("insertion").of("d_rise").interval.mean <= 1
