@@ -10,8 +10,8 @@ from torch import Tensor
 from detxai.engine.eigen import eigh
 from detxai.engine.lattice import Lattice
 
-ROUNDS = 2  # of adapting the penalty to the weights found so far
-STRONGEST = 128  # corners that take part in those: eigenvectors cost the third power
+ROUNDS = 3  # of adapting the penalty to the weights found so far
+STRONGEST = 64  # corners that then choose the penalty: eigenvectors are the dearest part of it
 FLOOR = 0.05  # prior spread of a weight that was found to be nothing, as a share of the strongest's
 SPREAD = 1.0  # corners: how far a weight speaks for its neighbours
 
@@ -46,14 +46,13 @@ class LinearModel:
             along = along + centred[:, part] @ features
             sums = sums + features.sum(0)
         gram, squares = gram - torch.outer(sums, sums) / n, centred.square().sum(1)
-        weights = _ridge(gram[None], along, squares, n)
+        weights = _solved(gram[None], along, _penalty(gram[None], along, squares, n))
         for _ in range(ROUNDS):
-            spread = _found_around(weights, corners)
-            chosen = spread.topk(min(STRONGEST, spread.shape[1])).indices
-            scale = spread.gather(1, chosen)
-            among = gram[chosen[:, :, None], chosen[:, None]] * scale[:, :, None] * scale[:, None]
-            found = _ridge(among, along.gather(1, chosen) * scale, squares, n) * scale
-            weights = torch.zeros_like(weights).scatter(1, chosen, found)
+            scale = _found_around(weights, corners)
+            chosen = scale.topk(min(STRONGEST, scale.shape[1])).indices
+            among, some = gram[chosen[:, :, None], chosen[:, None]], scale.gather(1, chosen)
+            penalty = _penalty(among * some[:, :, None] * some[:, None], along.gather(1, chosen) * some, squares, n)
+            weights = _solved(gram * scale[:, :, None] * scale[:, None], along * scale, penalty) * scale
         return cls(corners, weights)
 
     def __call__(self, numbers: Tensor) -> Tensor:
@@ -70,8 +69,8 @@ class LinearModel:
         return p * (1 - p) * (vertical.T @ weights @ horizontal).flatten(1)
 
 
-def _ridge(gram: Tensor, along: Tensor, squares: Tensor, n: int) -> Tensor:
-    """(T, K) the weights of least generalised cross-validation error.
+def _penalty(gram: Tensor, along: Tensor, squares: Tensor, n: int) -> Tensor:
+    """(T,) the ridge penalty of least generalised cross-validation error.
 
     Args:
         gram: (T or 1, K, K) of centred features.
@@ -80,18 +79,22 @@ def _ridge(gram: Tensor, along: Tensor, squares: Tensor, n: int) -> Tensor:
         n: how many masks.
     """
     size, vectors = eigh(gram)
-    size = size.clamp(min=0)
-    along = (along[:, None] @ vectors)[:, 0]
-    tiny = torch.finfo(size.dtype).tiny
+    size, tiny = size.clamp(min=0), torch.finfo(size.dtype).tiny
+    there = size > torch.finfo(size.dtype).eps * size.amax(1, keepdim=True)
+    explained = torch.where(there, (along[:, None] @ vectors)[:, 0].square() / size.clamp(min=tiny), 0)
     tried = size.mean(1, keepdim=True) * torch.logspace(-4, 4, 33, dtype=size.dtype, device=size.device)
-    kept = size[:, None] / (size[:, None] + tried[..., None]).clamp(min=tiny)  # (T or 1, R, K)
-    explained = along.square() / size.clamp(min=tiny)
-    explained = torch.where(size > torch.finfo(size.dtype).eps * size.amax(1, keepdim=True), explained, 0)
-    error = squares[:, None] - ((1 - (1 - kept).square()) * explained[:, None]).sum(2)  # (T, R)
+    tried = tried.clamp(min=tiny)
+    kept = size[:, None] / (size[:, None] + tried[..., None])  # (T or 1, R, K)
+    error = squares[:, None] - ((1 - (1 - kept).square()) * explained[:, None]).sum(2)
     freedom = (n - kept.sum(2)).clamp(min=1)
     best = (error / freedom.square()).argmin(1, keepdim=True)
-    ridge = tried.expand(len(along), -1).gather(1, best)
-    return (vectors @ (along / (size + ridge).clamp(min=tiny))[..., None])[..., 0]
+    return tried.expand(len(along), -1).gather(1, best)[:, 0]
+
+
+def _solved(gram: Tensor, along: Tensor, penalty: Tensor) -> Tensor:
+    """(T, K) the weights under these penalties."""
+    ridge = penalty[:, None, None] * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram + ridge, along)
 
 
 def _found_around(weights: Tensor, corners: Lattice) -> Tensor:

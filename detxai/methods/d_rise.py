@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -39,6 +39,25 @@ GROWTH = 1.25  # masks between two looks, as a factor
 WORTH_KEEPING = 16  # masks below which an interrupted run has nothing to show
 CELLS_A_BOX = 2  # cells across the smallest box, so that its parts can be told apart
 CELLS = (5, 24)  # across the shorter side: at least, at most
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What T detections score under masks of one image.
+
+    Attributes:
+        canvas: the image, and what stands where it is hidden.
+        lattice: where maps are estimated; its masks are the masks.
+        clean: (T,) the scores of the whole image.
+        scores: (T, n) the scores under masks 0 to n - 1.
+        partial: True where n is less than was asked for.
+    """
+
+    canvas: Canvas
+    lattice: Lattice
+    clean: Tensor
+    scores: Tensor
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,37 +150,48 @@ class DRISE:
         start = time.perf_counter()
         if len(detections) == 0:
             return []
-        canvas = Canvas.of(detector, image, self.fill, self.seed)
-        lattice = Lattice(RiseMasks(canvas.size, self._grid(canvas, detections), self.seed, self.p))
-        targets, clean = self._questions(detector, canvas, detections)
-        scores, partial = self._scores(detector, canvas, lattice, targets)
-        found = self.estimate(scores, lattice)
-        for place in (scores == 0).all(1).nonzero().flatten().tolist():
+        sample = self.sample(detector, image, detections)
+        found = self.estimate(sample)
+        for place in (sample.scores == 0).all(1).nonzero().flatten().tolist():
             log.warning("%s scores 0 under every mask, so its map is empty: raise p", detections.name(place))
-        size = canvas.geometry.image_size
-        values, errors = (lattice.to_pixels(one, size).cpu().numpy() for one in (found.values, found.standard_error))
-        agreement, clean_scores = found.expected_correlation.tolist(), clean.tolist()
-        run = {"n_masks": scores.shape[1], "grid": list(lattice.masks.grid)}
-        cost = Cost(time.perf_counter() - start, forward_passes=1 + scores.shape[1])
+        size = sample.canvas.geometry.image_size
+        maps = (sample.lattice.to_pixels(one, size).cpu().numpy() for one in (found.values, found.standard_error))
+        values, errors = maps
+        agreement, clean = found.expected_correlation.tolist(), sample.clean.tolist()
+        n_masks, grid = sample.scores.shape[1], list(sample.lattice.masks.grid)
+        cost = Cost(time.perf_counter() - start, forward_passes=1 + n_masks)
         return [
             Explanation(
                 values[i],
-                canvas.clean.images[0],
+                sample.canvas.clean.images[0],
                 self.name,
                 settings_of(self),
                 cost,
                 detections[i],
                 model=detector.describe(),
                 standard_error=errors[i],
-                partial=partial,
-                details={**run, "clean_score": clean_scores[i], "expected_correlation": agreement[i]},
+                partial=sample.partial,
+                details={
+                    "n_masks": n_masks,
+                    "grid": grid,
+                    "clean_score": clean[i],
+                    "expected_correlation": agreement[i],
+                },
             )
             for i in range(len(detections))
         ]
 
-    def estimate(self, scores: Tensor, lattice: Lattice) -> Estimate:
-        """The maps on the lattice, from the scores (T, n) under its masks 0 to n - 1."""
-        return estimate(scores, lattice, self.normalisation, self.variance_reduction)
+    def sample(self, detector: Adapter, image: Image, detections: Detections) -> Sample:
+        """What every detection scores under the masks, before any map is made of it."""
+        canvas = Canvas.of(detector, image, self.fill, self.seed)
+        lattice = Lattice(RiseMasks(canvas.size, self._grid(canvas, detections), self.seed, self.p))
+        targets, clean = self._questions(detector, canvas, detections)
+        none = torch.empty(len(targets), 0, device=clean.device)
+        return self._extended(Sample(canvas, lattice, clean, none), detector, targets)
+
+    def estimate(self, sample: Sample) -> Estimate:
+        """The maps on the sample's lattice."""
+        return estimate(sample.scores, sample.lattice, self.normalisation, self.variance_reduction)
 
     def _grid(self, canvas: Canvas, detections: Detections) -> tuple[int, int]:
         if self.grid is not None:
@@ -186,40 +216,33 @@ class DRISE:
             targets += [self.target(box, label) for box, label in pairs]
         return targets, score_targets(targets, candidates)[:, 0]
 
-    def _scores(
-        self, detector: Adapter, canvas: Canvas, lattice: Lattice, targets: Sequence[Target]
-    ) -> tuple[Tensor, bool]:
-        """The scores (T, n) under masks 0 to n - 1, and whether they are fewer than asked for."""
+    def _extended(self, sample: Sample, detector: Adapter, targets: Sequence[Target]) -> Sample:
+        """The sample with as many masks as asked for, or as there were before Ctrl-C."""
         most = self.most_masks if self.n_masks == "auto" else self.n_masks
-        scores = torch.zeros(len(targets), most, device=canvas.clean.tensor.device)
-        done = 0
+        scores, done = sample.scores.new_zeros(len(targets), most), 0
+        settings: dict[str, Any] = {
+            "batch_size": self.batch_size, "precision": self.precision, "channels_last": self.channels_last
+        }  # fmt: skip
         with self._bar(most) as bar:
             try:
                 for stop in _looks(most) if self.n_masks == "auto" or not bar.disable else [most]:
-                    first = done
-                    for place, answer in scores_under(
-                        lattice.masks,
-                        range(first, stop),
-                        detector,
-                        canvas,
-                        targets,
-                        batch_size=self.batch_size,
-                        precision=self.precision,
-                        channels_last=self.channels_last,
-                    ):
-                        done = first + place + answer.shape[1]
-                        scores[:, first + place : done] = answer
+                    wanted = range(done, stop)
+                    masks, canvas = sample.lattice.masks, sample.canvas
+                    for place, answer in scores_under(masks, wanted, detector, canvas, targets, **settings):
+                        done = wanted.start + place + answer.shape[1]
+                        scores[:, wanted.start + place : done] = answer
                         bar.update(answer.shape[1])
-                    if stop < most and self._agrees(scores[:, :done], lattice, bar):
+                    sample = replace(sample, scores=scores[:, :done])
+                    if stop < most and self._settled(sample, bar):
                         break
             except KeyboardInterrupt:
                 if done < WORTH_KEEPING:
                     raise
-                return scores[:, :done], True
-        return scores[:, :done], False
+                return replace(sample, scores=scores[:, :done], partial=True)
+        return sample
 
-    def _agrees(self, scores: Tensor, lattice: Lattice, bar: tqdm) -> bool:
-        agreement = float(self.estimate(scores, lattice).expected_correlation.min())
+    def _settled(self, sample: Sample, bar: tqdm) -> bool:
+        agreement = float(self.estimate(sample).expected_correlation.min())
         bar.set_postfix(expected_correlation=f"{agreement:.2f}")
         return self.n_masks == "auto" and agreement >= 1 - self.tolerance
 
