@@ -2,7 +2,7 @@
 
 from detxai.coco.dataset import ExplainedBoxes, load
 from detxai.coco.explaining import explain_errors
-from detxai.coco.running import Finished, Options
+from detxai.coco.options import Finished, Options
 from detxai.coco.selecting import Selection
 
 __all__ = ["ExplainedBoxes", "Finished", "Options", "Selection", "explain_errors", "load"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,18 +16,14 @@ import torch
 from detxai.adapters.adapter import Adapter
 from detxai.coco.decoding import ImageFile
 from detxai.coco.errors import Case
-from detxai.coco.maps import store_map
 from detxai.coco.misses import Miss, look_for, reproduce
+from detxai.coco.rows import Row, box_row, failure, reason
 from detxai.detections import Detections
 from detxai.explain import Method, explain
 from detxai.explanation import Explanation, plain
-from detxai.metrics.energy import energy_share
-from detxai.metrics.maps import box_masks
-from detxai.metrics.pointing_game import pointing_hits
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -60,7 +56,8 @@ class Asker:
         iou: from which a box covers an annotation.
         score_threshold: at which the detector is asked what it finds now.
         from_file: whether the predictions are of another run, and so have to be found again.
-        map_stride: image pixels to a stored one.
+        made: an image's id -> what the detector found in it when this run made the predictions, all of it; None where
+            it has to be asked again.
         fail_fast: raise what fails.
     """
 
@@ -71,7 +68,7 @@ class Asker:
     iou: float
     score_threshold: float
     from_file: bool
-    map_stride: int = 1
+    made: Callable[[int], Detections] | None = None
     fail_fast: bool = False
 
     def ask(self, file: ImageFile, image: Pixels, asked: Sequence[Asked]) -> Answer:
@@ -97,23 +94,17 @@ class Asker:
         return whole
 
     def _ask(self, file: ImageFile, image: Pixels, asked: Sequence[Asked]) -> Answer:
-        now = _Now(self, image)
+        now = _Now(self, image, file.image_id)
         found = [self._found_now(one.case, now) for one in asked]
         explanations = explain(self.detector, image, self.method, self._detections(asked, found))
         if not self.method.asks_about_boxes:
             explanations = explanations * len(asked)
-        stored = self._stored(explanations)
-        measured = self._measured(asked, explanations)
         rows = [
             {"file_name": file.file_name, "image_height": image.shape[0], "image_width": image.shape[1]}
             | self._about(one)
             | answer
             | self._made(explanation)
-            | map_
-            | measures
-            for one, answer, explanation, map_, measures in zip(
-                asked, found, explanations, stored, measured, strict=True
-            )
+            for one, answer, explanation in zip(asked, found, explanations, strict=True)
         ]
         return Answer(rows, explanations, [])
 
@@ -176,43 +167,17 @@ class Asker:
             "forward_passes": explanation.cost.forward_passes,
         }
 
-    def _stored(self, explanations: Sequence[Explanation]) -> list[Row]:
-        """Each map as a PNG, made once where boxes share it."""
-        once: dict[int, Row] = {}
-        for explanation in explanations:
-            if id(explanation) not in once:
-                stored = store_map(explanation.values, self.map_stride)
-                once[id(explanation)] = {
-                    "map_png": stored.png,
-                    "map_scale": stored.scale,
-                    "map_offset": stored.offset,
-                    "map_stride": self.map_stride,
-                }
-        return [once[id(explanation)] for explanation in explanations]
-
-    def _measured(self, asked: Sequence[Asked], explanations: Sequence[Explanation]) -> list[Row]:
-        rows = []
-        for one, explanation in zip(asked, explanations, strict=True):
-            map_ = torch.from_numpy(explanation.values)[None]
-            inside = box_masks(torch.tensor([one.case.box]), (map_.shape[1], map_.shape[2]))
-            rows.append(
-                {
-                    "energy_box": float(energy_share(map_, inside)),
-                    "energy_box_chance": float(inside.float().mean()),
-                    "pointing_box": float(pointing_hits(map_, inside)),
-                }
-            )
-        return rows
-
 
 class _Now:
     """What the detector says of an image now; asked once, and only if somebody wants to know."""
 
-    def __init__(self, asker: Asker, image: Pixels) -> None:
-        self.asker, self.image = asker, image
+    def __init__(self, asker: Asker, image: Pixels, image_id: int) -> None:
+        self.asker, self.image, self.image_id = asker, image, image_id
 
     @cached_property
     def detections(self) -> Detections:
+        if self.asker.made is not None:
+            return self.asker.made(self.image_id)
         return self.asker.detector.detect(self.image, self.asker.score_threshold).to("cpu")
 
     @cached_property
@@ -223,45 +188,6 @@ class _Now:
     def look_for(self, case: Case, label: int) -> Miss:
         threshold = self.asker.score_threshold
         return look_for(self.candidates, self.detections, case.box, label, iou=self.asker.iou, threshold=threshold)
-
-
-def box_row(case: Case, category_names: Mapping[int, str]) -> Row:
-    """A case as a row of ``boxes.parquet``, without the file's name."""
-    meant = case.annotation_category_id
-    return {
-        "image_id": case.image_id,
-        "kind": case.kind,
-        "category_id": case.category_id,
-        "category": category_names[case.category_id],
-        "box": list(case.box),
-        "score": case.score,
-        "prediction_id": case.prediction_id,
-        "annotation_id": case.annotation_id,
-        "annotation_box": None if case.annotation_box is None else list(case.annotation_box),
-        "annotation_category": None if meant is None else category_names[meant],
-        "iou": case.iou,
-        "area": case.area,
-        "covered_by": case.covered_by,
-        "ap_loss": case.ap_loss,
-    }
-
-
-def failure(file: ImageFile, step: str, error: BaseException | str, n_boxes: int, case: Case | None = None) -> Row:
-    """A row of ``failures.parquet``."""
-    return {
-        "image_id": file.image_id,
-        "file_name": file.file_name,
-        "step": step,
-        "prediction_id": None if case is None else case.prediction_id,
-        "annotation_id": case.annotation_id if case is not None and case.prediction_id is None else None,
-        "n_boxes": n_boxes,
-        "reason": error if isinstance(error, str) else reason(error),
-    }
-
-
-def reason(error: BaseException) -> str:
-    """An error in one line: its kind and what it says, the first 300 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _forget(error: BaseException) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from detxai.adapters.adapter import Adapter
-from detxai.coco.asking import Row, failure
 from detxai.coco.decoding import ImageFile, decoded
 from detxai.coco.folder import Folder
+from detxai.coco.rows import Row, failure
 from detxai.formats import to_coco_results
 
 CHUNK = 16  # images to a file

@@ -13,8 +13,9 @@ from detxai.adapters.registry import wrap
 from detxai.coco.categories import label_to_category
 from detxai.coco.folder import Folder
 from detxai.coco.matching import finished
+from detxai.coco.options import Finished, Options
 from detxai.coco.reading import as_annotations, as_predictions
-from detxai.coco.running import Finished, Options, Run
+from detxai.coco.running import Run
 from detxai.coco.schema import arrow
 from detxai.coco.selecting import Selection
 from detxai.explain import Method, make_method
@@ -47,7 +48,7 @@ def explain_errors(
         evaluation: a finished ``COCOeval`` of the two, whose matches are taken as they are; default: one is made.
         selection: which boxes; default: false positives of score 0.25 and more, and missed annotations.
         labels: which label is which category: see ``detxai.coco.categories.label_to_category``.
-        options: of ``detxai.coco.running.Options``: ``iou``, ``workers``, ``overlays``, ``map_stride``, ...
+        options: of ``detxai.coco.options.Options``: ``iou``, ``workers``, ``overlays``, ``map_stride``, ...
 
     Returns:
         What it came to. ``detxai.coco.load(out)`` reads the explanations.
@@ -59,7 +60,7 @@ def explain_errors(
     arrow()
     unknown = sorted(set(options) - {field.name for field in dataclasses.fields(Options)})
     if unknown:
-        raise TypeError(f"explain_errors has no option {', '.join(unknown)}; see detxai.coco.running.Options")
+        raise TypeError(f"explain_errors has no option {', '.join(unknown)}; see detxai.coco.options.Options")
     chosen = Options(**options)
     asked = quiet_method(method, settings or {})
     folder = Path(images)

@@ -71,7 +71,7 @@ class Folder:
         pa = arrow()
         table = pa.Table.from_pylist(list(rows), schema=arrow_schema(columns))
         # dictionaries also hold a map once that several boxes of an image share
-        self._write(path, lambda temporary: pa.parquet.write_table(table, temporary, compression="zstd"))
+        self._write(path, lambda temporary: pa.parquet.write_table(table, temporary))
 
     def write_json(self, path: Path, content: Any) -> None:
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"

@@ -79,10 +79,8 @@ def _means(values: npt.NDArray[np.float32], stride: int) -> npt.NDArray[np.float
 
 
 def _png(levels: npt.NDArray[np.uint8]) -> bytes:
-    # runs alone: as fast as anything that makes a smooth map small, and the run waits for it
-    done, encoded = cv2.imencode(
-        ".png", levels, [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-    )
+    # no options: OpenCV then takes one filter and its fastest compression; naming a level makes it try every filter
+    done, encoded = cv2.imencode(".png", levels)
     if not done:
         raise ValueError(f"a map of shape {levels.shape} cannot be written as PNG")
     return encoded.tobytes()

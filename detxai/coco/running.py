@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from detxai.adapters.adapter import Adapter
 from detxai.coco.ap_loss import ap_losses
-from detxai.coco.asking import Asker, Row, box_row, failure
+from detxai.coco.asking import Answer, Asker
 from detxai.coco.decoding import ImageFile, decoded
 from detxai.coco.detecting import CHUNK, Detecting
-from detxai.coco.errors import Case, cases
+from detxai.coco.errors import Case, cases, xyxy
 from detxai.coco.evaluation import evaluation_record
 from detxai.coco.folder import Folder
 from detxai.coco.manifest import begin, fingerprint, weights_fingerprint
 from detxai.coco.matching import evaluate, matching
-from detxai.coco.overlays import save_overlays
-from detxai.coco.planning import Part, Shard, plan
+from detxai.coco.options import Finished, Options
+from detxai.coco.planning import Job, Part, plan
 from detxai.coco.reading import as_predictions
+from detxai.coco.recording import Recorder
 from detxai.coco.report import write_report
+from detxai.coco.rows import Row, box_row, failure
 from detxai.coco.schema import BOX_COLUMNS, FAILURE_COLUMNS
 from detxai.coco.selecting import Selection, select
-from detxai.explain import Method, check_threshold
+from detxai.detections import Detections
+from detxai.explain import Method
 from detxai.explanation import settings_of
 from detxai.formats import category_names
 
@@ -36,72 +36,6 @@ log = logging.getLogger(__name__)
 
 MADE_AT = 0.001  # score down to which the detector's own predictions are kept, as evaluations do for the sake of AP
 HOPELESS = 10  # so many images failing one after the other from the start are no accident
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a run goes about it.
-
-    Args:
-        iou: from which a prediction finds an annotation; one of the evaluation's.
-        score_threshold: at which the detector is asked; None: 0.001, or, where predictions come from a file, the
-            lowest score in it.
-        map_stride: image pixels to a stored one; 1 keeps the image's resolution, 8 about that of a detector's layers.
-        rows_per_part: about how many explanations a killed run loses at most.
-        shard: which parts this process does; all shards write into one folder, or their folders are merged.
-        workers: processes that decode images ahead; None: 2 where the detector is on an accelerator, else 0, as they
-            would only take the processor away from the model.
-        overlays: also write a picture of each explanation.
-        report: write ``report.html`` once all parts are there.
-        fail_fast: stop at the first failure.
-        retry_failed: do parts with failures anew.
-        progress: bars; None: where standard error is a terminal.
-    """
-
-    iou: float = 0.5
-    score_threshold: float | None = None
-    map_stride: int = 1
-    rows_per_part: int = 32
-    shard: Shard = field(default_factory=Shard)
-    workers: int | None = None
-    overlays: bool = False
-    report: bool = True
-    fail_fast: bool = False
-    retry_failed: bool = False
-    progress: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.score_threshold is not None:
-            check_threshold(self.score_threshold)
-        for name, least in (("map_stride", 1), ("rows_per_part", 1), ("workers", 0)):
-            given = getattr(self, name)
-            if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < least):
-                raise ValueError(f"{name} must be a whole number from {least}, got {given!r}")
-
-    def bar(self, total: int, done: int, unit: str, what: str) -> tqdm:
-        hidden = not sys.stderr.isatty() if self.progress is None else not self.progress
-        return tqdm(total=total, initial=done, unit=unit, desc=what, disable=hidden, smoothing=0.1)
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What a run came to.
-
-    Attributes:
-        folder: where everything is.
-        evaluation: AP, by class too, and how many boxes are of each kind: the content of ``evaluation.json``.
-        n_selected: boxes to explain, in all shards.
-        n_explained: of these, how many are explained, in all shards so far.
-        failures: rows of ``failures.parquet``.
-        complete: whether every part is there, in all shards.
-    """
-
-    folder: Path
-    evaluation: Mapping[str, Any]
-    n_selected: int
-    n_explained: int
-    failures: Sequence[Row]
-    complete: bool
 
 
 @dataclass(frozen=True)
@@ -146,7 +80,7 @@ class Run:
         )
         self._expect_same_plan(parts)
         try:
-            self._explain(parts)
+            self._explain(parts, self._made(predictions))
         finally:
             failures = self._collected_failures()
         complete = all(self.folder.has_part(part.number) for part in parts)
@@ -251,7 +185,7 @@ class Run:
                 "they were; give a new folder"
             )
 
-    def _explain(self, parts: Sequence[Part]) -> None:
+    def _explain(self, parts: Sequence[Part], made: Callable[[int], Detections] | None = None) -> None:
         """Every part of this shard that is not there yet."""
         mine = self.options.shard.mine(parts)
         if self.options.retry_failed:
@@ -260,36 +194,27 @@ class Run:
                     self.folder.part(part.number).unlink(missing_ok=True)
         todo = [part for part in mine if not self.folder.has_part(part.number)]
         total, left = sum(part.n_boxes for part in mine), sum(part.n_boxes for part in todo)
-        with self.options.bar(total, total - left, "box", "explaining") as bar:
-            for part, rows, failures in self._answers(todo, bar):
-                self.folder.write_part(part.number, rows, failures)
+        recorder = Recorder(self.folder, self.options.map_stride, overlays=self.options.overlays)
+        images = decoded([job.file for part in todo for job in part.jobs], self._workers)
+        asker, luck = self._asker(made), _Luck()
+        with self.options.bar(total, total - left, "box", "explaining") as bar, recorder:
+            for part in todo:
+                for job in part.jobs:
+                    _, image = next(images)
+                    answer = (
+                        self._unread(job, image) if isinstance(image, str) else asker.ask(job.file, image, job.asked)
+                    )
+                    luck.expect(answer)
+                    recorder.take(answer)
+                    bar.update(len(job.asked))
+                recorder.finish(part.number)
 
-    def _answers(self, parts: Sequence[Part], bar: tqdm) -> Iterator[tuple[Part, list[Row], list[Row]]]:
-        """The rows and failures of each part; images are decoded ahead across parts."""
-        asker, unlucky = self._asker(), 0
-        images = decoded([job.file for part in parts for job in part.jobs], self._workers)
-        for part in parts:
-            rows: list[Row] = []
-            failures: list[Row] = []
-            for job in part.jobs:
-                _, image = next(images)
-                if isinstance(image, str):
-                    if self.options.fail_fast:
-                        raise ValueError(image)
-                    failures.append(failure(job.file, "reading", image, len(job.asked)))
-                else:
-                    answer = asker.ask(job.file, image, job.asked)
-                    unlucky = unlucky + 1 if not answer.rows and unlucky >= 0 else -1
-                    if unlucky == HOPELESS:
-                        raise ValueError(f"the first {HOPELESS} images all failed: {answer.failures[-1]['reason']}")
-                    rows += answer.rows
-                    failures += answer.failures
-                    if self.options.overlays:
-                        save_overlays(self.folder, answer)
-                bar.update(len(job.asked))
-            yield part, rows, failures
+    def _unread(self, job: Job, problem: str) -> Answer:
+        if self.options.fail_fast:
+            raise ValueError(problem)
+        return Answer([], [], [failure(job.file, "reading", problem, len(job.asked))])
 
-    def _asker(self) -> Asker:
+    def _asker(self, made: Callable[[int], Detections] | None) -> Asker:
         options = self.options
         return Asker(
             self.detector,
@@ -299,11 +224,40 @@ class Run:
             options.iou,
             self._threshold,
             from_file=self.predictions is not None,
-            map_stride=options.map_stride,
+            made=made,
             fail_fast=options.fail_fast,
         )
+
+    def _made(self, predictions: Any) -> Callable[[int], Detections] | None:
+        """What this run found in an image; None where a label without a category may have been left out of it."""
+        labels = {category: label for label, category in self.label_to_category.items()}
+        names = self.detector.class_names
+        if self.predictions is not None or not names or set(names) - set(self.label_to_category):
+            return None
+
+        def found(image_id: int) -> Detections:
+            records = predictions.imgToAnns.get(image_id, [])
+            boxes, scores = [xyxy(r["bbox"]) for r in records], [r["score"] for r in records]
+            return Detections(boxes, scores, [labels[r["category_id"]] for r in records], names)
+
+        return found
 
     def _collected_failures(self) -> list[Row]:
         failures = self.folder.failures()
         self.folder.write_table(self.folder.root / "failures.parquet", failures, FAILURE_COLUMNS)
         return failures
+
+
+class _Luck:
+    """Stops a run whose every image fails from the start: then the question is at fault, not the images."""
+
+    def __init__(self) -> None:
+        self.n_failed: int | None = 0
+
+    def expect(self, answer: Answer) -> None:
+        if answer.rows:
+            self.n_failed = None
+        elif self.n_failed is not None and answer.failures[-1]["step"] == "explaining":
+            self.n_failed += 1
+            if self.n_failed == HOPELESS:
+                raise ValueError(f"the first {HOPELESS} images all failed: {answer.failures[-1]['reason']}")

@@ -16,9 +16,10 @@ from detxai.coco.categories import label_to_category
 from detxai.coco.errors import ERRORS, FALSE_POSITIVES, KINDS
 from detxai.coco.explaining import quiet_method
 from detxai.coco.folder import Folder
+from detxai.coco.options import Finished, Options
 from detxai.coco.planning import Shard
 from detxai.coco.reading import read_annotations, read_predictions
-from detxai.coco.running import Finished, Options, Run
+from detxai.coco.running import Run
 from detxai.coco.schema import arrow
 from detxai.coco.selecting import Selection
 from detxai.commands.options import (

@@ -1,4 +1,4 @@
-"""Where an object was lost, case by case, on candidates small enough to do by hand."""
+"""Where an object was lost, case by case, on candidates small enough to do by hand; what is kept of a map."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import torch
 from detxai.coco.errors import Case
 from detxai.coco.maps import load_map, store_map
 from detxai.coco.misses import Miss, look_for, reproduce
+from detxai.coco.rows import measures
 from detxai.coco.selecting import Selection, select
 from detxai.detections import Candidates, Detections
+from detxai.metrics.energy import energy_share
+from detxai.metrics.maps import box_masks
+from detxai.metrics.pointing_game import pointing_hits
 
 GT = (0.0, 0.0, 10.0, 10.0)
 NOTHING = Detections([], [], [])
@@ -148,3 +152,21 @@ def test_coarse_maps_keep_their_place() -> None:
     assert np.abs(back - values)[8:-8, 8:-8].max() < 1.5  # a slope of 2 a pixel, a level is 0.7
     with pytest.raises(ValueError, match="map_png must be 8-bit grey of shape"):
         load_map(store_map(values), 50, 71)
+
+
+BOXES = [
+    (3.2, 4.7, 20.1, 17.5), (0.5, 0.5, 1.5, 1.5), (-9.0, -9.0, 60.0, 60.0), (30.0, 20.0, 99.0, 99.0),
+    (5.0, 5.0, 5.0, 9.0), (-20.0, 2.0, -3.0, 9.0), (47.0, 0.0, 60.0, 5.0), (4.5, 4.5, 5.4, 5.5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("kind", ["signed", "negative", "plateaus"])
+def test_measures_are_those_of_the_metrics(box: tuple[float, ...], kind: str) -> None:
+    noise = np.random.default_rng(1).normal(size=(33, 47)).astype(np.float32)
+    values = {"signed": noise, "negative": -np.abs(noise), "plateaus": noise.clip(-1, 0.5)}[kind]
+    ours = measures(box, values)
+    map_, inside = torch.from_numpy(values)[None], box_masks(torch.tensor([box]), (33, 47))
+    assert ours["energy_box"] == pytest.approx(float(energy_share(map_, inside)), abs=1e-6)
+    assert ours["energy_box_chance"] == pytest.approx(float(inside.float().mean()), abs=1e-6)
+    assert ours["pointing_box"] == pytest.approx(float(pointing_hits(map_, inside)), abs=1e-6)

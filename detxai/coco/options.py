@@ -1,0 +1,81 @@
+"""How a run goes about it, and what it comes to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from detxai.coco.planning import Shard
+from detxai.coco.rows import Row
+from detxai.explain import check_threshold
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run goes about it.
+
+    Args:
+        iou: from which a prediction finds an annotation; one of the evaluation's.
+        score_threshold: at which the detector is asked; None: 0.001, or, where predictions come from a file, the
+            lowest score in it.
+        map_stride: image pixels to a stored one; 1 keeps the image's resolution, 8 about that of a detector's layers.
+        rows_per_part: about how many explanations a killed run loses at most.
+        shard: which parts this process does; all shards write into one folder, or their folders are merged.
+        workers: processes that decode images ahead; None: 2 where the detector is on an accelerator, else 0, as they
+            would only take the processor away from the model.
+        overlays: also write a picture of each explanation.
+        report: write ``report.html`` once all parts are there.
+        fail_fast: stop at the first failure.
+        retry_failed: do parts with failures anew.
+        progress: bars; None: where standard error is a terminal.
+    """
+
+    iou: float = 0.5
+    score_threshold: float | None = None
+    map_stride: int = 1
+    rows_per_part: int = 32
+    shard: Shard = field(default_factory=Shard)
+    workers: int | None = None
+    overlays: bool = False
+    report: bool = True
+    fail_fast: bool = False
+    retry_failed: bool = False
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.score_threshold is not None:
+            check_threshold(self.score_threshold)
+        for name, least in (("map_stride", 1), ("rows_per_part", 1), ("workers", 0)):
+            given = getattr(self, name)
+            if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < least):
+                raise ValueError(f"{name} must be a whole number from {least}, got {given!r}")
+
+    def bar(self, total: int, done: int, unit: str, what: str) -> tqdm:
+        hidden = not sys.stderr.isatty() if self.progress is None else not self.progress
+        return tqdm(total=total, initial=done, unit=unit, desc=what, disable=hidden, smoothing=0.1)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run came to.
+
+    Attributes:
+        folder: where everything is.
+        evaluation: AP, by class too, and how many boxes are of each kind: the content of ``evaluation.json``.
+        n_selected: boxes to explain, in all shards.
+        n_explained: of these, how many are explained, in all shards so far.
+        failures: rows of ``failures.parquet``.
+        complete: whether every part is there, in all shards.
+    """
+
+    folder: Path
+    evaluation: Mapping[str, Any]
+    n_selected: int
+    n_explained: int
+    failures: Sequence[Row]
+    complete: bool

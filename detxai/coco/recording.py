@@ -1,0 +1,72 @@
+"""Maps packed, measured and written while the detector is at the next image."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+from detxai.coco.asking import Answer
+from detxai.coco.folder import Folder
+from detxai.coco.overlays import save_overlays
+from detxai.coco.rows import Row, map_rows, measures
+
+BEHIND = 4  # answers that may wait to be recorded: bounds the memory they hold
+
+
+class Recorder:
+    """One thread that records answers in their order, part by part.
+
+    Args:
+        folder: of the run.
+        map_stride: image pixels to a stored one.
+        overlays: also write a picture of each explanation.
+    """
+
+    def __init__(self, folder: Folder, map_stride: int, *, overlays: bool) -> None:
+        self.folder, self.map_stride, self.overlays = folder, map_stride, overlays
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="detxai-recorder")
+        self._waiting: deque[Future[None]] = deque()
+        self._rows: list[Row] = []
+        self._failures: list[Row] = []
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=error is not None)
+        for waiting in self._waiting if error is None else ():
+            waiting.result()
+
+    def take(self, answer: Answer) -> None:
+        """The next answer of the part. Waits where too many are not recorded yet.
+
+        Raises:
+            OSError: an earlier one could not be written.
+        """
+        self._do(self._record, answer)
+
+    def finish(self, number: int) -> None:
+        """The part is complete: write it."""
+        self._do(self._write, number)
+
+    def _do(self, what: Callable[[Any], None], argument: Any) -> None:
+        while len(self._waiting) >= BEHIND:
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(what, argument))
+
+    def _record(self, answer: Answer) -> None:
+        maps = map_rows(answer.explanations, self.map_stride)
+        for row, map_, explanation in zip(answer.rows, maps, answer.explanations, strict=True):
+            self._rows.append(row | map_ | measures(row["box"], explanation.values))
+        self._failures += answer.failures
+        if self.overlays:
+            save_overlays(self.folder, answer)
+
+    def _write(self, number: int) -> None:
+        self.folder.write_part(number, self._rows, self._failures)
+        self._rows, self._failures = [], []
