@@ -29,7 +29,7 @@ def read_back(folder: Path) -> Any:
 
 def test_tensorboard_holds_two_real_epochs(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    monitor = ExplanationMonitor(scene_panel(), out=tmp_path, budget=None, alarm=None)  # loggers: what is installed
+    monitor = ExplanationMonitor(scene_panel(n=1), out=tmp_path, budget=None, alarm=None)  # loggers: what is installed
     reports = []
     train_in_a_plain_loop(lambda model, epoch: reports.append(monitor.step(model, epoch)))
     monitor.finish()

@@ -65,7 +65,7 @@ def test_a_detector_that_learned_the_watermark_sets_it_off(tmp_path: Path, caplo
     assert {row["alarm"] for row in read_curves(tmp_path / "classes.csv")} == {"1"}
 
 
-@pytest.mark.parametrize("kind", ["local", "context"])
+@pytest.mark.parametrize("kind", [pytest.param("local", marks=pytest.mark.slow), "context"])
 def test_clean_scenes_leave_it_silent(kind: str) -> None:
     """In context scenes all the evidence lies outside the box too, but each time elsewhere."""
     assert alarms(wrap("scenes-frcnn"), scenes(kind, 6)) == []

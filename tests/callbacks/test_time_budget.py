@@ -12,7 +12,7 @@ import torch
 from faster_rcnns import small_faster_rcnn
 from small_trainings import scene_panel, train_in_a_plain_loop
 
-from detxai import AblationCAM
+from detxai import EigenCAM
 from detxai.callbacks.budget import TimeBudget
 from detxai.callbacks.loop import ExplanationMonitor
 
@@ -30,9 +30,9 @@ class Clock:
 
 
 class Timed:
-    """Ablation-CAM that takes a told time."""
+    """EigenCAM that takes a told time."""
 
-    name, asks_about_boxes = "timed", True
+    name, asks_about_boxes = "timed", False
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         self.clock = clock
@@ -40,7 +40,7 @@ class Timed:
 
     def __call__(self, *arguments: Any) -> Any:
         self.clock.now += self.seconds
-        return AblationCAM(0.05, progress=False)(*arguments)
+        return EigenCAM()(*arguments)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
