@@ -51,8 +51,10 @@ class ShortcutAlarm:
     and yet takes much of its score is evidence outside the box. One such image proves nothing (a sun above a house
     is context); the alarm is that *the same* window matters in nearly all of them.
 
-    A class activation map does not do for this. On the bundled YOLO, Ablation-CAM puts no more than chance on the
-    watermark that decides (0.6 x a flat map's share), EigenCAM asks about no class, and hiding takes all the score.
+    A class activation map does not do for this. On the bundled YOLO, Ablation-CAM puts less than chance on the
+    watermark that decides (0.6 x a flat map's share) and EigenCAM asks about no class, but hiding the watermark takes
+    nearly all of the score. On both bundled detectors it matters in every image of its class, the best place of any
+    other class in at most 40 % of them.
 
     Args:
         windows: which places.
