@@ -41,18 +41,21 @@ def measures(box: Sequence[float], values: npt.NDArray[np.float32]) -> Row:
     >>> measures((1.0, 0.0, 2.6, 1.0), np.array([[1.0, 2.0, -5.0, 1.0]], dtype=np.float32))
     {'energy_box': 0.5, 'energy_box_chance': 0.5, 'pointing_box': 1.0}
     """
-    (left, right), (top, bottom) = (
-        (min(max(math.ceil(side - 0.5), 0), size) for side in sides)
-        for sides, size in ((box[::2], values.shape[1]), (box[1::2], values.shape[0]))
-    )
+    left, right = (_first_centre(side, values.shape[1]) for side in box[::2])
+    top, bottom = (_first_centre(side, values.shape[0]) for side in box[1::2])
     peak = max(float(values.max()), 0.0)
     window = values[top:bottom, left:right]
     if peak == 0:
         energy = pointing = 0.0
     else:
         energy = float(np.maximum(window, 0).sum(dtype=np.float64) / np.maximum(values, 0).sum(dtype=np.float64))
-        pointing = np.count_nonzero(window == peak) / np.count_nonzero(values == peak)
+        pointing = int(np.count_nonzero(window == peak)) / int(np.count_nonzero(values == peak))
     return {"energy_box": energy, "energy_box_chance": window.size / values.size, "pointing_box": pointing}
+
+
+def _first_centre(side: float, size: int) -> int:
+    """The first pixel whose centre lies at ``side`` or beyond."""
+    return min(max(math.ceil(side - 0.5), 0), size)
 
 
 def box_row(case: Case, category_names: Mapping[int, str]) -> Row:
