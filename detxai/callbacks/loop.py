@@ -172,6 +172,9 @@ class ExplanationMonitor:
         return self._failures >= PATIENCE
 
     def _step(self, model: nn.Module | Adapter, epoch: int, mistakes: Sequence[Mistake]) -> EpochReport:
+        if not self.budget.affords("image"):
+            log.info("the time budget allows no image after epoch %d", epoch)
+            return EpochReport(epoch, ())
         network = model.model if isinstance(model, Adapter) else model
         with undisturbed(network):
             detector = wrap(model, class_names=self.class_names)
@@ -209,6 +212,7 @@ class ExplanationMonitor:
         with self.budget.piece("image"):
             asked = questions(detector, item, most=self.most_objects, score_threshold=self.score_threshold)
             if not len(asked):
+                self._probes.pop(item.name, None)
                 return []
             explanations = explain(detector, item.pixels, self.method, asked)
             explanations *= len(asked) if not self.method.asks_about_boxes else 1
@@ -219,8 +223,7 @@ class ExplanationMonitor:
                 measures = measures_of(explanation, asked[place], evidence, before)
                 sightings.append(Sighting(item.name, place, asked[place], explanation, measures))
                 self._before[item.name, place] = asked[place], small(explanation.values)
-        if self.alarm is not None and self.budget.affords("probe"):
-            with self.budget.piece("probe"):
+            if self.alarm is not None:  # one piece of work with the maps: else those would eat up what a probe costs
                 self._probes[item.name] = self.alarm.probe(detector, item)
         return sightings
 
