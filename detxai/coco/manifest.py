@@ -35,10 +35,14 @@ def fingerprint(coco: Any) -> str:
     return digest.hexdigest()
 
 
-def weights_fingerprint(detector: Adapter) -> str:
-    """SHA-256 of the model's parameters and buffers."""
+def weights_fingerprint(detector: Adapter) -> str | None:
+    """SHA-256 of the model's parameters and buffers; None for a plain function, which shows none."""
+    try:
+        state = detector.model.state_dict()
+    except TypeError:  # detxai.adapters.function
+        return None
     digest = hashlib.sha256()
-    for name, tensor in detector.model.state_dict().items():
+    for name, tensor in state.items():
         if isinstance(tensor, torch.Tensor):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -21,6 +21,7 @@ from faster_rcnns import small_faster_rcnn
 import detxai
 import detxai.coco
 from detxai.cli import main
+from detxai.coco.reading import read_annotations
 from detxai.coco.schema import EXPLANATION_COLUMNS, TIMED, arrow
 from detxai.metrics.energy import energy_share
 from detxai.metrics.maps import box_masks
@@ -350,3 +351,18 @@ def test_three_lines_after_a_finished_evaluation(whole: Path, data: dict[str, Pa
     expected = [(r["prediction_id"], r["annotation_id"]) for r in rows(whole) if r["kind"] != "true_positive"]
     assert [(row["prediction_id"], row["annotation_id"]) for row in rows(tmp_path / "o")] == expected
     assert done.n_explained == len(expected)
+
+
+def test_a_plain_function_is_explained_too(data: dict[str, Path], tmp_path: Path) -> None:
+    def function(images: Any) -> Any:
+        return [detxai.Detections([[5, 5, 40, 30]], [0.9], [2]) for _ in images]
+
+    detector = detxai.wrap(function, class_names={1: "ape", 2: "bee", 3: "cat", 4: "dog"})
+    annotations = read_annotations(data["annotations"])
+    done = detxai.coco.explain_errors(
+        annotations, None, detector, images=data["images"], out=tmp_path / "o", method="d_rise",
+        settings={"n_masks": 8, "seed": 3}, selection=detxai.coco.Selection(max_images=2), report=False,
+    )  # fmt: skip
+    assert done.complete
+    assert not done.failures
+    assert {row["seed"] for row in rows(tmp_path / "o")} == {3}
