@@ -361,7 +361,7 @@ def test_a_plain_function_is_explained_too(data: dict[str, Path], tmp_path: Path
     annotations = read_annotations(data["annotations"])
     done = detxai.coco.explain_errors(
         annotations, None, detector, images=data["images"], out=tmp_path / "o", method="d_rise",
-        settings={"n_masks": 8, "seed": 3}, selection=detxai.coco.Selection(max_images=2), report=False,
+        settings={"n_masks": 16, "seed": 3}, selection=detxai.coco.Selection(max_images=2), report=False,
     )  # fmt: skip
     assert done.complete
     assert not done.failures
