@@ -112,6 +112,10 @@ def load(folder: str | PathLike[str], images: str | PathLike[str] | None = None)
     Maps come back within half of ``map_scale`` of what they were (0.2 % of their range), and coarser where
     ``map_stride`` is above 1. ``channel_effects`` are not kept.
 
+    The files are plain Parquet, for any other tool too; ``detxai.coco.schema`` says what each column is:
+    ``pandas.read_parquet("DIR/explanations")``, DuckDB's ``FROM 'DIR/explanations/*.parquet'``, and
+    ``datasets.load_dataset("parquet", data_files="DIR/explanations/*.parquet").cast_column("map_png", Image())``.
+
     Args:
         folder: the ``--out`` of the run; it may still be running.
         images: folder of the images; default: the one the run was given.

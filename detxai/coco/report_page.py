@@ -207,7 +207,7 @@ def _figure(card: Card) -> str:
         f'<figure data-kind="{card.kind}" data-category="{quoted}" data-score="{score}" '
         f'data-loss="{loss}" data-outside="{"" if card.flat else f"{1 - card.energy_box:.4f}"}">'
         f'<img class="map" loading="lazy" src="{card.under_map}" alt="{quoted} under its map">'
-        f'<img class="photo" loading="lazy" src="{card.photo}" alt="{quoted}">'
+        f'<img class="photo" src="{card.photo}" alt="{quoted}">'
         f'<figcaption><span class="tag">{_words(card.kind)}</span><b>{name}</b> '
         f"{'' if card.score is None else f'{card.score:.2f}'}<br>{escape(card.story)}<br>"
         f"<small>{escape('; '.join(facts))}</small></figcaption></figure>"

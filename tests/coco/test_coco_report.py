@@ -113,7 +113,7 @@ def test_clicking_through_the_report(report: Path, chromium: Any, tmp_path: Path
     card = visible().first
     assert card.locator(".map").is_visible()
     card.locator(".map").click()
-    assert card.locator(".photo").is_visible()
+    card.locator(".photo").wait_for(state="visible")
     assert not card.locator(".map").is_visible()
 
     shown = page.locator("#averages figure:visible")
