@@ -366,3 +366,36 @@ def test_a_plain_function_is_explained_too(data: dict[str, Path], tmp_path: Path
     assert done.complete
     assert not done.failures
     assert {row["seed"] for row in rows(tmp_path / "o")} == {3}
+
+
+@pytest.mark.slow
+def test_real_photos_with_a_coco_yolo(shared_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ultralytics")
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    folder, out = shared_data / "coco_dev", tmp_path / "out"
+    given = ["coco", "--model", str(shared_data / "yolov8n_coco.pt"), "--images", str(folder / "images")]
+    given += ["--annotations", str(folder / "instances.json"), "--input-size", "320", "--method", "eigen_cam"]
+    assert main([*given, "--out", str(out), "--worst", "40"]) == 0
+    truth = COCO(str(folder / "instances.json"))
+    evaluation = COCOeval(truth, truth.loadRes(str(out / "predictions.json")), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    record = json.loads((out / "evaluation.json").read_text())
+    assert list(record["summary"].values()) == pytest.approx(list(evaluation.stats), abs=1e-6)
+    boxes = parquet(out / "boxes.parquet")
+    matched = {b["prediction_id"]: b["annotation_id"] for b in boxes if b["kind"] == "true_positive"}
+    missed = {b["annotation_id"] for b in boxes if b["kind"] == "missed"}
+    expected: dict[int, int] = {}
+    lost: set[int] = set()
+    for answer in evaluation.evalImgs:
+        if answer is not None and answer["aRng"] == evaluation.params.areaRng[0]:
+            found = zip(answer["dtIds"], answer["dtMatches"][0], answer["dtIgnore"][0], strict=True)
+            expected.update((number, int(match)) for number, match, ignored in found if match and not ignored)
+            known = zip(answer["gtIds"], answer["gtMatches"][0], answer["gtIgnore"], strict=True)
+            lost.update(number for number, match, ignored in known if not match and not ignored)
+    assert matched == expected
+    assert missed == lost
+    assert len(detxai.coco.load(out)) == 40
