@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from faster_rcnns import photo, small_faster_rcnn
 
 import detxai
 from detxai.bench import as_records, as_table, bench_ablation
+from detxai.bench_d_rise import bench_d_rise, published
 from detxai.cli import main
 
 
@@ -48,3 +50,58 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path, capsys: pytest.Captu
     assert "every shortcut" in capsys.readouterr().out
     assert main([*command, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 9
+
+
+def _command(what: str, tmp_path: Path) -> list[str]:
+    image = tmp_path / "a.png"
+    PIL.Image.fromarray((photo(0).permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save(image)
+    model = f"{Path(__file__).with_name('faster_rcnns.py')}:small_faster_rcnn"
+    return ["bench", what, "--model", model, "--image", str(image), "--score-threshold", "0.05"]
+
+
+def test_d_rise_is_timed_beside_bare_passes_and_the_published_algorithm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main([*_command("d_rise", tmp_path), "--max-boxes", "2", "--n-masks", "16", "--batch-size", "4", "--json"]) == 0
+    )
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["name"] for row in rows] == [
+        "bare passes, 4 at once",
+        "ours, 2 boxes",
+        "ours, 1 box",
+        "one mask a pass (Microsoft's)",
+    ]
+    assert rows[0]["share_of_bare"] == 1
+    assert all(row["seconds"] > 0 for row in rows)
+    assert "flat" in rows[-1]["note"] or "rank correlation" in rows[-1]["note"]
+    with pytest.raises(ValueError, match="detections must not be empty"):
+        bench_d_rise(detxai.wrap(small_faster_rcnn(width=8)), photo(0), detxai.Detections([], [], []))
+
+
+def test_the_published_algorithm_finds_a_patch() -> None:
+    """On a detector that sees one corner: the peer's map and ours both peak in that corner."""
+
+    def corner(images: list[np.ndarray]) -> list[detxai.Detections]:
+        return [detxai.Detections([[0, 0, 20, 20]], [image[:16, :16].mean() / 255], [0]) for image in images]
+
+    detector, white = detxai.wrap(corner, class_names=["a", "b"]), np.full((48, 64, 3), 255, dtype=np.uint8)
+    detections = detector.detect(white)
+    (theirs,) = published(detector, white, detections, 300)
+    (ours,) = detxai.DRISE(n_masks=300, grid=4)(detector, white, detections)
+    for values in (theirs, ours.values):
+        row, column = np.unravel_index(np.argmax(values), values.shape)
+        assert row < 16
+        assert column < 16
+    assert np.corrcoef(theirs.ravel(), ours.values.ravel())[0, 1] > 0.8
+
+
+def test_eigen_cam_is_timed_beside_grad_cams(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*_command("eigen_cam", tmp_path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert len(rows) == 3
+    assert all(row["correlation"] > 0.99 for row in rows)
+    assert main(_command("eigen_cam", tmp_path)) == 0
+    assert "grad-cam ms" in capsys.readouterr().out
+    assert main([*_command("eigen_cam", tmp_path), "--n-masks", "9"]) == 2
+    assert torch.is_grad_enabled()

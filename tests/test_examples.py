@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+
+from detxai.scenes import generate
 
 ROOT = Path(__file__).parents[1]
 MODELS = Path(__file__).with_name("faster_rcnns.py")
@@ -66,3 +69,24 @@ def test_explain_onnx_agrees_with_pytorch(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"00.png", "detector.onnx"}
     assert "house-sun 1.00 · d_rise" in printed
     assert float(printed.rsplit(maxsplit=1)[-1]) > 0.9999
+
+
+def test_d_rise_gpu_runs_on_a_cpu_too(tmp_path: Path) -> None:
+    run("d_rise_gpu.py", "--device", "cpu", "--small", "--json", tmp_path / "gpu.json")
+    record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    exact = record["fasterrcnn_mobilenet_v3_large_320_fpn"]["exactness"]
+    assert exact == {"masks": 0, "scores": 0, "map, of its peak": 0}  # the device is the CPU: nothing may differ
+
+
+def test_d_rise_convergence_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    PIL.Image.fromarray(generate(seed=501, kind="local").image).save(folder / "a.png")
+    command = ["--model", "scenes-frcnn", "--images", folder, "--out", tmp_path / "out", "--n-images", 1]
+    printed = run("d_rise_convergence.py", *command, "--n-masks", 128)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"a.npz", "convergence.json", "convergence.png"}
+    (tmp_path / "out" / "convergence.json").unlink()
+    assert run("d_rise_convergence.py", *command, "--n-masks", 128) == printed
+    record = json.loads((tmp_path / "out" / "convergence.json").read_text(encoding="utf-8"))
+    assert record["masks"] == [8, 16, 32, 64, 128]
+    assert record["rank_correlation"]["regression"][-1] > record["rank_correlation"]["none"][0]

@@ -5,28 +5,38 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from detxai.adapters.adapter import Adapter
 from detxai.adapters.loading import BUNDLED, load_detector
 from detxai.adapters.spread import spread_like_trained
 from detxai.bench import as_records, as_table, bench_ablation
+from detxai.bench_d_rise import as_rate_records, as_rate_table, bench_d_rise
+from detxai.bench_eigen_cam import as_projection_table, bench_eigen_cam
 from detxai.commands.options import MODEL_HELP, fraction, on_device
-from detxai.images import load_image, to_tensor
+from detxai.detections import Detections
+from detxai.images import Array, load_image, to_tensor
 
 
 def add_bench(commands: Any) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
-        "bench", help="side by side in one process: grad-cam, brute force, and ours with each shortcut in turn"
+        "bench", help="side by side in one process: what a method costs here, at its peers, and by brute force"
     )
-    command.add_argument("what", choices=["ablation"])
+    command.add_argument("what", choices=["ablation", "d_rise", "eigen_cam"])
     command.add_argument("--model", required=True, help=MODEL_HELP)
     command.add_argument("--weights", type=Path, metavar="FILE", help="a torchvision builder's state_dict")
     command.add_argument("--image", required=True, type=Path)
     command.add_argument("--score-threshold", type=fraction, default=0.25, metavar="S", help="default: 0.25")
     command.add_argument("--max-boxes", type=int, default=20, metavar="N", help="the N best boxes; default: 20")
+    command.add_argument("--n-masks", type=int, default=None, metavar="N", help="d_rise: masks a round; default: 64")
+    command.add_argument(
+        "--compare-masks", type=int, default=400, metavar="N", help="d_rise: masks for the peer's map; 0: none"
+    )
+    command.add_argument("--batch-size", type=int, default=None, metavar="B", help="d_rise: default: what fits")
     command.add_argument("--device", default=None, help="such as cpu or cuda:0; default: where the model is")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_bench)
@@ -34,25 +44,44 @@ def add_bench(commands: Any) -> argparse.ArgumentParser:
 
 
 def _bench(given: argparse.Namespace) -> int:
+    if given.n_masks is not None and given.what != "d_rise":
+        raise ValueError("--n-masks is for d_rise only")
     array = load_image(given.image)
     detector = on_device(load_detector(given.model, weights=given.weights), given.device)
     random = detector.family == "faster_rcnn" and given.weights is None and ":" not in given.model
     if random and given.model not in BUNDLED:
         spread_like_trained(detector.model, to_tensor(array).to(detector.device, detector.dtype))
     detections = detector.detect(array, given.score_threshold)[: given.max_boxes]
+    records, table = _measured(given, detector, array, detections)
+    threads = torch.get_num_threads()
+    if given.json:
+        about = {"model": given.model, "n_boxes": len(detections), "threads": threads, "torch": torch.__version__}
+        print(json.dumps({**about, "rows": records}, indent=2))
+    else:
+        print(
+            f"{given.model}, {given.image.name}, {len(detections)} boxes, {threads} threads, torch {torch.__version__}"
+        )
+        print(table)
+    return 0
+
+
+def _measured(
+    given: argparse.Namespace, detector: Adapter, array: Array, detections: Detections
+) -> tuple[list[dict[str, Any]], str]:
+    """What was measured, for JSON and for the eye."""
 
     def say(what: str) -> None:
         if sys.stderr.isatty():
             print(f"timing: {what}", file=sys.stderr)
 
-    rows = bench_ablation(detector, array, detections, say=say)
-    threads = torch.get_num_threads()
-    if given.json:
-        about = {"model": given.model, "n_boxes": len(detections), "threads": threads, "torch": torch.__version__}
-        print(json.dumps({**about, "rows": as_records(rows)}, indent=2))
-    else:
-        print(
-            f"{given.model}, {given.image.name}, {len(detections)} boxes, {threads} threads, torch {torch.__version__}"
-        )
-        print(as_table(rows))
-    return 0
+    image = to_tensor(array) if array.dtype != "uint8" else array
+    if given.what == "ablation":
+        rows = bench_ablation(detector, image, detections, say=say)
+        return as_records(rows), as_table(rows)
+    if given.what == "d_rise":
+        settings = {} if given.n_masks is None else {"n_masks": given.n_masks}  # the library's own default
+        settings["agreement_masks"] = given.compare_masks
+        rates = bench_d_rise(detector, image, detections, batch_size=given.batch_size, say=say, **settings)
+        return as_rate_records(rates), as_rate_table(rates)
+    projections = bench_eigen_cam(detector, image)
+    return [asdict(one) for one in projections], as_projection_table(projections)

@@ -311,6 +311,7 @@ def test_the_grid_follows_the_smallest_box() -> None:
 def test_the_record_and_the_file_hold_the_error_bars(tmp_path: Any) -> None:
     detector = detxai.wrap(sees(patch()))
     (found,) = detxai.explain(detector, WHITE, "d_rise", n_masks=32, seed=5)
+    assert found.standard_error is not None
     path = found.save_map(tmp_path / "map.npz")
     with np.load(path) as arrays:
         assert np.array_equal(arrays["standard_error"], found.standard_error)
