@@ -28,10 +28,15 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
     """
     top_left = torch.maximum(first[..., :2], second[..., :2])
     bottom_right = torch.minimum(first[..., 2:], second[..., 2:])
-    intersection = (bottom_right - top_left).clamp(min=0).prod(-1)
-    areas = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1)
+    intersection = _product((bottom_right - top_left).clamp(min=0))
+    areas = _product(first[..., 2:] - first[..., :2]) + _product(second[..., 2:] - second[..., :2])
     # an empty union has an empty intersection: any positive divisor gives the 0 we want, without a NaN gradient
     return intersection / (areas - intersection).clamp(min=torch.finfo(intersection.dtype).tiny)
+
+
+def _product(sides: Tensor) -> Tensor:
+    """Width times height, (..., 2) to (...); ``prod`` over two numbers takes several times as long."""
+    return sides[..., 0] * sides[..., 1]
 
 
 def cell_size(input_size: int, n_cells: int) -> float:

@@ -68,8 +68,10 @@ class SimilarityTarget(BoxTarget):
     @classmethod
     def score(cls, targets: Sequence[Any], match: Match, candidates: Candidates) -> Tensor:
         wanted = candidates.class_scores.new_tensor([_class_vector(target, candidates) for target in targets])
-        cosine = torch.einsum("tc,bnc->tbn", F.normalize(wanted, dim=-1), F.normalize(candidates.class_scores, dim=-1))
-        return (match.iou * candidates.objectness * cosine).amax(-1)
+        along = torch.einsum("tc,bnc->tbn", F.normalize(wanted, dim=-1), candidates.class_scores)
+        squares = candidates.class_scores.square().sum(-1)  # ``norm`` is slow across strides
+        length = squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()  # clamped first: no NaN gradient at 0
+        return (match.iou * along * (candidates.objectness / length)).amax(-1)
 
 
 def _class_vector(target: SimilarityTarget, candidates: Candidates) -> Sequence[float]:

@@ -68,8 +68,8 @@ def test_d_rise_is_timed_beside_bare_passes_and_the_published_algorithm(
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["name"] for row in rows] == [
         "bare passes, 4 at once",
-        "ours, 2 boxes",
-        "ours, 1 box",
+        "our loop, 2 boxes",
+        "our loop, 1 box",
         "one mask a pass (Microsoft's)",
     ]
     assert rows[0]["share_of_bare"] == 1
