@@ -124,6 +124,28 @@ def test_ctrl_c_keeps_what_is_finished(
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_ctrl_c_in_d_rise_saves_the_partial_map_and_stops(tmp_path: Path) -> None:
+    factory = tmp_path / "tired.py"
+    factory.write_text(
+        "def build():\n"
+        "    calls = []\n"
+        "    def detect(images):\n"
+        "        calls.append(len(images))\n"
+        "        if len(calls) == 8:\n"
+        "            raise KeyboardInterrupt\n"
+        "        return [{'boxes': [[1, 1, 9, 9]], 'scores': [i.mean() / 255], 'labels': [0]} for i in images]\n"
+        "    return detect\n"
+    )
+    paths = [photo(tmp_path / f"{name}.png") for name in "ab"]
+    out = tmp_path / "out"
+    arguments = ["--model", f"{factory}:build", "--method", "d_rise", "--score-threshold", "0", "--out", str(out)]
+    assert main(["explain", *map(str, paths), *arguments]) == 130
+    assert {path.name for path in out.iterdir()} == {"a"}
+    record = json.loads((out / "a" / "detections.json").read_text())
+    assert record["partial"] is True
+    assert json.loads((out / "a" / "00_0.json").read_text())["partial"] is True
+
+
 def test_real_photos_with_a_coco_yolo(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assets = pytest.importorskip("ultralytics.utils").ASSETS
     model = str(shared_data / "yolov8n_coco.pt")

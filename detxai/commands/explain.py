@@ -91,6 +91,8 @@ def _explain(given: argparse.Namespace) -> int:
             else:
                 if not given.json:
                     bar.write(_table(done[-1]), file=sys.stdout)
+                if done[-1]["partial"]:  # the method took the Ctrl-C to give what it had; it was meant for us too
+                    raise KeyboardInterrupt
     for failure in failures:
         print(f"detxai: error: {failure['image']}: {failure['error']}", file=sys.stderr)
     if given.json:
@@ -119,6 +121,7 @@ class _Run:
             "method": self.method.name, "score_threshold": self.score_threshold, "request": request,
             "model": plain(self.detector.describe()),
             "seconds": round(found[0].cost.seconds, 4) if found else 0.0,
+            "partial": any(explanation.partial for explanation in found),
             "detections": _boxes(detections),
         }  # fmt: skip
         names = [_file_name(place, explanation) for place, explanation in enumerate(found)]

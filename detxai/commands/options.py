@@ -17,7 +17,7 @@ from detxai.adapters.adapter import Adapter
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit codes: some images failed; nothing was done; Ctrl-C
 MODEL_HELP = (
     "a torchvision builder's name (fasterrcnn_resnet50_fpn), the path of a YOLO .pt, module:function for a factory "
-    "of your own, or a bundled scenes-frcnn or scenes-yolo"
+    "of your own (of a model, or of a function from images to detections), or a bundled scenes-frcnn or scenes-yolo"
 )
 
 
