@@ -13,7 +13,7 @@ from torch import Tensor
 from detxai.engine.masks import RiseMasks
 
 POINTS = 8  # of the lattice for each cell and axis
-CHUNK = 256  # masks at a time, whatever the detector's batch was: sums must not depend on it
+CHUNK = 64  # masks at a time, whatever the detector's batch was: sums must not depend on it
 
 
 @dataclass(frozen=True)

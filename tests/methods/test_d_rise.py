@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -319,3 +321,26 @@ def test_the_record_and_the_file_hold_the_error_bars(tmp_path: Any) -> None:
     assert record["settings"]["seed"] == 5
     assert record["details"]["n_masks"] == 32
     assert record["partial"] is False
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_masks() -> None:
+    """Peak memory of a process of its own: sums and scores are kept, masks are not."""
+    script = """
+import resource, sys
+import numpy as np, torch
+import detxai
+torch.set_num_threads(1)
+white = np.full((160, 160, 3), 255, dtype=np.uint8)
+def detect(images):
+    boxes, labels = [[9, 9, 60, 60]] * 5, [0] * 5
+    return [{"boxes": boxes, "scores": [float(i[::8, ::8].mean()) / 255] * 5, "labels": labels} for i in images]
+detector = detxai.wrap(detect)
+detxai.DRISE(n_masks=int(sys.argv[1]), grid=10)(detector, white, detector.detect(white))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    few, many = (
+        int(subprocess.run([sys.executable, "-c", script, n], capture_output=True, text=True, check=True).stdout)
+        for n in ("500", "20000")
+    )
+    assert many < 1.02 * few
