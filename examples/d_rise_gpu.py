@@ -111,7 +111,6 @@ def main() -> None:
             image,
             boxes(detector, image, 20),
             n_masks=16 if given.small else 512,
-            peer_masks=4,
             agreement_masks=0,
         )
         entry["rates"] = [asdict(rate) for rate in rates]
