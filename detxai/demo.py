@@ -44,7 +44,10 @@ SCENES: Final[tuple[tuple[Kind, int], ...]] = (
 Chosen by size alone, before any map was made: from 10, 20, ... the first seed whose object is 44 pixels high and wide.
 """
 
-SETTINGS: Final[dict[str, dict[str, Any]]] = {"d_rise": {"n_masks": 200, "variance_reduction": "regression"}, "ablation_cam": {}}
+SETTINGS: Final[dict[str, dict[str, Any]]] = {
+    "d_rise": {"n_masks": 200, "variance_reduction": "regression"},
+    "ablation_cam": {},
+}
 """Fewer masks than an analysis would take: the page must be ready within two minutes."""
 
 ENLARGED: Final = 2
