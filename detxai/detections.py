@@ -162,17 +162,18 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __getitem__(self, image: int) -> Candidates:
-        """The candidates of one image of the batch, still with a batch axis."""
-        if not -len(self) <= image < len(self):
-            raise IndexError(f"image {image} of {len(self)}")
-        one = slice(image % len(self), image % len(self) + 1)
+    def __getitem__(self, image: int | slice) -> Candidates:
+        """The candidates of one image of the batch, or of several, still with a batch axis."""
+        if isinstance(image, int):
+            if not -len(self) <= image < len(self):
+                raise IndexError(f"image {image} of {len(self)}")
+            image = slice(image % len(self), image % len(self) + 1)
         return replace(
             self,
-            boxes=self.boxes[one],
-            class_scores=self.class_scores[one],
-            objectness=self.objectness[one],
-            proposals=None if self.proposals is None else self.proposals[one],
+            boxes=self.boxes[image],
+            class_scores=self.class_scores[image],
+            objectness=self.objectness[image],
+            proposals=None if self.proposals is None else self.proposals[image],
         )
 
     def __iter__(self) -> Iterator[Candidates]:

@@ -57,6 +57,12 @@ def images_at_once(images: Tensor) -> int:
     return batch_size_for(images.device, ACTIVATIONS * images[0].numel() * images.element_size())
 
 
+def check_batch_size(batch_size: int | None) -> None:
+    """Raise ``ValueError`` where ``batch_size`` is neither None nor a whole number from 1."""
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"batch_size must be a whole number from 1, or None, got {batch_size!r}")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory ran out, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):

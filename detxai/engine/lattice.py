@@ -44,8 +44,7 @@ class Lattice:
 
     def covariance(self, other: Lattice) -> tuple[Tensor, Tensor]:
         """The known covariance of masks between these points and others', an axis each, less the factor p (1 - p)."""
-        vertical, horizontal = self.masks.kernels
-        return vertical[self.rows][:, other.rows], horizontal[self.columns][:, other.columns]
+        return self.masks.kernel(0, self.rows, other.rows), self.masks.kernel(1, self.columns, other.columns)
 
     @property
     def variance(self) -> Tensor:

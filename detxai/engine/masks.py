@@ -72,18 +72,21 @@ class RiseMasks:
         )
         return vertical, horizontal
 
-    @cached_property
+    @property
     def kernels(self) -> tuple[Tensor, Tensor]:
         """The exact covariance of masks, as one matrix for each axis, (height, height) and (width, width) float64.
 
         ``Cov(M(y, x), M(y', x')) = p (1 - p) * kernels[0][y, y'] * kernels[1][x, x']``: cells are independent, and
         so are the two offsets.
         """
-        vertical, horizontal = (
-            torch.stack([(crop := enlarge.double()[offset : offset + n]) @ crop.T for offset in range(cell)]).mean(0)
-            for enlarge, n, cell in zip(self._enlarging, self.size, self.cell, strict=True)
-        )
-        return vertical, horizontal
+        rows, columns = (torch.arange(n) for n in self.size)
+        return self.kernel(0, rows, rows), self.kernel(1, columns, columns)
+
+    def kernel(self, axis: int, first: Tensor, second: Tensor) -> Tensor:
+        """One axis of ``kernels`` at some pixels only: (n, m) float64 between ``first`` (n,) and ``second`` (m,)."""
+        offsets, enlarge = torch.arange(self.cell[axis])[:, None], self._enlarging[axis].double()
+        here, there = (enlarge[offsets + pixels].transpose(0, 1).flatten(1) for pixels in (first, second))
+        return here @ there.T / len(offsets)
 
 
 def uniforms(seed: int, rows: Tensor, columns: Tensor) -> Tensor:

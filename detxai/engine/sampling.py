@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -54,8 +53,7 @@ def scores_under(
             inputs = replace(inputs, tensor=inputs.tensor.contiguous(memory_format=torch.channels_last))
         return score_targets(targets, detector.candidates(inputs)).float()
 
-    context = nullcontext() if precision == "full" else autocast(device, precision)
-    with detector.borrowed(), torch.no_grad(), context:
+    with detector.borrowed(), torch.no_grad(), autocast(device, precision):
         done = 0
         for part, scores in in_batches(wanted, batch_size or images_at_once(canvas.clean.tensor), run):
             yield done, scores

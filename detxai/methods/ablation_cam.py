@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from detxai.adapters.adapter import Adapter, Features
 from detxai.detections import Detections
 from detxai.engine.ablation import AblatedScores, ablate, autocast
+from detxai.engine.batching import check_batch_size
 from detxai.engine.channels import (
     Channels,
     Fill,
@@ -81,8 +82,7 @@ class AblationCAM:
     def __post_init__(self) -> None:
         if not 0 < self.ratio_channels_to_ablate <= 1:
             raise ValueError(f"ratio_channels_to_ablate must lie in (0, 1], got {self.ratio_channels_to_ablate}")
-        if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
-            raise ValueError(f"batch_size must be a whole number from 1, or None, got {self.batch_size!r}")
+        check_batch_size(self.batch_size)
         if self.fidelity is not None and not 0 < self.fidelity < 1:
             raise ValueError(f"fidelity must be a rank correlation in (0, 1), or None, got {self.fidelity}")
         if self.rest not in ("zero", "first_order"):

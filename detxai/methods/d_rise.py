@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
 from detxai.engine.ablation import autocast
+from detxai.engine.batching import check_batch_size
 from detxai.engine.estimating import (
     NORMALISATIONS,
     VARIANCE_REDUCTIONS,
@@ -135,8 +136,7 @@ class DRISE:
             raise ValueError(
                 f"variance_reduction must be one of {VARIANCE_REDUCTIONS}, got {self.variance_reduction!r}"
             )
-        if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
-            raise ValueError(f"batch_size must be a whole number from 1, or None, got {self.batch_size!r}")
+        check_batch_size(self.batch_size)
         autocast(torch.device("cpu"), self.precision)
 
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:

@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from detxai.engine.batching import check_batch_size
 from detxai.engine.perturbing import Canvas, Filling
 from detxai.metrics.case import Case, Quantity, Reference
 from detxai.metrics.maps import heatmaps, where_known
 from detxai.metrics.scores import (
     ScoreFunction,
-    check_batch_size,
     check_score,
     clean_and_hidden,
     each_its_own,

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Inputs
+from detxai.engine.batching import check_batch_size
 from detxai.engine.perturbing import Canvas, Filling
 from detxai.metrics.case import Case, Quantity, Reference
 from detxai.metrics.maps import in_parts, where_known
 from detxai.metrics.scores import (
     ScoreFunction,
-    check_batch_size,
     check_score,
     clean_and_hidden,
     each_its_own,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Inputs
+from detxai.engine.batching import check_batch_size
 from detxai.engine.perturbing import Canvas
 from detxai.metrics.case import Case, Quantity, Reference
 from detxai.metrics.imputation import impute
@@ -17,7 +18,6 @@ from detxai.metrics.insertion_deletion import pixel_ranks
 from detxai.metrics.maps import where_known
 from detxai.metrics.scores import (
     ScoreFunction,
-    check_batch_size,
     check_score,
     each_its_own,
     questions,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, TypeAlias
 
@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter, Inputs
-from detxai.detections import Candidates
-from detxai.engine.batching import batch_size_for, in_batches
+from detxai.detections import Candidates, Detections
+from detxai.engine.batching import images_at_once, in_batches
 from detxai.engine.perturbing import Canvas
-from detxai.geometry import box_iou
 from detxai.metrics.case import Case, Reference
 from detxai.targets import BoxTarget, ClassScoreTarget, SimilarityTarget, score_targets
 from detxai.targets.target import Match
@@ -22,8 +21,6 @@ from detxai.targets.target import Match
 ScoreFunction = Literal["class_score", "similarity", "gated_score"]
 SCORE_FUNCTIONS: tuple[ScoreFunction, ...] = ("class_score", "similarity", "gated_score")
 Ask: TypeAlias = Callable[[Candidates, slice], Tensor]
-
-ACTIVATIONS = 40  # about how many times the bytes of its input a detector holds at once; a ResNet-50 Faster R-CNN: 33
 
 
 @dataclass(frozen=True)
@@ -72,15 +69,9 @@ def questions(case: Case, score: ScoreFunction, reference: Reference) -> list[Bo
     if score == "gated_score":
         return [GatedScoreTarget(box, label, reach=0) for box, label in pairs]
     with torch.no_grad():
-        vectors = _class_vectors(case.detector.candidates(case.image), boxes, labels)
-    return [SimilarityTarget(box, label, 0, vector) for (box, label), vector in zip(pairs, vectors, strict=True)]
-
-
-def _class_vectors(candidates: Candidates, boxes: Tensor, labels: Tensor) -> Tensor:
-    """(T, C) the class scores of the candidate that each detection most likely came from."""
-    placed, scores = candidates.of_labels(labels)
-    best = (box_iou(boxes[:, None, None], placed) * scores)[:, 0].argmax(-1)
-    return candidates.class_scores[0, best]
+        candidates = case.detector.candidates(case.image)
+    asked = Detections(boxes, torch.ones(len(boxes)), labels)
+    return list(SimilarityTarget.seen_in(candidates, asked, reach=0))
 
 
 def each_its_own(targets: Sequence[BoxTarget], owners: Sequence[int]) -> Ask:
@@ -93,7 +84,7 @@ def each_its_own(targets: Sequence[BoxTarget], owners: Sequence[int]) -> Ask:
         answers, start = [], 0
         for owner, images in groupby(owners[items]):
             stop = start + sum(1 for _ in images)
-            answers.append(score_targets([targets[owner]], images_of(candidates, slice(start, stop)))[0])
+            answers.append(score_targets([targets[owner]], candidates[start:stop])[0])
             start = stop
         return torch.cat(answers)
 
@@ -103,18 +94,6 @@ def each_its_own(targets: Sequence[BoxTarget], owners: Sequence[int]) -> Ask:
 def every_target(targets: Sequence[BoxTarget]) -> Ask:
     """Ask each image every target: the answer is (T, B)."""
     return lambda candidates, items: score_targets(targets, candidates)
-
-
-def images_of(candidates: Candidates, images: slice) -> Candidates:
-    """The candidates of some consecutive images of a batch."""
-    proposals = candidates.proposals
-    return replace(
-        candidates,
-        boxes=candidates.boxes[images],
-        class_scores=candidates.class_scores[images],
-        objectness=candidates.objectness[images],
-        proposals=None if proposals is None else proposals[images],
-    )
 
 
 def scores_of(
@@ -133,7 +112,7 @@ def scores_of(
     Returns:
         (..., n), float32.
     """
-    size = batch_size or batch_size_for(like.device, ACTIVATIONS * like.numel() * like.element_size())
+    size = batch_size or images_at_once(like)
     numbers = torch.arange(n, device=like.device)
     answers, start = [], 0
     with detector.borrowed(), torch.no_grad():
@@ -153,9 +132,3 @@ def clean_and_hidden(canvas: Canvas, detector: Adapter, targets: Sequence[BoxTar
     make = lambda numbers: canvas.inputs(keep[numbers])  # noqa: E731
     clean, hidden = scores_of(detector, 2, make, every_target(targets), canvas.clean.tensor).unbind(-1)
     return clean, hidden
-
-
-def check_batch_size(batch_size: int | None) -> None:
-    """Raises: ValueError: ``batch_size`` is neither None nor a whole number from 1."""
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"batch_size must be a whole number from 1, or None, got {batch_size!r}")
