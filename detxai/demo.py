@@ -3,7 +3,6 @@
 import base64
 import io
 import logging
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from detxai.detections import Detections
 from detxai.explain import explain
 from detxai.explanation import Explanation
 from detxai.methods import METHODS
+from detxai.progress import hides_bar
 from detxai.render import COLOURS
 from detxai.scenes.files import write_atomically
 from detxai.scenes.scene import Scene, erase, generate
@@ -124,8 +124,7 @@ def make_demo(out: str | Path, *, progress: bool | None = None) -> Demo:
     detectors, missing = _detectors()
     rows: list[DemoRow] = []
     sections = []
-    hidden = not sys.stderr.isatty() if progress is None else not progress
-    with tqdm(total=len(SCENES) * len(detectors), desc="explaining", unit="scene", disable=hidden) as bar:
+    with tqdm(total=len(SCENES) * len(detectors), desc="explaining", unit="scene", disable=hides_bar(progress)) as bar:
         for kind, seed in SCENES:
             scene = generate(seed, kind)
             stories = []

@@ -155,7 +155,7 @@ class Explanation:
             "cost": asdict(self.cost),
             "partial": self.partial,
             "details": plain(self.details),
-            "versions": {name: _version(name) for name in ("detxai", "torch", "torchvision", "ultralytics")},
+            "versions": {name: installed_version(name) for name in ("detxai", "torch", "torchvision", "ultralytics")},
         }
 
 
@@ -168,7 +168,8 @@ def _box_record(detection: Detections) -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """The version of an installed package; None where it is not there."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

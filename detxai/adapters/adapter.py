@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -211,6 +212,15 @@ class Adapter(ABC):
             "n_parameters": sum(p.numel() for p in self.model.parameters()),
             "n_classes": len(self.class_names),
         }
+
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the model's parameters and buffers, the same wherever they lie; None where there are none."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            if isinstance(tensor, Tensor):  # modules of one's own may keep other things beside their weights
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def _features(self, inputs: Inputs, layers: tuple[str, ...]) -> Features:
         with capture(self.model, layers) as outputs:

@@ -115,6 +115,10 @@ class FunctionAdapter(Adapter):
         """What is explained, for the record: family, name of the function, number of classes."""
         return {"family": self.family, "model": self._name, "n_classes": len(self.class_names)}
 
+    def fingerprint(self) -> None:
+        """None: a plain function shows no weights."""
+        return None
+
     @property
     def _name(self) -> str:
         named: Any = self.function

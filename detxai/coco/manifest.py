@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
-from detxai.adapters.adapter import Adapter
 from detxai.coco.folder import Folder
 from detxai.coco.schema import FORMAT
-from detxai.explanation import plain
+from detxai.explanation import installed_version, plain
 
 log = logging.getLogger(__name__)
 
@@ -35,30 +33,9 @@ def fingerprint(coco: Any) -> str:
     return digest.hexdigest()
 
 
-def weights_fingerprint(detector: Adapter) -> str | None:
-    """SHA-256 of the model's parameters and buffers; None for a plain function, which shows none."""
-    try:
-        state = detector.model.state_dict()
-    except TypeError:  # detxai.adapters.function
-        return None
-    digest = hashlib.sha256()
-    for name, tensor in state.items():
-        if isinstance(tensor, torch.Tensor):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def versions() -> dict[str, str | None]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+    """What is installed of what a run depends on."""
+    return {package: installed_version(package) for package in PACKAGES}
 
 
 def begin(folder: Folder, question: Mapping[str, Any], about: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from detxai.coco.planning import Shard
 from detxai.coco.rows import Row
 from detxai.explain import check_threshold
+from detxai.progress import hides_bar
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class Options:
                 raise ValueError(f"{name} must be a whole number from {least}, got {given!r}")
 
     def bar(self, total: int, done: int, unit: str, what: str) -> tqdm:
-        hidden = not sys.stderr.isatty() if self.progress is None else not self.progress
-        return tqdm(total=total, initial=done, unit=unit, desc=what, disable=hidden, smoothing=0.1)
+        return tqdm(total=total, initial=done, unit=unit, desc=what, disable=hides_bar(self.progress), smoothing=0.1)
 
 
 @dataclass(frozen=True)

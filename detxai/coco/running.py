@@ -17,7 +17,7 @@ from detxai.coco.detecting import CHUNK, Detecting
 from detxai.coco.errors import Case, cases, xyxy
 from detxai.coco.evaluation import evaluation_record
 from detxai.coco.folder import Folder
-from detxai.coco.manifest import begin, fingerprint, weights_fingerprint
+from detxai.coco.manifest import begin, fingerprint
 from detxai.coco.matching import evaluate, matching
 from detxai.coco.options import Finished, Options
 from detxai.coco.planning import Job, Part, plan
@@ -120,7 +120,7 @@ class Run:
         """All that decides what the dataset holds."""
         return {
             "model": self.detector.describe(),
-            "weights_sha256": weights_fingerprint(self.detector),
+            "weights_sha256": self.detector.fingerprint(),
             "annotations_sha256": fingerprint(self.annotations),
             "predictions_sha256": None if self.predictions is None else fingerprint(self.predictions),
             "label_to_category": {str(label): category for label, category in self.label_to_category.items()},

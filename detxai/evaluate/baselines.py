@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -61,14 +62,12 @@ class BoxMap:
     asks_about_boxes: ClassVar[bool] = True
 
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
-        photo = to_uint8(load_image(image))
-        across, down = _pixel_centres(photo.shape[0], photo.shape[1])
-        explanations = []
-        for detection in detections:
-            x1, y1, x2, y2 = detection.boxes[0].tolist()
-            inside = ((across >= x1) & (across <= x2) & (down >= y1) & (down <= y2)).float()
-            explanations.append(_explanation(self, inside, photo, detection))
-        return explanations
+        return _of_boxes(self, image, detections)
+
+    def map(self, across: Tensor, down: Tensor, box: Sequence[float]) -> Tensor:
+        """The map (H, W) of a box, at pixel centres ``across`` (1, W) and ``down`` (H, 1)."""
+        x1, y1, x2, y2 = box
+        return ((across >= x1) & (across <= x2) & (down >= y1) & (down <= y2)).float()
 
 
 @dataclass(frozen=True)
@@ -80,15 +79,14 @@ class BoxCentre:
     asks_about_boxes: ClassVar[bool] = True
 
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
-        photo = to_uint8(load_image(image))
-        across, down = _pixel_centres(photo.shape[0], photo.shape[1])
-        explanations = []
-        for detection in detections:
-            x1, y1, x2, y2 = detection.boxes[0].tolist()
-            half_width, half_height = max((x2 - x1) / 2, 0.5), max((y2 - y1) / 2, 0.5)
-            far = ((across - (x1 + x2) / 2) / half_width) ** 2 + ((down - (y1 + y2) / 2) / half_height) ** 2
-            explanations.append(_explanation(self, torch.exp(-far), photo, detection))
-        return explanations
+        return _of_boxes(self, image, detections)
+
+    def map(self, across: Tensor, down: Tensor, box: Sequence[float]) -> Tensor:
+        """The map (H, W) of a box, at pixel centres ``across`` (1, W) and ``down`` (H, 1)."""
+        x1, y1, x2, y2 = box
+        half_width, half_height = max((x2 - x1) / 2, 0.5), max((y2 - y1) / 2, 0.5)
+        far = ((across - (x1 + x2) / 2) / half_width) ** 2 + ((down - (y1 + y2) / 2) / half_height) ** 2
+        return torch.exp(-far)
 
 
 @dataclass(frozen=True)
@@ -111,8 +109,13 @@ class PlantedMask:
         return torch.stack(rows).float()
 
 
-def _pixel_centres(height: int, width: int) -> tuple[Tensor, Tensor]:
-    return torch.arange(width)[None, :] + 0.5, torch.arange(height)[:, None] + 0.5
+def _of_boxes(method: BoxMap | BoxCentre, image: Image, detections: Detections) -> list[Explanation]:
+    photo = to_uint8(load_image(image))
+    across, down = torch.arange(photo.shape[1])[None, :] + 0.5, torch.arange(photo.shape[0])[:, None] + 0.5
+    return [
+        _explanation(method, method.map(across, down, detection.boxes[0].tolist()), photo, detection)
+        for detection in detections
+    ]
 
 
 def _explanation(

@@ -10,8 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from detxai.adapters.adapter import Adapter
 from detxai.explanation import replacing
@@ -80,20 +79,6 @@ def network_of(detector: Adapter) -> nn.Module | None:
         return detector.model
     except TypeError:
         return None
-
-
-def fingerprint(detector: Adapter) -> str | None:
-    """What a detector's weights hash to: 16 hexadecimal digits, the same wherever they lie; None for a function."""
-    network = network_of(detector)
-    if network is None:
-        return None
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        if not isinstance(tensor, Tensor):  # what modules of one's own keep beside their weights
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -21,7 +20,7 @@ from detxai.adapters.registry import wrap
 from detxai.detections import Detections
 from detxai.evaluate.baselines import PlantedMask
 from detxai.evaluate.contestants import Contestant, Methods, contestants
-from detxai.evaluate.folder import Folder, fingerprint
+from detxai.evaluate.folder import Folder
 from detxai.evaluate.measuring import Again, make_maps, make_measures, measure_one
 from detxai.evaluate.page import write_page
 from detxai.evaluate.records import Record, from_json, import_pyarrow, quantities_of, write_parquet
@@ -30,6 +29,7 @@ from detxai.evaluate.summary import Summary
 from detxai.explain import check_threshold
 from detxai.explanation import plain, replacing, settings_of
 from detxai.metrics import Measure
+from detxai.progress import hides_bar
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def evaluate(
         "seed": seed,
         "source": plain(dict(source or {})),
     }
-    run = _Run(adapter, chosen, competing, taken, Folder.of(out, request), _hidden(progress))
+    run = _Run(adapter, chosen, competing, taken, Folder.of(out, request), hides_bar(progress))
     records = list(run.records(run.samples(score_threshold, max_detections, seed, unmatched=unmatched)))
     if not records:
         raise ValueError(f"every image failed; the first, {run.failures[0]['image']}: {run.failures[0]['error']}")
@@ -252,7 +252,7 @@ def _request(
         "detxai": importlib.metadata.version("detxai"),
         "torch": torch.__version__,
         "model": {name: value for name, value in plain(detector.describe()).items() if name != "weights"},
-        "weights": fingerprint(detector),
+        "weights": detector.fingerprint(),
         "class_names": plain(detector.class_names),
         "device": detector.device.type,
         "photos": {"n": len(photos), "names": hashlib.sha256(names.encode()).hexdigest()[:16]},
@@ -272,7 +272,3 @@ def _write(evaluation: Evaluation, settings: Mapping[str, Mapping[str, Any]], ph
         with replacing(out / name) as temporary:
             temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     write_page(out / "index.html", summary, photos, evaluation.request, evaluation.failures)
-
-
-def _hidden(progress: bool | None) -> bool:
-    return not sys.stderr.isatty() if progress is None else not progress

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from detxai.engine.channels import (
 from detxai.engine.tails import tail_of
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
+from detxai.progress import hides_bar
 from detxai.targets import ClassScoreTarget, Target
 
 ROUND = 0.05  # share of the channels between two looks at the fidelity
@@ -154,8 +154,7 @@ class AblationCAM:
         return all(rank_correlation(a, b) >= (self.fidelity or 0) for a, b in zip(earlier, now, strict=True))
 
     def _bar(self, n: int) -> tqdm:
-        hidden = not sys.stderr.isatty() if self.progress is None else not self.progress
-        return tqdm(total=n, desc="ablating", unit="channel", disable=hidden, leave=False)
+        return tqdm(total=n, desc="ablating", unit="channel", disable=hides_bar(self.progress), leave=False)
 
 
 def channel_weights(scores: AblatedScores) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from detxai.engine.perturbing import Canvas, Filling
 from detxai.engine.sampling import scores_under
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
+from detxai.progress import hides_bar
 from detxai.targets import SimilarityTarget, Target, score_targets
 
 log = logging.getLogger(__name__)
@@ -247,8 +247,7 @@ class DRISE:
         return self.n_masks == "auto" and agreement >= 1 - self.tolerance
 
     def _bar(self, n: int) -> tqdm:
-        hidden = not sys.stderr.isatty() if self.progress is None else not self.progress
-        return tqdm(total=n, desc="masking", unit="mask", disable=hidden, leave=False)
+        return tqdm(total=n, desc="masking", unit="mask", disable=hides_bar(self.progress), leave=False)
 
 
 def _looks(most: int) -> list[int]:

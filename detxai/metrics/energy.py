@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detxai.metrics.case import Case, Quantity, Reference
-from detxai.metrics.maps import box_masks, where_known
+from detxai.metrics.on_object import on_box_and_mask
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,7 @@ class EnergyPointingGame:
     reference: Reference = "detection"
 
     def __call__(self, case: Case) -> dict[str, Tensor]:
-        boxes, _, known = case.reference(self.reference)
-        inside = box_masks(boxes, case.size)
-        masks, with_mask = case.object_masks()
-        return {
-            "energy_box": where_known(energy_share(case.maps, inside), known),
-            "energy_box_chance": where_known(inside.float().mean((1, 2)), known),
-            "energy_mask": where_known(energy_share(case.maps, masks), with_mask),
-            "energy_mask_chance": where_known(masks.float().mean((1, 2)), with_mask),
-        }
+        return on_box_and_mask("energy", energy_share, case, self.reference)
 
 
 def energy_share(maps: Tensor, masks: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from detxai.metrics.case import Case, Quantity, Reference
-from detxai.metrics.maps import box_masks, where_known
+from detxai.metrics.on_object import on_box_and_mask
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,7 @@ class PointingGame:
     reference: Reference = "detection"
 
     def __call__(self, case: Case) -> dict[str, Tensor]:
-        boxes, _, known = case.reference(self.reference)
-        inside = box_masks(boxes, case.size)
-        masks, with_mask = case.object_masks()
-        return {
-            "pointing_box": where_known(pointing_hits(case.maps, inside), known),
-            "pointing_box_chance": where_known(inside.float().mean((1, 2)), known),
-            "pointing_mask": where_known(pointing_hits(case.maps, masks), with_mask),
-            "pointing_mask_chance": where_known(masks.float().mean((1, 2)), with_mask),
-        }
+        return on_box_and_mask("pointing", pointing_hits, case, self.reference)
 
 
 def pointing_hits(maps: Tensor, masks: Tensor) -> Tensor:
