@@ -1,4 +1,4 @@
-"""One method on one image: its maps, what they took, and every measure of them, detection by detection."""
+"""One method on one image: its maps, what they took, and every measure of them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from detxai.evaluate.samples import Pixels, Sample, Truth
 from detxai.explain import Method
 from detxai.metrics import MEASURES, Case, InsertionDeletion, Measure
 from detxai.metrics.case import Redo
+from detxai.metrics.maps import PIXELS_AT_ONCE
 
 RUN_AGAIN = ("stability", "randomisation")  # a method's own time many times over: only where asked for by name
 
@@ -96,15 +97,20 @@ class Again:
 
     Detections are measured one by one, but a method answers for all of them in one pass; so what it said of a changed
     image, or with changed weights, is kept for the next detection.
+
+    Attributes:
+        method: the method.
+        detections: all of the image's.
+        said: the maps that it made.
     """
 
     method: Method
     detections: Detections
     said: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
 
-    def of(self, place: int) -> Redo:
-        """``redo`` for the case of the detection at ``place`` alone."""
-        return lambda detector, image, seed: self._maps(detector, image, seed)[place : place + 1]
+    def of(self, places: Sequence[int]) -> Redo:
+        """``redo`` for a case of the detections at these places."""
+        return lambda detector, image, seed: self._maps(detector, image, seed)[list(places)]
 
     def _maps(self, detector: Adapter, image: Pixels, seed: int) -> Tensor:
         key = (zlib.crc32(image.tobytes()), image.shape, seed, _weights(detector))
@@ -124,39 +130,56 @@ def _weights(detector: Adapter) -> tuple[float, ...]:
         return tuple(torch.stack(sums).tolist()) if sums else ()
 
 
-def measure_one(
+def at_once(method: Contestant, missing: Sequence[int], n_pixels: int) -> list[list[int]]:
+    """The detections to measure together: one by one, so that stopping loses no more than the one in hand.
+
+    A method that asks about no box has one map for all: they are measured in the passes of one.
+
+    Args:
+        method: whose maps.
+        missing: places of the detections.
+        n_pixels: of the image; there are no more detections in one go than fit the memory that a sort may take.
+    """
+    most = 1 if method.asks_about_boxes else max(1, PIXELS_AT_ONCE // n_pixels)
+    return [list(missing[start : start + most]) for start in range(0, len(missing), most)]
+
+
+def measure_some(
     measures: Iterable[Measure],
     method: Contestant,
     detector: Adapter,
     sample: Sample,
-    place: int,
+    places: Sequence[int],
     image: Pixels,
     truth: Truth,
-    map_: Tensor,
+    maps: Tensor,
     again: Again | None,
-) -> dict[str, Any]:
-    """Every measure of the map (H, W) of one detection, as JSON can hold it."""
+) -> list[dict[str, Any]]:
+    """Every measure of the maps (T, H, W) of the detections at T places, each as JSON can hold it."""
     case = Case(
         detector,
         image,
-        sample.detections[place],
-        map_[None],
-        redo=None if again is None else again.of(place),
+        sample.detections[list(places)],
+        maps,
+        redo=None if again is None else again.of(places),
         allow_cropped=isinstance(method, CROPPED_BY_CONSTRUCTION),
-        **sample.known(truth, place),  # type: ignore[arg-type]
+        **sample.known(truth, places),  # type: ignore[arg-type]
     )
     values: dict[str, Tensor] = {}
-    curves: dict[str, list[float]] = {}
+    curves: dict[str, Tensor] = {}
     for measure in measures:
         if isinstance(measure, InsertionDeletion):
             drawn = measure.curves(case)
             values |= measure.summary(drawn, case.reference(measure.reference)[2])
-            curves = {
-                "fractions": drawn.fractions.tolist(),
-                "insertion": drawn.insertion[0].tolist(),
-                "deletion": drawn.deletion[0].tolist(),
-            }
+            fractions = drawn.fractions.expand_as(drawn.insertion)
+            curves = {"fractions": fractions, "insertion": drawn.insertion, "deletion": drawn.deletion}
         else:
             values |= measure(case)
-    numbers = {name: float(of[0]) for name, of in values.items()}
-    return {"values": as_json(numbers), "curves": curves, "thumbnail": thumbnail(map_)}
+    return [
+        {
+            "values": as_json({name: float(of[row]) for name, of in values.items()}),
+            "curves": {name: of[row].tolist() for name, of in curves.items()},
+            "thumbnail": thumbnail(maps[row]),
+        }
+        for row in range(len(places))
+    ]

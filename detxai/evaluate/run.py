@@ -21,7 +21,7 @@ from detxai.detections import Detections
 from detxai.evaluate.baselines import PlantedMask
 from detxai.evaluate.contestants import Contestant, Methods, contestants
 from detxai.evaluate.folder import Folder
-from detxai.evaluate.measuring import Again, make_maps, make_measures, measure_one
+from detxai.evaluate.measuring import Again, at_once, make_maps, make_measures, measure_some
 from detxai.evaluate.page import write_page
 from detxai.evaluate.records import Record, from_json, import_pyarrow, quantities_of, write_parquet
 from detxai.evaluate.samples import Photo, Sample, draw, objects_of, some
@@ -209,12 +209,13 @@ class _Run:
             maps, seconds = make_maps(method, self.detector, sample, image, truth)
             part.setdefault("seconds", seconds / len(sample.detections))
             again = None if isinstance(method, PlantedMask) else Again(method, sample.detections)
-            for place in missing:
-                done[str(sample.places[place])] = measure_one(
-                    self.measures, method, self.detector, sample, place, image, truth, maps[place], again
+            for places in at_once(method, missing, maps[0].numel()):
+                measured = measure_some(
+                    self.measures, method, self.detector, sample, places, image, truth, maps[places], again
                 )
+                done |= {str(sample.places[place]): of for place, of in zip(places, measured, strict=True)}
                 self.folder.write(sample.number, name, part)
-                bar.update()
+                bar.update(len(places))
         return [_record(sample, place, name, part) for place in range(len(sample.detections))]
 
     def _failed(self, photo: Photo, method: str | None, error: Exception) -> None:

@@ -67,15 +67,14 @@ class Sample:
     places: tuple[int, ...]
     object_of: tuple[int, ...]
 
-    def known(self, truth: Truth, place: int) -> dict[str, object]:
-        """What a ``Case`` of the detection at ``place`` alone may be told."""
-        known: dict[str, object] = {"objects": truth.objects, "object_of": torch.tensor([self.object_of[place]])}
+    def known(self, truth: Truth, places: Sequence[int]) -> dict[str, object]:
+        """What a ``Case`` of the detections at these places may be told."""
+        owners = [self.object_of[place] for place in places]
+        known: dict[str, object] = {"objects": truth.objects, "object_of": torch.tensor(owners)}
         if truth.evidence is not None and truth.causes is not None:
-            owner = self.object_of[place]
-            height, width = truth.evidence.shape[1:]
-            none = torch.zeros(0, height, width, dtype=torch.bool)
-            known["evidence"] = truth.evidence[[owner]] if owner >= 0 else torch.zeros(1, height, width).bool()
-            known["causes"] = [truth.causes[owner] if owner >= 0 else none]
+            nowhere = torch.zeros(truth.evidence.shape[1:], dtype=torch.bool)
+            known["evidence"] = torch.stack([truth.evidence[owner] if owner >= 0 else nowhere for owner in owners])
+            known["causes"] = [truth.causes[owner] if owner >= 0 else nowhere.expand(0, -1, -1) for owner in owners]
         return known
 
 

@@ -17,9 +17,9 @@ from detxai.metrics.scores import (
     ScoreFunction,
     check_score,
     clean_and_hidden,
-    each_its_own,
+    distinct,
     questions,
-    scores_of,
+    scores_by_map,
 )
 
 
@@ -74,7 +74,7 @@ class AverageDrop:
         if not len(case):
             return like.new_zeros(0), like.new_zeros(0)
         targets = questions(case, self.score, self.reference)
-        keep = canvas.from_image(heatmaps(case.maps)).clamp(0, 1)
-        ask = each_its_own(targets, range(len(case)))
-        seen = scores_of(case.detector, len(case), lambda i: canvas.inputs(keep[i]), ask, like, self.batch_size)
+        keep = canvas.from_image(heatmaps(distinct(case.maps))).clamp(0, 1)
+        make = lambda numbers: canvas.inputs(keep[numbers])  # noqa: E731
+        seen = scores_by_map(case.detector, targets, len(keep), 1, make, like, self.batch_size)[:, 0]
         return clean_and_hidden(canvas, case.detector, targets)[0], seen

@@ -18,9 +18,9 @@ from detxai.metrics.scores import (
     ScoreFunction,
     check_score,
     clean_and_hidden,
-    each_its_own,
+    distinct,
     questions,
-    scores_of,
+    scores_by_map,
 )
 
 
@@ -125,11 +125,14 @@ class InsertionDeletion:
 
 
 def insertion_deletion(case: Case, settings: InsertionDeletion) -> Curves:
-    """The curves of all T detections of an image: T * (steps - 1) * 2 + 2 passes, for they share both ends."""
+    """The curves of all T detections of an image: T * (steps - 1) * 2 + 2 passes, for they share both ends.
+
+    Maps that are all the same make the same images, and these are passed once: (steps - 1) * 2 + 2.
+    """
     detector, steps, n_targets = case.detector, settings.steps, len(case)
     canvas = Canvas.of(detector, case.image, settings.fill, settings.seed)
     targets = questions(case, settings.score, settings.reference)
-    ranks = pixel_ranks(canvas.from_image(case.maps), settings.seed)
+    ranks = pixel_ranks(canvas.from_image(distinct(case.maps)), settings.seed)
     shown = pixels_at(steps, ranks[0].numel() if n_targets else 1).to(ranks.device)
     fractions = shown / shown[-1]
     if not n_targets:
@@ -137,18 +140,14 @@ def insertion_deletion(case: Case, settings: InsertionDeletion) -> Curves:
     clean, hidden = clean_and_hidden(canvas, detector, targets)
     between = steps - 1
 
-    def make(numbers: Tensor) -> Inputs:  # image number = (target, curve, step), the last fastest
-        target, curve = numbers // (2 * between), numbers // between % 2
-        above = ranks[target] < shown[1 + numbers % between][:, None, None]
+    def make(numbers: Tensor) -> Inputs:  # image number = (map, curve, step), the last fastest
+        place, curve = numbers // (2 * between), numbers // between % 2
+        above = ranks[place] < shown[1 + numbers % between][:, None, None]
         return canvas.inputs(above ^ (curve == 1)[:, None, None])
 
-    owners = [target for target in range(n_targets) for _ in range(2 * between)]
-    if owners:
-        ask = each_its_own(targets, owners)
-        like = canvas.clean.tensor
-        scores = scores_of(detector, len(owners), make, ask, like, settings.batch_size).view(n_targets, 2, between)
-    else:
-        scores = clean.new_zeros(n_targets, 2, 0)
+    scores = scores_by_map(
+        detector, targets, len(ranks), 2 * between, make, canvas.clean.tensor, settings.batch_size
+    ).view(n_targets, 2, between)
     insertion = torch.cat([hidden[:, None], scores[:, 0], clean[:, None]], 1)
     return Curves(fractions, insertion, torch.cat([clean[:, None], scores[:, 1], hidden[:, None]], 1))
 

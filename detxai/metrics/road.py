@@ -19,9 +19,9 @@ from detxai.metrics.maps import where_known
 from detxai.metrics.scores import (
     ScoreFunction,
     check_score,
-    each_its_own,
+    distinct,
     questions,
-    scores_of,
+    scores_by_map,
 )
 
 
@@ -86,15 +86,15 @@ def removal_scores(case: Case, settings: ROAD) -> Tensor:
     if not len(case):
         return clean.tensor.new_zeros(0, 2, n_fractions)
     targets = questions(case, settings.score, settings.reference)
-    ranks = pixel_ranks(canvas.from_image(case.maps), settings.seed)
+    ranks = pixel_ranks(canvas.from_image(distinct(case.maps)), settings.seed)
     n_pixels = ranks[0].numel()
     removed = torch.tensor([round(fraction * n_pixels) for fraction in settings.fractions], device=ranks.device)
     (top, left), (height, width) = canvas.geometry.offset, canvas.size
     inside = (..., slice(top, top + height), slice(left, left + width))
 
-    def make(numbers: Tensor) -> Inputs:  # image number = (target, order, fraction), the last fastest
-        target, last_first = numbers // (2 * n_fractions), (numbers // n_fractions % 2 == 1)[:, None, None]
-        rank = torch.where(last_first, n_pixels - 1 - ranks[target], ranks[target])
+    def make(numbers: Tensor) -> Inputs:  # image number = (map, order, fraction), the last fastest
+        place, last_first = numbers // (2 * n_fractions), (numbers // n_fractions % 2 == 1)[:, None, None]
+        rank = torch.where(last_first, n_pixels - 1 - ranks[place], ranks[place])
         kept = rank >= removed[numbers % n_fractions][:, None, None]
         tensor = clean.tensor.expand(len(numbers), -1, -1, -1).clone()
         tensor[inside] = impute(clean.tensor[0][inside], kept, settings.noise, settings.seed)
@@ -102,7 +102,5 @@ def removal_scores(case: Case, settings: ROAD) -> Tensor:
             clean, tensor=tensor, geometries=clean.geometries * len(numbers), images=clean.images * len(numbers)
         )
 
-    owners = [target for target in range(len(case)) for _ in range(2 * n_fractions)]
-    ask = each_its_own(targets, owners)
-    scores = scores_of(case.detector, len(owners), make, ask, clean.tensor, settings.batch_size)
+    scores = scores_by_map(case.detector, targets, len(ranks), 2 * n_fractions, make, clean.tensor, settings.batch_size)
     return scores.view(len(case), 2, n_fractions)

@@ -22,6 +22,8 @@ ScoreFunction = Literal["class_score", "similarity", "gated_score"]
 SCORE_FUNCTIONS: tuple[ScoreFunction, ...] = ("class_score", "similarity", "gated_score")
 Ask: TypeAlias = Callable[[Candidates, slice], Tensor]
 
+PAIRS_AT_ONCE = 2**22  # of a target and a candidate: their boxes and overlaps take some 60 bytes for each
+
 
 @dataclass(frozen=True)
 class GatedScoreTarget(BoxTarget):
@@ -93,7 +95,13 @@ def each_its_own(targets: Sequence[BoxTarget], owners: Sequence[int]) -> Ask:
 
 def every_target(targets: Sequence[BoxTarget]) -> Ask:
     """Ask each image every target: the answer is (T, B)."""
-    return lambda candidates, items: score_targets(targets, candidates)
+
+    def ask(candidates: Candidates, items: slice) -> Tensor:
+        at_once = max(1, PAIRS_AT_ONCE // max(1, candidates.boxes.shape[:2].numel()))
+        parts = range(0, len(targets), at_once)
+        return torch.cat([score_targets(targets[start : start + at_once], candidates) for start in parts])
+
+    return ask
 
 
 def scores_of(
@@ -124,6 +132,45 @@ def scores_of(
             answers.append(answer.float())
             start += len(part)
     return torch.cat(answers, -1)
+
+
+def distinct(maps: Tensor) -> Tensor:
+    """The maps to change an image by: (1, H, W) where all T are the same, as of a method that asks about no box.
+
+    >>> distinct(torch.zeros(3, 2, 2)).shape, distinct(torch.arange(12.0).view(3, 2, 2)).shape
+    (torch.Size([1, 2, 2]), torch.Size([3, 2, 2]))
+    """
+    return maps[:1] if len(maps) and all(torch.equal(maps[0], other) for other in maps[1:]) else maps
+
+
+def scores_by_map(
+    detector: Adapter,
+    targets: Sequence[BoxTarget],
+    n_maps: int,
+    n_each: int,
+    make: Callable[[Tensor], Inputs],
+    like: Tensor,
+    batch_size: int | None = None,
+) -> Tensor:
+    """What is left of each target on the images that its map makes; one map for all makes them once.
+
+    Args:
+        detector: what is asked.
+        targets: T questions.
+        n_maps: 1 or T, see ``distinct``.
+        n_each: how many images each map makes; 0 gives (T, 0).
+        make: as for ``scores_of``; image number ``i`` is of map ``i // n_each``.
+        like: (1, 3, h, w), one such image.
+        batch_size: images at once; None: what fits the device.
+
+    Returns:
+        (T, n_each), float32.
+    """
+    if not targets or not n_each:
+        return like.new_zeros(len(targets), n_each)
+    owners = [place for place in range(n_maps) for _ in range(n_each)]
+    ask = every_target(targets) if n_maps == 1 else each_its_own(targets, owners)
+    return scores_of(detector, n_maps * n_each, make, ask, like, batch_size).view(len(targets), n_each)
 
 
 def clean_and_hidden(canvas: Canvas, detector: Adapter, targets: Sequence[BoxTarget]) -> tuple[Tensor, Tensor]:

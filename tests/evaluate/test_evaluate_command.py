@@ -97,7 +97,7 @@ def test_ctrl_c_leaves_a_folder_to_go_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--scenes", "local", "--n-scenes", 2, "--methods", "random,box", "--out", tmp_path / "out", *FAST)
-    measure = detxai.evaluate.run.measure_one
+    measure = detxai.evaluate.run.measure_some
     calls: list[int] = []
 
     def interrupted(*given: Any) -> Any:
@@ -107,7 +107,7 @@ def test_ctrl_c_leaves_a_folder_to_go_on_with(
         return measure(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(detxai.evaluate.run, "measure_one", interrupted)
+        patch.setattr(detxai.evaluate.run, "measure_some", interrupted)
         assert evaluate(*arguments) == 130
     assert "interrupted" in capsys.readouterr().err
     assert evaluate(*arguments) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,13 +20,13 @@ import torch
 
 import detxai.evaluate.folder
 import detxai.evaluate.run
-from detxai.adapters.adapter import Adapter
-from detxai.detections import Detections
+from detxai.adapters.adapter import Adapter, Inputs
+from detxai.detections import Candidates, Detections
 from detxai.evaluate import Evaluation, evaluate, make_measures, scene_photos
-from detxai.evaluate.measuring import Again, explained
+from detxai.evaluate.measuring import Again, at_once, explained
 from detxai.evaluate.samples import Photo
 from detxai.explanation import Cost, Explanation
-from detxai.methods import EigenCAM
+from detxai.methods import DRISE, EigenCAM
 from detxai.metrics import Case
 from detxai.scenes import Kind
 
@@ -158,15 +159,15 @@ def whole(frcnn: Adapter, tmp_path_factory: pytest.TempPathFactory) -> Evaluatio
 def counted(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None] = lambda n: None) -> list[int]:
     """The number of detections measured; ``act`` is called before each with how many there were."""
     done: list[int] = []
-    measure = detxai.evaluate.run.measure_one
+    measure = detxai.evaluate.run.measure_some
 
     def counting(*arguments: Any) -> Any:
         act(len(done))
         found = measure(*arguments)
-        done.append(1)
+        done.extend([1] * len(found))
         return found
 
-    monkeypatch.setattr(detxai.evaluate.run, "measure_one", counting)
+    monkeypatch.setattr(detxai.evaluate.run, "measure_some", counting)
     return done
 
 
@@ -180,17 +181,18 @@ def test_a_run_stopped_anywhere_loses_one_detection_and_ends_the_same(
         with monkeypatch.context() as patch:
 
             def interrupt(n: int, stop: int = stop) -> None:
-                if n == stop:
+                if n >= stop:
                     raise KeyboardInterrupt
 
             done = counted(patch, interrupt)
             with pytest.raises(KeyboardInterrupt):
                 small_run(frcnn, out)
-            assert len(done) == stop
+            n_done = len(done)
+            assert stop <= n_done < total
         with monkeypatch.context() as patch:
             done = counted(patch)
             again = small_run(frcnn, out)
-            assert len(done) == total - stop
+            assert len(done) == total - n_done
         assert without_seconds(again) == without_seconds(whole)
 
 
@@ -393,20 +395,59 @@ def test_a_method_runs_again_once_for_all_detections(frcnn: Adapter) -> None:
             return super().__call__(detector, image)
 
     again = Again(Counting(), found)
-    first, second = again.of(0)(frcnn, image, 0), again.of(1)(frcnn, image, 0)
+    first, second = again.of([0])(frcnn, image, 0), again.of([1])(frcnn, image, 0)
     assert first.shape == second.shape == (1, 160, 160)
+    assert torch.equal(again.of([0, 1])(frcnn, image, 0), torch.cat([first, second]))
     assert len(calls) == 1
-    again.of(1)(frcnn, image, 1)
-    again.of(1)(frcnn, 255 - image, 0)
+    again.of([1])(frcnn, image, 1)
+    again.of([1])(frcnn, 255 - image, 0)
     weights = next(frcnn.model.parameters())
     kept = weights.data
     try:
         weights.data = kept + 1
-        other = again.of(0)(frcnn, image, 0)
+        other = again.of([0])(frcnn, image, 0)
     finally:
         weights.data = kept
     assert len(calls) == 4
     assert not torch.equal(other, first)
+
+
+def test_one_map_for_all_boxes_is_measured_in_the_passes_of_one(
+    frcnn: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EigenCAM asks about no box: its figures are those of each detection alone, to the last bit."""
+    measures = make_measures(["insertion_deletion", "road", "average_drop", "energy", "evidence_auc"], steps=3)
+    measures = [dataclasses.replace(m, batch_size=2) if hasattr(m, "batch_size") else m for m in measures]  # type: ignore[type-var]
+
+    def run(out: Path) -> tuple[list[Any], int]:
+        passed: list[int] = []
+        forward = frcnn._forward
+        with monkeypatch.context() as patch:
+
+            def counting(inputs: Inputs) -> Candidates:
+                passed.append(len(inputs))
+                return forward(inputs)
+
+            patch.setattr(frcnn, "_forward", counting)
+            found = evaluate(
+                frcnn, photos(frcnn, ["redundant"], 1), ["eigen_cam"], out, measures=measures, progress=False,
+                score_threshold=0.02, unmatched=True, max_detections=5,
+            )  # fmt: skip
+        assert len(found.records) > 1
+        return without_seconds(found), sum(passed)
+
+    shared, few = run(tmp_path / "shared")
+    monkeypatch.setattr(detxai.evaluate.run, "at_once", lambda method, missing, n_pixels: [[p] for p in missing])
+    alone, many = run(tmp_path / "alone")
+    assert shared == alone
+    assert few < many
+
+
+def test_no_more_maps_at_once_than_memory_affords() -> None:
+    assert at_once(EigenCAM(), [0, 2, 5], 2**20) == [[0, 2, 5]]
+    assert at_once(EigenCAM(), [0, 2, 5], 2**23) == [[0, 2], [5]]
+    assert at_once(EigenCAM(), [0, 2], 2**30) == [[0], [2]]
+    assert at_once(DRISE(), [0, 2, 5], 100) == [[0], [2], [5]]
 
 
 def test_a_plain_function_can_be_evaluated_too(frcnn: Adapter, tmp_path: Path) -> None:

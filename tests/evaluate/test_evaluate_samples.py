@@ -165,12 +165,15 @@ def test_scenes_tell_what_decided() -> None:
     assert truth.evidence is not None
     assert np.array_equal(truth.evidence.numpy(), scene.evidence)
     sample = Sample(0, photo, Detections([[0, 0, 5, 5], scene.boxes[0].tolist()], [0.9, 0.8], [1, 5]), (0, 1), (-1, 0))
-    nothing: Any = sample.known(truth, 0)
-    known: Any = sample.known(truth, 1)
+    nothing: Any = sample.known(truth, [0])
+    known: Any = sample.known(truth, [1])
     assert not nothing["evidence"].any()
     assert nothing["causes"][0].shape == (0, 160, 160)
     assert np.array_equal(known["evidence"][0], scene.evidence[0])
     assert known["causes"][0].shape == (len(scene.evidence_parts[0]), 160, 160)
+    both: Any = sample.known(truth, [1, 0])
+    assert torch.equal(both["evidence"], torch.cat([known["evidence"], nothing["evidence"]]))
+    assert both["object_of"].tolist() == [0, -1]
 
 
 def test_scenes_for_a_detector_that_knows_them_only() -> None:

@@ -18,13 +18,14 @@ from small_cases import noise, scene_case, scene_detections, scene_image, scenes
 from torch import Tensor
 
 import detxai
+import detxai.metrics.scores
 from detxai.adapters.adapter import Adapter, Inputs
 from detxai.detections import Candidates, Detections
 from detxai.engine.perturbing import filling_image
 from detxai.geometry import box_iou
 from detxai.metrics import Case, InsertionDeletion, Objects
 from detxai.metrics.insertion_deletion import Curves, pixel_ranks, pixels_at
-from detxai.metrics.scores import GatedScoreTarget, questions, scores_of
+from detxai.metrics.scores import GatedScoreTarget, every_target, questions, scores_of
 from detxai.targets import BoxScoreTarget, score_targets
 
 SAME: Any = {"atol": 2e-5, "rtol": 0}  # batches of other sizes round otherwise
@@ -276,18 +277,48 @@ def test_one_step_is_the_two_ends() -> None:
     torch.testing.assert_close(curves.insertion, curves.deletion.flip(1), **SAME)
 
 
-def test_every_image_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """T * 2 * (steps - 1) masked images, and the two ends."""
-    case = scene_case()
+def images_asked(case: Case, measure: InsertionDeletion, monkeypatch: pytest.MonkeyPatch) -> int:
     whole, asked = case.detector._forward, []
 
     def counted(inputs: Inputs) -> Candidates:
         asked.append(len(inputs))
         return whole(inputs)
 
-    monkeypatch.setattr(case.detector, "_forward", counted)
-    InsertionDeletion(steps=6, batch_size=4).curves(case)
-    assert sum(asked) == 2 * 2 * 5 + 2
+    with monkeypatch.context() as patch:
+        patch.setattr(case.detector, "_forward", counted)
+        measure.curves(case)
+    return sum(asked)
+
+
+def test_every_image_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T * 2 * (steps - 1) masked images, and the two ends."""
+    assert images_asked(scene_case(), InsertionDeletion(steps=6, batch_size=4), monkeypatch) == 2 * 2 * 5 + 2
+
+
+@pytest.mark.parametrize("score", ["class_score", "gated_score"])
+def test_one_map_for_all_makes_its_images_once(score: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves to the last bit as of each detection alone, in batches of the same sizes."""
+    measure = InsertionDeletion(steps=5, batch_size=4, score=score)
+    one = smooth(1, 160, 160)
+    together = scene_case(one.expand(2, -1, -1))
+    assert images_asked(together, measure, monkeypatch) == 2 * 4 + 2
+    found = measure.curves(together)
+    for t in range(2):
+        alone = measure.curves(Case(scenes_detector(), scene_image(), scene_detections()[t], one))
+        assert torch.equal(found.insertion[t], alone.insertion[0])
+        assert torch.equal(found.deletion[t], alone.deletion[0])
+
+
+def test_many_targets_are_asked_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many at a time as memory affords: every one in its place, whatever the parts."""
+    case = scene_case()
+    with torch.no_grad():
+        candidates = case.detector.candidates(case.image)
+    targets = questions(case, "class_score", "detection") * 3
+    whole = every_target(targets)(candidates, slice(0, 1))
+    monkeypatch.setattr(detxai.metrics.scores, "PAIRS_AT_ONCE", 4 * candidates.boxes.shape[1])
+    assert torch.equal(every_target(targets)(candidates, slice(0, 1)), whole)
+    assert torch.equal(whole, score_targets(targets, candidates))
 
 
 def test_the_model_is_left_alone() -> None:
