@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from detxai.detections import Detections
+from detxai.engine.ranking import rank_correlation
 from detxai.evaluate.contestants import BASELINES
 from detxai.evaluate.records import Record
 from detxai.evaluate.samples import Pixels
 from detxai.evaluate.summary import Summary
 from detxai.explanation import Cost, Explanation
-from detxai.metrics.ranking import rank_correlation
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
+from detxai.engine.ranking import PIXELS_AT_ONCE
 from detxai.evaluate.baselines import PlantedMask
 from detxai.evaluate.contestants import CROPPED_BY_CONSTRUCTION, Contestant
 from detxai.evaluate.folder import network_of
@@ -23,7 +24,6 @@ from detxai.evaluate.samples import Pixels, Sample, Truth
 from detxai.explain import Method
 from detxai.metrics import MEASURES, Case, InsertionDeletion, Measure
 from detxai.metrics.case import Redo
-from detxai.metrics.maps import PIXELS_AT_ONCE
 
 RUN_AGAIN = ("stability", "randomisation")  # a method's own time many times over: only where asked for by name
 

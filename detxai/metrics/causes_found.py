@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detxai.metrics.case import Case, Quantity
-from detxai.metrics.ranking import roc_area
+from detxai.metrics.roc_area import roc_area
 
 
 @dataclass(frozen=True)

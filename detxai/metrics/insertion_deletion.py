@@ -12,8 +12,9 @@ from torch import Tensor
 from detxai.adapters.adapter import Inputs
 from detxai.engine.batching import check_batch_size
 from detxai.engine.perturbing import Canvas, Filling
+from detxai.engine.ranking import in_parts
 from detxai.metrics.case import Case, Quantity, Reference
-from detxai.metrics.maps import in_parts, where_known
+from detxai.metrics.maps import where_known
 from detxai.metrics.scores import (
     ScoreFunction,
     check_score,

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-
-PIXELS_AT_ONCE = 2**24  # sorting takes some 40 bytes for each
-
-
-def in_parts(measure: Callable[..., Tensor], *maps: Tensor) -> Tensor:
-    """``measure`` of paired maps (T, H, W), a part of them at a time where they are large; its answers joined."""
-    rows = max(1, PIXELS_AT_ONCE // max(1, maps[0].shape[1:].numel()))
-    return torch.cat([measure(*part) for part in zip(*(map_.split(rows) for map_ in maps))])
 
 
 def where_known(values: Tensor, known: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detxai.metrics.maps import heatmaps, in_parts
+from detxai.engine.ranking import in_parts
+from detxai.metrics.maps import heatmaps
 
 SIGMA, RADIUS = 1.5, 5  # the paper's window, 11 pixels wide
 STEADY = (0.01**2, 0.03**2)  # the paper's constants, for values in [0, 1]

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from detxai.engine.ranking import in_parts
 from detxai.metrics.case import Case, Quantity
-from detxai.metrics.maps import in_parts
 
 
 @dataclass(frozen=True)

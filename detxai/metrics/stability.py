@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from detxai.engine.ranking import rank_correlation
 from detxai.metrics.case import Case, Quantity
-from detxai.metrics.ranking import rank_correlation
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from small_cases import noise, small_case, smooth
 from torch import Tensor
 
+from detxai.engine.ranking import doubled_ranks, rank_correlation
 from detxai.metrics import (
     CausesFound,
     Compactness,
@@ -31,7 +32,7 @@ from detxai.metrics.energy import energy_share
 from detxai.metrics.leakage import leakage, own_and_other
 from detxai.metrics.maps import box_masks
 from detxai.metrics.pointing_game import pointing_hits
-from detxai.metrics.ranking import doubled_ranks, rank_correlation, roc_area
+from detxai.metrics.roc_area import roc_area
 from detxai.metrics.sparseness import gini
 from detxai.metrics.visual_accuracy import THRESHOLDS, thresholded_iou
 

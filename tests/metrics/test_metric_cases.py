@@ -11,12 +11,13 @@ import torch
 from small_cases import noise, scene_case, scene_detections, scene_image, scenes_detector, small_case, smooth
 
 import detxai
+from detxai.engine import ranking as ranking_module
+from detxai.engine.ranking import in_parts, rank_correlation
 from detxai.explanation import Cost, Explanation
 from detxai.metrics import MEASURES, Case, Objects
-from detxai.metrics import maps as maps_module
 from detxai.metrics.insertion_deletion import pixel_ranks
-from detxai.metrics.maps import box_masks, heatmaps, in_parts, refuse_cropped
-from detxai.metrics.ranking import rank_correlation, roc_area
+from detxai.metrics.maps import box_masks, heatmaps, refuse_cropped
+from detxai.metrics.roc_area import roc_area
 from detxai.metrics.sparseness import gini
 
 
@@ -241,7 +242,7 @@ def test_large_maps_are_ranked_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch)
     first, second = smooth(5, 12, 12), smooth(5, 12, 12, seed=1)
     masks = second > 0
     expected = rank_correlation(first, second), roc_area(first, masks), gini(first), pixel_ranks(first)
-    monkeypatch.setattr(maps_module, "PIXELS_AT_ONCE", 300)
+    monkeypatch.setattr(ranking_module, "PIXELS_AT_ONCE", 300)
     found = rank_correlation(first, second), roc_area(first, masks), gini(first), pixel_ranks(first)
     for one, other in zip(expected, found):
         assert torch.equal(one, other)

@@ -1,11 +1,19 @@
-"""Ranks with ties shared, and the two measures that only look at ranks."""
+"""Ranks of a map's pixels with ties shared, and how well two maps agree in them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from detxai.metrics.maps import in_parts
+PIXELS_AT_ONCE = 2**24  # sorting takes some 40 bytes for each
+
+
+def in_parts(measure: Callable[..., Tensor], *maps: Tensor) -> Tensor:
+    """``measure`` of paired maps (T, H, W), a part of them at a time where they are large; its answers joined."""
+    rows = max(1, PIXELS_AT_ONCE // max(1, maps[0].shape[1:].numel()))
+    return torch.cat([measure(*part) for part in zip(*(map_.split(rows) for map_ in maps))])
 
 
 def doubled_ranks(values: Tensor) -> Tensor:
@@ -25,35 +33,6 @@ def doubled_ranks(values: Tensor) -> Tensor:
     ordered = values.sort(-1).values.contiguous()
     values = values.contiguous()
     return torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True) + 1
-
-
-def roc_area(maps: Tensor, masks: Tensor, against: Tensor | None = None) -> Tensor:
-    """The chance that a pixel of the mask has a higher value than one outside it; ties count half.
-
-    The area under the pixels' ROC curve, as Mann and Whitney's U over the number of pairs.
-
-    Args:
-        maps: (T, H, W) raw.
-        masks: (T, H, W) bool.
-        against: (T, H, W) bool, the pixels to compare with; default: all that the mask leaves.
-
-    Returns:
-        (T,) float32 in [0, 1]; NaN where there is nothing on either side.
-
-    >>> roc_area(torch.tensor([[[0.0, 1.0, 1.0, 2.0]]]), torch.tensor([[[False, False, True, True]]]))
-    tensor([0.8750])
-    """
-    return in_parts(_roc_area, maps, masks, ~masks if against is None else against & ~masks)
-
-
-def _roc_area(maps: Tensor, masks: Tensor, against: Tensor) -> Tensor:
-    wanted, others = masks.flatten(1), against.flatten(1)
-    n_wanted, n_others = wanted.sum(1), others.sum(1)
-    left_out = ~(wanted | others)
-    ranks = doubled_ranks(maps.flatten(1).masked_fill(left_out, -torch.inf)) - 2 * left_out.sum(1, keepdim=True)
-    twice_u = (ranks * wanted).sum(1) - n_wanted * (n_wanted + 1)
-    pairs = n_wanted * n_others
-    return torch.where(pairs > 0, twice_u / (2 * pairs).clamp(min=1), torch.nan).float()
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
