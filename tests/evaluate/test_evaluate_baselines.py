@@ -19,7 +19,7 @@ from detxai.evaluate.contestants import contestants
 from detxai.evaluate.peers import GradCamEigenCAM, LayerCAM, UltralyticsLayerCAM
 from detxai.evaluate.samples import Sample
 from detxai.evaluate.scene_photos import scene_photos
-from detxai.metrics.ranking import roc_area
+from detxai.metrics.roc_area import roc_area
 from detxai.scenes import CLASS_NAMES, generate, load_yolo
 from detxai.targets import ClassScoreTarget
 
