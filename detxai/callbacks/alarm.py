@@ -79,14 +79,17 @@ class ShortcutAlarm:
         if self.least_images < 2:
             raise ValueError(f"least_images must be at least 2, got {self.least_images}: one image has only one place")
 
-    def probe(self, detector: Adapter, item: PanelImage, *, most: int = 16) -> dict[int, Tensor]:
-        """For each class in the image, what each window takes of its score: label -> (W,).
+    def probe(
+        self, detector: Adapter, item: PanelImage, *, row: int | None = None, most: int = 16
+    ) -> dict[int, Tensor]:
+        """For each class in the image that scores enough, what each window takes of its score: label -> (W,).
 
-        The mean over the class's boxes, NaN where a window touches all of them or none scores enough.
+        The mean over the class's boxes, NaN where a window touches all of them. With a ``row``, only its windows are
+        hidden, and all others have NaN.
         """
         boxes = questions(detector, item, most=most, score_threshold=self.least_score)
         boxes = boxes[(boxes.scores >= self.least_score).nonzero().flatten()]
-        effects = hiding_effects(detector, item.pixels, boxes, self.windows, fill=self.fill)
+        effects = hiding_effects(detector, item.pixels, boxes, self.windows, fill=self.fill, row=row)
         return {label: effects[boxes.labels == label].nanmean(0) for label in boxes.labels.unique().tolist()}
 
     def judge(self, probes: Iterable[Mapping[int, Tensor]], names: Mapping[int, str]) -> list[Alarm]:

@@ -39,7 +39,20 @@ class Windows:
             raise ValueError(f"span must lie in [1, cells], got {self.span} of {self.cells}")
 
     def __len__(self) -> int:
-        return (self.cells + self.span - 1) ** 2
+        return self.n_rows**2
+
+    @property
+    def n_rows(self) -> int:
+        """So many rows of windows, and so many windows in a row."""
+        return self.cells + self.span - 1
+
+    def row(self, number: int) -> slice:
+        """The windows of one row, from the top.
+
+        >>> Windows(cells=2, span=1).row(1)
+        slice(2, 4, None)
+        """
+        return slice(number * self.n_rows, (number + 1) * self.n_rows)
 
     @property
     def shares(self) -> Tensor:
@@ -64,17 +77,21 @@ def hiding_effects(
     windows: Windows,
     *,
     fill: Filling = "blur",
+    row: int | None = None,
     batch_size: int = 16,
 ) -> Tensor:
     """The share of each box's score that goes away with each window: (T, W), 1 all of it, below 0 it helps.
 
     NaN where the window touches the box: what is asked is what lies *elsewhere* does to it. The score is
-    ``ClassScoreTarget``; a box without any score has NaN everywhere.
+    ``ClassScoreTarget``; a box without any score has NaN everywhere. With a ``row``, only its windows are hidden, and
+    all others have NaN.
 
     Source: Zeiler & Fergus, 2014, occlusion (ECCV), with a box's score and windows off the box.
     """
+    effects = torch.full((len(detections), len(windows)), torch.nan)
     if not len(detections):
-        return torch.zeros(0, len(windows))
+        return effects
+    asked = slice(None) if row is None else windows.row(row)
     canvas = Canvas.of(detector, image, fill)
     pairs = zip(detections.boxes.tolist(), detections.labels.tolist())
     targets = [ClassScoreTarget(box, label) for box, label in pairs]
@@ -82,10 +99,11 @@ def hiding_effects(
         clean = score_targets(targets, detector.candidates(canvas.clean))
         hidden = [
             score_targets(targets, detector.candidates(canvas.inputs(keep.to(clean.device))))
-            for keep in windows.masks(canvas.size).split(batch_size)
+            for keep in windows.masks(canvas.size)[asked].split(batch_size)
         ]
-    share = ((clean - torch.cat(hidden, 1)) / torch.where(clean > 0, clean, torch.nan)).cpu()
-    return torch.where(_touching(detections.boxes.cpu(), windows, canvas.geometry.image_size), torch.nan, share)
+    effects[:, asked] = ((clean - torch.cat(hidden, 1)) / torch.where(clean > 0, clean, torch.nan)).float().cpu()
+    effects[_touching(detections.boxes.cpu(), windows, canvas.geometry.image_size)] = torch.nan
+    return effects
 
 
 def _touching(boxes: Tensor, windows: Windows, size: tuple[int, int]) -> Tensor:

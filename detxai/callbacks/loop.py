@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,7 @@ from detxai.callbacks.loggers import Logger, automatic_loggers
 from detxai.callbacks.measuring import Sighting, measures_of, small
 from detxai.callbacks.mistakes import Mistake, explain_mistake
 from detxai.callbacks.panel import PanelImage, make_panel, questions
+from detxai.callbacks.probing import Probes
 from detxai.callbacks.record import Record
 from detxai.callbacks.undisturbed import undisturbed
 from detxai.detections import Detections
@@ -33,6 +36,9 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 3  # failures in a row, after which a monitor stops trying
 RATIO = 0.1  # of the channels, of the default Ablation-CAM: cheap, and box-specific
+TOLERANCE = 1.5  # of the time budget, from which it is told that it did not hold
+
+Look = Callable[[Adapter], list[Sighting]]  # a piece of work
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,11 @@ class ExplanationMonitor:
             A folder of an earlier run goes on from the first epoch that is stepped.
         method: a method's name or a method; None: Ablation-CAM over a tenth of the channels.
         every: explain after each n-th epoch.
-        budget: the share of the training time that explaining may take, in total; None: no limit. What it does not
-            allow waits: first the further images of the panel, then whole epochs.
+        budget: the share of the training time (all that passes between two steps) that everything here may take, in
+            total: maps, the alarm, mistakes, writing and logging; None: no limit. It is kept by measuring. The kinds
+            of work share it evenly, and what it does not allow waits: further images, windows and mistakes for later
+            epochs, or whole epochs. The first map comes after the first epoch, whatever it costs, and is paid off by
+            waiting; a training too short for that has this one map, and ``finish`` logs a warning.
         most_objects: boxes explained on an image.
         score_threshold: of the detections, where objects are not known.
         alarm: the shortcut alarm's settings; None: no alarm, and no time for it.
@@ -111,12 +120,11 @@ class ExplanationMonitor:
         self.budget = budget if isinstance(budget, TimeBudget) else TimeBudget(budget)
         self.most_objects = most_objects
         self.score_threshold = score_threshold
-        self.alarm = alarm
+        self.probes = None if alarm is None else Probes(alarm, self.panel)
         self.class_names = class_names
         self.record = Record(Path(out))
         self._loggers: list[Logger] | None = None if isinstance(loggers, str) else list(loggers)
         self._before: dict[tuple[str, int], tuple[Detections, Tensor]] = {}
-        self._probes: dict[str, dict[int, Tensor]] = {}
         self._turn = 0
         self._alone = False
         self._failures = 0
@@ -160,11 +168,14 @@ class ExplanationMonitor:
             return
         with self.budget.work():
             try:
-                self.record.write_strips()
+                self._write_strips(self.record.stale_strips())
                 for logger in self._loggers or ():
                     logger.close()
             except Exception:
                 log.exception("the strips in %s were not written", self.record.folder)
+        if self.budget.share is not None and self.budget.spent > TOLERANCE * self.budget.earned:
+            words = "explaining took %.1f s, more than the budget of %g of the training's %.1f s: it was too short"
+            log.warning(words, self.budget.spent, self.budget.share, self.budget.earned / self.budget.share)
 
     @property
     def given_up(self) -> bool:
@@ -172,69 +183,89 @@ class ExplanationMonitor:
         return self._failures >= PATIENCE
 
     def _step(self, model: nn.Module | Adapter, epoch: int, mistakes: Sequence[Mistake]) -> EpochReport:
-        if not self.budget.affords("image"):
-            log.info("the time budget allows no image after epoch %d", epoch)
+        waiting = self._waiting(mistakes)
+        neediest = self.budget.neediest(waiting)
+        if not self.budget.affords(neediest):
+            wait = self.budget.wait(neediest)
+            log.info("the time budget allows nothing after epoch %d, but in %.1f s of training", epoch, wait)
             return EpochReport(epoch, ())
         network = model.model if isinstance(model, Adapter) else model
         with undisturbed(network):
             detector = wrap(model, class_names=self.class_names)
             self.record.begin(epoch)
             with detector.borrowed():
-                sightings = [one for item in self._affordable() for one in self._look(detector, item)]
-                explained = [one for mistake in mistakes for one in self._look_at_mistake(detector, mistake)]
-            alarms = self._alarms(detector)
-            report = EpochReport(epoch, tuple(sightings), tuple(alarms), tuple(explained))
+                seen = self._look_around(detector, epoch, waiting)
+            alarms = [] if self.probes is None else self.probes.alarms(detector.class_names)
+            panel = tuple(one for one in seen if one.kind == "panel")
+            report = EpochReport(epoch, panel, tuple(alarms), tuple(one for one in seen if one.kind != "panel"))
             self.record.write(report)
             for logger in self._open_loggers():
                 logger.log(epoch, *self.record.for_loggers(report))
+            for folder, n_frames in self.record.stale_strips(due=True).items():
+                if self.budget.affords("strip", n_frames):
+                    self._write_strips({folder: n_frames})
         for alarm in alarms:
             log.warning("epoch %d: %s", epoch, alarm)
         return report
 
-    def _affordable(self) -> Iterator[PanelImage]:
-        """The panel as far as the budget goes: the first image first, so that its strip is whole, the others in turn.
+    def _waiting(self, mistakes: Sequence[Mistake]) -> dict[str, Iterator[Look]]:
+        """The work of a step, by kind."""
+        waiting: dict[str, Iterator[Look]] = {"map": (partial(self._look, item) for item in self._images())}
+        if self.probes is not None:
+            waiting["alarm"] = (partial(self._probe, row, item) for row, item in self.probes.pieces())
+        if mistakes:
+            waiting["mistake"] = (partial(explain_mistake, mistake=one, method=self.method) for one in mistakes)
+        return waiting
+
+    def _look_around(self, detector: Adapter, epoch: int, waiting: Mapping[str, Iterator[Look]]) -> list[Sighting]:
+        """As much of the work as the budget allows; what is seen is drawn at once, so that drawing is measured too."""
+        seen = []
+        with closing(self.budget.turns(waiting)) as looks:
+            for look in looks:
+                for one in look(detector):
+                    self.record.draw(one, epoch)
+                    seen.append(one)
+                self.budget.owe("strip", sum(self.record.stale_strips().values()))
+        return seen
+
+    def _images(self) -> Iterator[PanelImage]:
+        """The panel: the first image first, so that its strip is whole, the others in turn.
 
         Where the budget reaches no further than the first image, the others come first the next time.
         """
         first, others = self.panel[:1], self.panel[1:]
         turned = others[self._turn :] + others[: self._turn]
-        order = turned + first if self._alone else first + turned
-        for place, item in enumerate(order):
-            if not self.budget.affords("image"):
-                log.info("the time budget allows %d of %d images now", place, len(order))
-                return
-            yield item
+        for place, item in enumerate(turned + first if self._alone else first + turned):
             self._alone = place == 0 and item is first[0] and bool(others)
             if item is not first[0]:
                 self._turn = (self._turn + 1) % len(others)
+            yield item
 
-    def _look(self, detector: Adapter, item: PanelImage) -> list[Sighting]:
-        with self.budget.piece("image"):
-            asked = questions(detector, item, most=self.most_objects, score_threshold=self.score_threshold)
-            if not len(asked):
-                self._probes.pop(item.name, None)
-                return []
-            explanations = explain(detector, item.pixels, self.method, asked)
-            explanations *= len(asked) if not self.method.asks_about_boxes else 1
-            sightings = []
-            for place, explanation in enumerate(explanations):
-                evidence = None if item.evidence is None else torch.as_tensor(item.evidence)[place]
-                before = self._before.get((item.name, place))
-                measures = measures_of(explanation, asked[place], evidence, before)
-                sightings.append(Sighting(item.name, place, asked[place], explanation, measures))
-                self._before[item.name, place] = asked[place], small(explanation.values)
-            if self.alarm is not None:  # one piece of work with the maps: else those would eat up what a probe costs
-                self._probes[item.name] = self.alarm.probe(detector, item)
+    def _look(self, item: PanelImage, detector: Adapter) -> list[Sighting]:
+        asked = questions(detector, item, most=self.most_objects, score_threshold=self.score_threshold)
+        if not len(asked):
+            return []
+        explanations = explain(detector, item.pixels, self.method, asked)
+        explanations *= len(asked) if not self.method.asks_about_boxes else 1
+        sightings = []
+        for place, explanation in enumerate(explanations):
+            evidence = None if item.evidence is None else torch.as_tensor(item.evidence)[place]
+            before = self._before.get((item.name, place))
+            measures = measures_of(explanation, asked[place], evidence, before)
+            sightings.append(Sighting(item.name, place, asked[place], explanation, measures))
+            self._before[item.name, place] = asked[place], small(explanation.values)
         return sightings
 
-    def _look_at_mistake(self, detector: Adapter, mistake: Mistake) -> list[Sighting]:
-        if not self.budget.affords("mistake"):
-            return []
-        with self.budget.piece("mistake"):
-            return explain_mistake(detector, mistake, self.method)
+    def _probe(self, row: int, item: PanelImage, detector: Adapter) -> list[Sighting]:
+        if self.probes is not None:
+            self.probes.look(detector, row, item)
+        return []
 
-    def _alarms(self, detector: Adapter) -> list[Alarm]:
-        return [] if self.alarm is None else self.alarm.judge(self._probes.values(), detector.class_names)
+    def _write_strips(self, frames: Mapping[Path, int]) -> None:
+        for folder, n_frames in frames.items():
+            with self.budget.piece("strip", n_frames):
+                self.record.write_strip(folder)
+        self.budget.owe("strip", sum(self.record.stale_strips().values()))
 
     def _open_loggers(self) -> list[Logger]:
         if self._loggers is None:

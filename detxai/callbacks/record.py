@@ -18,6 +18,7 @@ from detxai.callbacks.filmstrip import (
     frame,
     frame_path,
     frames_of,
+    frames_on_strip,
     strip_is_due,
     write_picture,
     write_strip,
@@ -52,6 +53,8 @@ class Record:
         self.classes = Curves(folder / "classes.csv", CLASS_COLUMNS)
         self.alarms = Curves(folder / "alarms.csv", ALARM_COLUMNS)
         self._begun = False
+        self._frames: dict[Path, int] = {}  # in each folder of frames, now
+        self._on_strip: dict[Path, int] = {}  # and when its strip was written
         self._pictures: dict[str, npt.NDArray[np.uint8]] = {}
 
     def begin(self, epoch: int) -> None:
@@ -61,33 +64,46 @@ class Record:
             return
         (self.folder / "panel").mkdir(parents=True, exist_ok=True)
         for folder in self._strips():
+            there = len(frames_of(folder))
             forget_frames(folder, epoch)
+            self._frames[folder] = len(frames_of(folder))
+            self._on_strip[folder] = there if there == self._frames[folder] else 0
         self._begun = True
 
+    def draw(self, one: Sighting, epoch: int) -> None:
+        """The overlay of one box."""
+        picture = frame(one.explanation, one.detection, _lines(one, epoch))
+        if one.kind == "panel":
+            name = f"panel/{one.image}-{one.place}"
+            write_picture(picture, frame_path(self.folder / name, epoch))
+            self._frames[self.folder / name] = self._frames.get(self.folder / name, 0) + 1
+        else:
+            name = f"mistakes/{one.kind}_{one.place}"
+            folder = self.folder / "mistakes" / f"epoch_{epoch:04d}"
+            write_picture(picture, folder / f"{one.kind}_{one.place}_{file_name(one.image)}.png")
+        self._pictures[name] = as_array(picture)
+
     def write(self, report: EpochReport) -> None:
-        """Everything of one epoch."""
+        """The rows of one epoch."""
         alarmed = {alarm.label: alarm for alarm in report.alarms}
         self.objects.add(report.epoch, [_object_row(one) for one in report.sightings])
         self.classes.add(report.epoch, class_rows(report.sightings, alarmed))
         self.alarms.add(report.epoch, [_alarm_row(alarm) for alarm in report.alarms])
-        for one in report.sightings:
-            name = f"{one.image}-{one.place}"
-            picture = frame(one.explanation, one.detection, _lines(one, report.epoch))
-            write_picture(picture, frame_path(self.folder / "panel" / name, report.epoch))
-            self._pictures[f"panel/{name}"] = as_array(picture)
-            if strip_is_due(len(frames_of(self.folder / "panel" / name))):
-                write_strip(self.folder / "panel" / name)
-        for one in report.mistakes:
-            rank = f"{one.kind}_{one.place}"
-            picture = frame(one.explanation, one.detection, [one.kind.replace("_", " "), *_lines(one, report.epoch)])
-            folder = self.folder / "mistakes" / f"epoch_{report.epoch:04d}"
-            write_picture(picture, folder / f"{rank}_{file_name(one.image)}.png")
-            self._pictures[f"mistakes/{rank}"] = as_array(picture)
 
-    def write_strips(self) -> None:
-        """Every strip and GIF anew."""
-        for folder in self._strips():
-            write_strip(folder)
+    def stale_strips(self, *, due: bool = False) -> dict[Path, int]:
+        """The strips that lack frames, by their folders of frames, and how many frames each will show.
+
+        Args:
+            due: only those that lack so many that they are worth their writing while training goes on.
+        """
+        grown = {folder: n for folder, n in self._frames.items() if n > self._on_strip.get(folder, 0)}
+        kept = {folder: n for folder, n in grown.items() if not due or strip_is_due(n, self._on_strip.get(folder, 0))}
+        return {folder: frames_on_strip(n) for folder, n in kept.items()}
+
+    def write_strip(self, folder: Path) -> None:
+        """A strip and a GIF anew, from a folder of frames."""
+        write_strip(folder)
+        self._on_strip[folder] = self._frames[folder]
 
     def for_loggers(self, report: EpochReport) -> tuple[dict[str, float], dict[str, npt.NDArray[np.uint8]]]:
         """What loggers get of an epoch: numbers by name, and pictures uint8 (H, W, 3) by name."""
@@ -133,4 +149,5 @@ def _alarm_row(alarm: Any) -> dict[str, Any]:
 
 def _lines(one: Sighting, epoch: int) -> list[str]:
     inside = f"in box {one.measures['energy_box']:.0%}, flat {one.measures['energy_box_chance']:.0%}"
-    return [f"epoch {epoch}", f"{one.detection.name(0)} {float(one.detection.scores[0]):.2f}", inside]
+    kind = [] if one.kind == "panel" else [one.kind.replace("_", " ")]
+    return [*kind, f"epoch {epoch}", f"{one.detection.name(0)} {float(one.detection.scores[0]):.2f}", inside]
