@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from detxai.adapters.layers import capture, find_layer, level_names, replaced
 from detxai.adapters.model_state import borrowed
+from detxai.adapters.remembering import remembered
 from detxai.detections import Candidates, Detections
 from detxai.geometry import Geometry
 from detxai.images import Image, load_image, to_uint8
@@ -103,6 +104,8 @@ class Adapter(ABC):
     """
 
     family: ClassVar[str]
+    _remembering = False
+    _prepared: Inputs | None = None  # the first image, kept by ``remembering`` alone
 
     def __init__(self, model: nn.Module, class_names: Mapping[int, str]) -> None:
         self.model = model
@@ -152,6 +155,23 @@ class Adapter(ABC):
             finally:
                 self._borrowing = False
 
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Inside, all that is asked of one image shares one pass through the layers up to ``default_layers``.
+
+        What is asked without gradients: detections, candidates, features, methods. The answers are the same in every
+        bit; what is remembered is let go at the end. The image must not be changed inside.
+        """
+        if self._remembering:
+            yield
+            return
+        with self.borrowed(), remembered(self.model, self.default_layers):
+            self._remembering = True
+            try:
+                yield
+            finally:
+                self._remembering, self._prepared = False, None
+
     def prepare(self, images: Image | Sequence[Image] | Inputs) -> Inputs:
         """One image or several, as the model reads them: its own resizing, padding and normalisation."""
         if isinstance(images, Inputs):
@@ -161,8 +181,13 @@ class Adapter(ABC):
         if not images:
             raise ValueError("images must not be empty")
         arrays = [load_image(image) for image in images]
+        if self._prepared is not None and len(arrays) == 1 and arrays[0] is self._prepared.images[0]:
+            return self._prepared
         with self.borrowed(), torch.no_grad():
-            return self._prepare(arrays)
+            inputs = self._prepare(arrays)
+        if self._remembering and self._prepared is None and len(arrays) == 1:
+            self._prepared = inputs
+        return inputs
 
     def candidates(self, images: Image | Sequence[Image] | Inputs) -> Candidates:
         """Everything the detector considers, before its last non-maximum suppression; differentiable."""

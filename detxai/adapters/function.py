@@ -87,6 +87,11 @@ class FunctionAdapter(Adapter):
         """Nothing: there is no module to borrow."""
         yield
 
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Nothing: what a function would answer again is its own affair."""
+        yield
+
     def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")

@@ -94,9 +94,12 @@ class Asker:
         return whole
 
     def _ask(self, file: ImageFile, image: Pixels, asked: Sequence[Asked]) -> Answer:
-        now = _Now(self, image, file.image_id)
-        found = [self._found_now(one.case, now) for one in asked]
-        explanations = explain(self.detector, image, self.method, self._detections(asked, found))
+        detector, now = self.detector, _Now(self, image, file.image_id)
+        # where only the method asks, there is nothing to share but the borrowing
+        shared = any(self._asks_now(one.case) for one in asked)
+        with detector.remembering() if shared else detector.borrowed():
+            found = [self._found_now(one.case, now) for one in asked]
+            explanations = explain(detector, image, self.method, self._detections(asked, found))
         if not self.method.asks_about_boxes:
             explanations = explanations * len(asked)
         rows = [
@@ -126,11 +129,15 @@ class Asker:
             self.detector.class_names,
         ).to(self.detector.device)
 
+    def _asks_now(self, case: Case) -> bool:
+        """Whether the row says what the detector makes of the image now."""
+        return case.kind == "missed" or self.from_file
+
     def _found_now(self, case: Case, now: _Now) -> Row:
         label = self.category_to_label[case.category_id]
         if case.kind == "missed":
             return self._miss_row(now.look_for(case, label))
-        if not self.from_file or case.score is None:
+        if case.score is None or not self._asks_now(case):
             return {}
         found = reproduce(now.detections, case.box, label, case.score)
         difference = None if found.score is None else found.score - case.score

@@ -11,8 +11,8 @@ from typing import Any
 
 from detxai.adapters.adapter import Adapter
 from detxai.coco.ap_loss import ap_losses
-from detxai.coco.asking import Answer, Asker
-from detxai.coco.decoding import ImageFile, decoded
+from detxai.coco.asking import Asker
+from detxai.coco.decoding import ImageFile
 from detxai.coco.detecting import CHUNK, Detecting
 from detxai.coco.errors import Case, cases, xyxy
 from detxai.coco.evaluation import evaluation_record
@@ -20,11 +20,11 @@ from detxai.coco.folder import Folder
 from detxai.coco.manifest import begin, fingerprint
 from detxai.coco.matching import evaluate, matching
 from detxai.coco.options import Finished, Options
-from detxai.coco.planning import Job, Part, plan
+from detxai.coco.parts import Explaining
+from detxai.coco.planning import Part, plan
 from detxai.coco.reading import as_predictions
-from detxai.coco.recording import Recorder
 from detxai.coco.report import write_report
-from detxai.coco.rows import Row, box_row, failure
+from detxai.coco.rows import Row, box_row
 from detxai.coco.schema import BOX_COLUMNS, FAILURE_COLUMNS
 from detxai.coco.selecting import Selection, select
 from detxai.detections import Detections
@@ -35,7 +35,6 @@ from detxai.formats import category_names
 log = logging.getLogger(__name__)
 
 MADE_AT = 0.001  # score down to which the detector's own predictions are kept, as evaluations do for the sake of AP
-HOPELESS = 10  # so many images failing one after the other from the start are no accident
 
 
 @dataclass(frozen=True)
@@ -194,25 +193,11 @@ class Run:
                     self.folder.part(part.number).unlink(missing_ok=True)
         todo = [part for part in mine if not self.folder.has_part(part.number)]
         total, left = sum(part.n_boxes for part in mine), sum(part.n_boxes for part in todo)
-        recorder = Recorder(self.folder, self.options.map_stride, overlays=self.options.overlays)
-        images = decoded([job.file for part in todo for job in part.jobs], self._workers)
-        asker, luck = self._asker(made), _Luck()
-        with self.options.bar(total, total - left, "box", "explaining") as bar, recorder:
-            for part in todo:
-                for job in part.jobs:
-                    _, image = next(images)
-                    answer = (
-                        self._unread(job, image) if isinstance(image, str) else asker.ask(job.file, image, job.asked)
-                    )
-                    luck.expect(answer)
-                    recorder.take(answer)
-                    bar.update(len(job.asked))
-                recorder.finish(part.number)
-
-    def _unread(self, job: Job, problem: str) -> Answer:
-        if self.options.fail_fast:
-            raise ValueError(problem)
-        return Answer([], [], [failure(job.file, "reading", problem, len(job.asked))])
+        making = Explaining(
+            self._asker(made), self.folder, self.options.map_stride, self._workers, self.options.overlays
+        )
+        with self.options.bar(total, total - left, "box", "explaining") as bar:
+            making.make(todo, bar.update)
 
     def _asker(self, made: Callable[[int], Detections] | None) -> Asker:
         options = self.options
@@ -246,18 +231,3 @@ class Run:
         failures = self.folder.failures()
         self.folder.write_table(self.folder.root / "failures.parquet", failures, FAILURE_COLUMNS)
         return failures
-
-
-class _Luck:
-    """Stops a run whose every image fails from the start: then the question is at fault, not the images."""
-
-    def __init__(self) -> None:
-        self.n_failed: int | None = 0
-
-    def expect(self, answer: Answer) -> None:
-        if answer.rows:
-            self.n_failed = None
-        elif self.n_failed is not None and answer.failures[-1]["step"] == "explaining":
-            self.n_failed += 1
-            if self.n_failed == HOPELESS:
-                raise ValueError(f"the first {HOPELESS} images all failed: {answer.failures[-1]['reason']}")

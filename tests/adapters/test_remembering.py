@@ -1,0 +1,133 @@
+"""What is asked of one image inside ``remembering`` shares a pass, equals what is asked outside, and leaves nothing."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from faster_rcnns import small_faster_rcnn
+from torch import Tensor, nn
+
+import detxai
+from detxai.adapters.adapter import Adapter
+from detxai.adapters.remembering import remembered
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def picture(seed: int) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+
+
+@pytest.fixture(params=["faster_rcnn", "v8", "26", "rt-detr"])
+def detector(request: pytest.FixtureRequest) -> Adapter:
+    if request.param == "faster_rcnn":
+        return detxai.wrap(small_faster_rcnn())
+    pytest.importorskip("ultralytics")
+    from yolo_seeded import SIZE, seeded
+
+    from detxai.adapters.yolo import YOLOAdapter
+
+    return YOLOAdapter(seeded(request.param), input_size=SIZE)
+
+
+def everything(detector: Adapter, image: Pixels) -> list[Tensor]:
+    """Detections, candidates, features, and the maps of a method that asks about the box."""
+    found = detector.detect(image, 0.0)
+    with torch.no_grad():
+        seen = detector.candidates(image)
+    levels = detector.features(image).levels.values()
+    maps = detxai.explain(
+        detector, image, "ablation_cam", found[:2], ranking="energy", ratio_channels_to_ablate=0.005, progress=False
+    )
+    return [found.boxes, found.scores, found.labels, seen.boxes, seen.class_scores, seen.objectness, *levels] + [
+        torch.from_numpy(explanation.values) for explanation in maps
+    ]
+
+
+def test_every_answer_is_the_same_in_every_bit(detector: Adapter) -> None:
+    images = [picture(0), picture(1)]
+    alone = [everything(detector, image) for image in images]
+    with detector.remembering():
+        for place in (0, 1, 0):
+            for ours, theirs in zip(everything(detector, images[place]), alone[place], strict=True):
+                assert torch.equal(ours, theirs)
+
+
+def test_the_trunk_runs_once(detector: Adapter) -> None:
+    ran: list[int] = []
+    stem = next(module for module in detector.model.modules() if isinstance(module, nn.Conv2d))
+    image = picture(0)
+    handle = stem.register_forward_hook(lambda *_: ran.append(1))
+    try:
+        for context, passes in ((detector.borrowed, 3), (detector.remembering, 1)):
+            ran.clear()
+            with context(), torch.no_grad():
+                detector.detect(image)
+                detector.candidates(image)
+                detector.features(image)
+            assert len(ran) == passes
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_is_left(detector: Adapter, fails: bool) -> None:
+    before = {name: dict(vars(module)) for name, module in detector.model.named_modules()}
+    with pytest.raises(KeyboardInterrupt) if fails else detector.borrowed(), detector.remembering():
+        inputs = detector.prepare(picture(0))
+        levels = [weakref.ref(level) for level in detector.features(inputs).levels.values()]
+        inputs = weakref.ref(inputs)  # type: ignore[assignment]
+        gc.collect()
+        assert all(level() is not None for level in levels)
+        if fails:
+            raise KeyboardInterrupt
+    gc.collect()
+    assert all(level() is None for level in levels)
+    assert inputs() is None  # type: ignore[operator]
+    assert {name: dict(vars(module)) for name, module in detector.model.named_modules()} == before
+
+
+def test_gradients_are_computed_all_the_same() -> None:
+    detector = detxai.wrap(small_faster_rcnn())
+    weight = next(detector.model.get_submodule("backbone").parameters())
+    weight.requires_grad_(True)
+    with detector.remembering():
+        with torch.no_grad():
+            detector.candidates(picture(0))
+        (gradient,) = torch.autograd.grad(detector.candidates(picture(0)).class_scores.sum(), weight)
+    assert float(gradient.abs().sum()) > 0
+
+
+class Doubling(nn.Module):
+    """Two layers, of which one writes into its input."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.ReLU(inplace=in_place)
+        self.n = 0
+
+    def forward(self, given: Tensor) -> Any:
+        self.n += 1
+        return self.second(self.first(given))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_was_changed_in_place_is_computed_again(in_place: bool) -> None:
+    model, given = Doubling(in_place=in_place).eval(), torch.randn(4, 3, generator=torch.manual_seed(0))
+    with torch.no_grad():
+        expected = model(given).clone()
+        with remembered(model, ["second"]):
+            kept = model(given)
+            assert torch.equal(model(given), expected)
+            assert torch.equal(model(given.clone()), expected)
+            kept.add_(1)
+            assert torch.equal(model(given), expected)
+            given.mul_(2)
+            wanted = torch.relu(model.first.weight @ given.T + model.first.bias[:, None]).T
+            assert torch.allclose(model(given), wanted, atol=1e-6)
