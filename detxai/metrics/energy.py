@@ -18,7 +18,7 @@ class EnergyPointingGame:
     """The share of the map's positive sum within the box, and within the object's mask, beside chance.
 
     A map without a positive value has 0, and is counted. A flat map has the chance level: the share of the image's
-    pixels that the box or mask covers.
+    pixels that the box or mask covers; VPS, which scales maps to [0, 1] first, gives it 0.
 
     Args:
         reference: whose box: the ``"detection"``'s, or that of the annotated ``"object"`` it is of.

@@ -17,7 +17,8 @@ class PointingGame:
     """Whether the map is highest within the box, and within the object's mask.
 
     Only what speaks for the box counts: the positive part of the map. Where several pixels share the maximum, the
-    share of them that hits; a map without a positive value is a miss, and counted.
+    share of them that hits; a map without a positive value, or without a highest point because it is the same
+    everywhere, is a miss, and counted.
 
     Args:
         reference: whose box: the ``"detection"``'s, or that of the annotated ``"object"`` it is of.
@@ -41,7 +42,7 @@ class PointingGame:
 
 
 def pointing_hits(maps: Tensor, masks: Tensor) -> Tensor:
-    """Share of each map's highest pixels that lie on its mask; 0 for a map without a positive value.
+    """Share of each map's highest pixels that lie on its mask; 0 for a flat map, and for one without a positive value.
 
     Args:
         maps: (T, H, W) raw.
@@ -55,5 +56,6 @@ def pointing_hits(maps: Tensor, masks: Tensor) -> Tensor:
     tensor([0.5000])
     """
     peak = maps.amax((1, 2), keepdim=True)
-    highest = (maps == peak) & (peak > 0)
+    points = (peak > 0) & (peak > maps.amin((1, 2), keepdim=True))
+    highest = (maps == peak) & points
     return (highest & masks).sum((1, 2)) / highest.sum((1, 2)).clamp(min=1)

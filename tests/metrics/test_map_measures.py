@@ -49,7 +49,7 @@ def pixels(map_: Tensor) -> Iterator[tuple[int, int, float]]:
 
 def slow_pointing(map_: Tensor, mask: Tensor) -> float:
     peak = max(value for _, _, value in pixels(map_))
-    if peak == 0:
+    if peak == 0 or len(set(map_.flatten().tolist())) == 1:
         return 0.0
     hits = [bool(mask[y, x]) for y, x, value in pixels(map_) if value == peak]
     return sum(hits) / len(hits)
@@ -199,11 +199,13 @@ def test_a_map_that_says_nothing_is_a_miss_and_counted(value: float) -> None:
     assert math.isnan(float(compactness(flat, torch.tensor([[0.0, 0.0, 9.0, 9.0]]))))
 
 
-def test_a_flat_positive_map_has_the_chance_level() -> None:
+def test_a_flat_positive_map_points_nowhere_and_has_its_energy_everywhere() -> None:
     flat = torch.ones(1, 40, 50)
-    share = float(MASK.float().mean())
-    assert float(pointing_hits(flat, MASK)) == pytest.approx(share)
-    assert float(energy_share(flat, MASK)) == pytest.approx(share)
+    assert float(pointing_hits(flat, MASK)) == 0
+    assert float(energy_share(flat, MASK)) == pytest.approx(float(MASK.float().mean()))
+    rest = flat.clone()
+    rest[0, 0, 0] = 0.5  # the least of an order, and every other pixel is a highest one
+    assert float(pointing_hits(rest, MASK)) == pytest.approx(float(MASK.sum()) / 1999)
 
 
 def test_tied_maxima_are_shared() -> None:
