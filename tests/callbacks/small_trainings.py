@@ -34,11 +34,16 @@ def random_states() -> tuple[Any, ...]:
 
 
 def train_in_a_plain_loop(
-    after_epoch: Callable[[nn.Module, int], object], *, n_epochs: int = 2, accumulate: int = 1
+    after_epoch: Callable[[nn.Module, int], object],
+    *,
+    n_epochs: int = 2,
+    accumulate: int = 1,
+    precision: torch.dtype | None = None,
 ) -> tuple[nn.Module, Any, tuple[Any, ...]]:
     """torchvision's reference training in small: shuffled batches, dropout in the detector, SGD with momentum.
 
-    ``after_epoch`` is called before the last gradients are used up, so that ``.grad`` is there to be spoilt.
+    ``after_epoch`` is called before the last gradients are used up, so that ``.grad`` is there to be spoilt; with a
+    ``precision``, inside autocast's cache of lower-precision weights, as where a whole loop stands under autocast.
 
     Returns:
         The model, its optimizer, and the random states at the end.
@@ -50,15 +55,17 @@ def train_in_a_plain_loop(
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     for epoch in range(n_epochs):
         model.train()
-        for step, batch in enumerate(loader):
-            images = [image for image, _ in batch]
-            targets = [{key: target[key] for key in ("boxes", "labels")} for _, target in batch]
-            losses: dict[str, Tensor] = model(images, targets)
-            torch.stack(list(losses.values())).sum().backward()
-            if (step + 1) % accumulate == 0:
-                optimizer.step()
-                optimizer.zero_grad()
-        after_epoch(model, epoch)
+        with torch.autocast("cpu", precision, enabled=precision is not None):
+            for step, batch in enumerate(loader):
+                images = [image for image, _ in batch]
+                targets = [{key: target[key] for key in ("boxes", "labels")} for _, target in batch]
+                losses: dict[str, Tensor] = model(images, targets)
+                torch.stack(list(losses.values())).sum().backward()
+                if (step + 1) % accumulate == 0:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    torch.clear_autocast_cache()  # the weights have changed
+            after_epoch(model, epoch)
     return model, optimizer, random_states()
 
 

@@ -51,12 +51,21 @@ def watched(out: Path, **settings: Any) -> ExplanationMonitor:
 
 
 @pytest.mark.parametrize(
-    ("method", "accumulate"),
-    [(None, 1), (None, 2), (Careless(), 2), (Careless(RuntimeError("boom")), 2)],
-    ids=["default", "accumulating", "drawing random numbers", "failing"],
+    ("method", "accumulate", "precision"),
+    [
+        (None, 1, None),
+        (None, 2, None),
+        (None, 2, torch.bfloat16),
+        (Careless(), 2, None),
+        (Careless(RuntimeError("boom")), 2, None),
+    ],
+    ids=["default", "accumulating", "mixed precision", "drawing random numbers", "failing"],
 )
-def test_training_is_the_same_training(tmp_path: Path, method: Any, accumulate: int) -> None:
-    plain = train_in_a_plain_loop(lambda model, epoch: None, accumulate=accumulate)
+def test_training_is_the_same_training(
+    tmp_path: Path, method: Any, accumulate: int, precision: torch.dtype | None
+) -> None:
+    settings: dict[str, Any] = {"accumulate": accumulate, "precision": precision}
+    plain = train_in_a_plain_loop(lambda model, epoch: None, **settings)
     monitor = watched(tmp_path / "out", method=method)
     seen: list[bool] = []
 
@@ -65,7 +74,7 @@ def test_training_is_the_same_training(tmp_path: Path, method: Any, accumulate: 
         monitor.step(model, epoch)
         seen.append(same(before, everything_of(model)) and states == random_states())
 
-    other = train_in_a_plain_loop(look, accumulate=accumulate)
+    other = train_in_a_plain_loop(look, **settings)
     assert seen == [True, True]
     assert same(plain[0].state_dict(), other[0].state_dict())
     assert same(plain[1].state_dict(), other[1].state_dict())

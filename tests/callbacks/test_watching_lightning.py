@@ -40,13 +40,16 @@ class Learner(LightningModule):
         return torch.utils.data.DataLoader(scenes, batch_size=2, shuffle=True, collate_fn=list)
 
 
-def fit(folder: Path, callbacks: list[Any], *, n_epochs: int = 2, resume: Path | None = None) -> tuple[Any, Any]:
+def fit(
+    folder: Path, callbacks: list[Any], *, n_epochs: int = 2, resume: Path | None = None, precision: Any = "32-true"
+) -> tuple[Any, Any]:
     seed_everything()
     learner = Learner()
     trainer = Trainer(
         max_epochs=n_epochs,
         accelerator="cpu",
         accumulate_grad_batches=2,
+        precision=precision,
         callbacks=callbacks,
         default_root_dir=folder,
         enable_progress_bar=False,
@@ -92,6 +95,17 @@ def test_training_is_the_same_training_and_tensorboard_has_it(tmp_path: Path) ->
     events.Reload()
     name = callback.reports[0].sightings[0].detection.name(0)
     assert [entry.step for entry in events.Scalars(f"detxai/score/{name}")] == [0, 1]
+
+
+def test_training_in_mixed_precision_is_the_same_training(tmp_path: Path) -> None:
+    plain, plain_trainer = fit(tmp_path / "plain", [], precision="bf16-mixed")
+    states = random_states()
+    callback = Untouched(scene_panel(n=1), budget=None, alarm=None, most_objects=1, loggers=[])
+    watched, trainer = fit(tmp_path, [callback], precision="bf16-mixed")
+    assert same(plain.state_dict(), watched.state_dict())
+    assert same(plain_trainer.optimizers[0].state_dict(), trainer.optimizers[0].state_dict())
+    assert states == random_states()
+    assert [len(report.sightings) for report in callback.reports] == [1, 1]
 
 
 def test_resume_goes_on_with_the_files(tmp_path: Path) -> None:
