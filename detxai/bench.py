@@ -20,10 +20,12 @@ from detxai.adapters.adapter import Adapter, Features, Inputs
 from detxai.adapters.structure import TwoStage
 from detxai.detections import Candidates, Detections
 from detxai.engine.ablation import FullTail, Tail
+from detxai.engine.ranking import rank_correlation
 from detxai.engine.tails import tail_of
 from detxai.engine.two_stage import TwoStageTail
+from detxai.explanation import Explanation
 from detxai.images import Image
-from detxai.methods.ablation_cam import AblationCAM, rank_correlation
+from detxai.methods.ablation_cam import AblationCAM
 from detxai.targets import ClassScoreTarget, Target
 
 BATCH = 8
@@ -88,9 +90,7 @@ def bench_ablation(
     start = time.perf_counter()
     part = AblationCAM(ratio_channels_to_ablate=ratio, progress=False)(detector, image, detections)
     part_total = time.perf_counter() - start
-    agreement = min(
-        rank_correlation(torch.from_numpy(a.values), torch.from_numpy(b.values)) for a, b in zip(whole, part)
-    )
+    agreement = float(rank_correlation(_maps(whole), _maps(part)).min())
     with detector.borrowed(), torch.no_grad():
         reference = Reference.of(FullTail(detector, features, targets), features)
         for name, make in _ways(detector, inputs, features, targets):
@@ -100,6 +100,10 @@ def bench_ablation(
     rows.append(Row(f"AblationCAM(ratio_channels_to_ablate={ratio})", part_total, rank_correlation=agreement))
     say("grad-cam")
     return [_grad_cam(detector, inputs, detections, features, peer_channels), *rows]
+
+
+def _maps(explanations: Sequence[Explanation]) -> Tensor:
+    return torch.stack([torch.from_numpy(explanation.values) for explanation in explanations])
 
 
 def _ways(

@@ -18,7 +18,8 @@ import torch
 
 from detxai.adapters.loading import load_detector
 from detxai.engine.channels import n_to_ablate
-from detxai.methods.ablation_cam import AblationCAM, rank_correlation
+from detxai.engine.ranking import rank_correlation
+from detxai.methods.ablation_cam import AblationCAM
 
 RATIOS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 
@@ -28,8 +29,10 @@ def main() -> None:
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--model", required=True)
     parser.add_argument("--n-images", type=int, default=20)
-    parser.add_argument("--rankings", nargs="+", default=["first_order", "energy"])
-    parser.add_argument("--rest", choices=["zero", "first_order"], default="zero", help="what the others weigh")
+    parser.add_argument("--rankings", nargs="+", default=["tracked"])
+    parser.add_argument(
+        "--rest", choices=["tracked", "first_order", "zero"], default="tracked", help="what the others weigh"
+    )
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     detector = load_detector(given.model)
@@ -45,7 +48,7 @@ def main() -> None:
             for ratio in RATIOS:
                 method = AblationCAM(ratio_channels_to_ablate=ratio, ranking=ranking, rest=given.rest, progress=False)
                 for a, b in zip(whole, method(detector, path, found), strict=True):
-                    agreement = rank_correlation(torch.from_numpy(a.values), torch.from_numpy(b.values))
+                    agreement = float(rank_correlation(*(torch.from_numpy(e.values)[None] for e in (a, b))))
                     effects = torch.as_tensor(b.channel_effects)
                     n_ablated, expected = int((~effects.isnan()).sum()), n_to_ablate(ratio, len(effects))
                     assert n_ablated == expected, f"ratio {ratio} ablated {n_ablated} channels, not {expected}"

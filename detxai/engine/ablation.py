@@ -69,6 +69,11 @@ class AblatedScores:
     passes: int = field(default=0)
     predicted: Tensor | None = None
 
+    @classmethod
+    def unknown(cls, tail: Tail, n_channels: int) -> AblatedScores:
+        """Before any ablation."""
+        return cls(tail.clean, tail.clean.new_full((len(tail.clean), n_channels), torch.nan))
+
     @property
     def drops(self) -> Tensor:
         """(T, C) how much of each score goes away when each channel does."""

@@ -14,7 +14,7 @@ from detxai.adapters.adapter import Adapter, Features
 from detxai.targets import Target, score_targets
 
 Fill: TypeAlias = "Literal['zero', 'mean'] | float"
-Ranking: TypeAlias = "Literal['first_order', 'energy'] | Callable[[Features], Tensor]"
+Ranking: TypeAlias = "Literal['tracked', 'first_order', 'energy'] | Callable[[Features], Tensor]"
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,19 @@ def order_channels(
     Args:
         ranking: ``"first_order"``: the drop that one backward pass predicts, summed over targets;
             ``"energy"``: how far the channel is from its fill, for detectors without gradients;
-            or a callable from features to a (C,) tensor, larger first.
+            a callable from features to a (C,) tensor, larger first;
+            or ``"tracked"``, where nothing could be tracked: first_order, or energy where there are no gradients.
         fill: (C,) what ablated channels are set to.
 
     Raises:
         ValueError: an unknown ranking, or a callable that returns anything but C finite numbers.
     """
-    if ranking == "first_order":
+    if ranking == "tracked":
+        try:
+            importance = _first_order(detector, features, targets, fill)
+        except NoGradientsError:
+            importance = _energy(features, fill)
+    elif ranking == "first_order":
         importance = _first_order(detector, features, targets, fill)
     elif ranking == "energy":
         importance = _energy(features, fill)
@@ -102,8 +108,12 @@ def order_channels(
                 f"ranking must return {len(fill)} finite numbers, one for each channel, got {tuple(importance.shape)}"
             )
     else:
-        raise ValueError(f"ranking must be 'first_order', 'energy' or a callable, got {ranking!r}")
+        raise ValueError(f"ranking must be 'tracked', 'first_order', 'energy' or a callable, got {ranking!r}")
     return importance.argsort(descending=True, stable=True)
+
+
+class NoGradientsError(ValueError):
+    """The targets' scores cannot be differentiated by the features."""
 
 
 def _distance_to_fill(features: Features, fill: Tensor) -> Mapping[str, Tensor]:
@@ -123,7 +133,7 @@ def _differentiable_scores(
     levels = {name: level.detach().requires_grad_() for name, level in features.levels.items()}
     scores = score_targets(targets, detector.resume(features.with_levels(levels)))[:, 0]
     if not scores.requires_grad:
-        raise ValueError("ranking 'first_order' needs targets with gradients, got none; use ranking='energy'")
+        raise NoGradientsError("ranking 'first_order' needs targets with gradients, got none; use ranking='energy'")
     return scores, list(levels.values())
 
 
@@ -131,7 +141,7 @@ def predicted_drops(detector: Adapter, features: Features, targets: Sequence[Tar
     """(T, C) the drop of each target's score that its gradient predicts for each channel: one backward pass a target.
 
     Raises:
-        ValueError: the targets have no gradients.
+        NoGradientsError: the targets have none.
     """
     distances = _distance_to_fill(features, fill).values()
     rows = []

@@ -12,21 +12,10 @@ from detxai.adapters.structure import Dense
 from detxai.detections import Candidates
 from detxai.engine.batching import slots
 from detxai.engine.convolving import AblatedBranch
+from detxai.engine.probes import ANSWERED_BY_ONE, probes_of, qualities_of
 from detxai.engine.windows import Window, around, cost, highest_iou, merged
 from detxai.geometry import box_iou
-from detxai.targets import (
-    BoxScoreTarget,
-    BoxSideTarget,
-    BoxTarget,
-    ClassScoreTarget,
-    SimilarityTarget,
-    Target,
-    score_targets,
-)
-
-# For these the answer is that of one candidate: the one with the highest quality, which is no more than its IoU.
-BY_QUALITY = (ClassScoreTarget, SimilarityTarget)  # their score is the quality
-BY_BEST = (BoxScoreTarget, BoxSideTarget)  # theirs is read off the candidate of highest IoU * p(label)
+from detxai.targets import BoxTarget, Target, score_targets
 
 SHARES = (0.8, 0.4)  # look where a candidate could keep this share of a clean score; where none did, look further
 BOXES, CLASSES = 0, 1  # the two branches
@@ -85,17 +74,17 @@ class DenseTail:
         every_cell: bool = False,
     ) -> None:
         self.structure, self.targets, self.shares = structure, targets, tuple(shares)
-        self.probes = _probes(targets)
+        self.probes = probes_of(targets)
         self.bounded = self.probes is not None and not every_cell
         self.columns = _columns_needed(targets, structure)
         self.labels = None if self.columns is None else self.columns.cpu()
         self.branches = {name: self._branches_of(name) for name in structure.levels}
         counts = [level[0, 0].numel() for level in structure.levels.values()]
         ends = torch.tensor(counts).cumsum(0).tolist()
-        self._span = {name: (end - n, end) for name, n, end in zip(structure.levels, counts, ends)}
+        self.span = {name: (end - n, end) for name, n, end in zip(structure.levels, counts, ends)}
         self._everything = self._clean_candidates()
         self.clean = score_targets(targets, self._everything)[:, 0]
-        self._qualities = None if self.probes is None else _qualities(self.probes, self._everything)
+        self.qualities = None if self.probes is None else qualities_of(self.probes, self._everything)
         self._kept: dict[str, tuple[Candidates, Candidates]] = {}
         self._plans: dict[str, list[Plan]] = {}
         self._bounds = {name: self._bound(name) for name in structure.levels} if self.bounded else {}
@@ -111,7 +100,7 @@ class DenseTail:
         answer = self.clean.new_empty(len(self.targets), len(channels))
         waiting = torch.arange(len(channels), device=channels.device)
         for plan in self.plans(level):
-            found = self._candidates(level, plan, channels[waiting], fill[waiting])
+            found = self.candidates(level, plan, channels[waiting], fill[waiting])
             scores = score_targets(self.targets, found)
             answer[:, waiting] = scores.to(answer.dtype)
             if plan.is_last:
@@ -155,11 +144,11 @@ class DenseTail:
     def _kept_without(self, level: str) -> tuple[Candidates, Candidates]:
         """The candidates of the levels before and after ``level`` that a target can need."""
         if level not in self._kept:
-            start, end = self._span[level]
-            if self._qualities is None:
+            start, end = self.span[level]
+            if self.qualities is None:
                 places = torch.arange(self._everything.boxes.shape[1], device=self.clean.device)
             else:
-                others = self._qualities.clone()
+                others = self.qualities.clone()
                 others[:, start:end] = -1
                 places = others.argmax(1).unique()
             self._kept[level] = tuple(  # type: ignore[assignment]
@@ -169,7 +158,7 @@ class DenseTail:
 
     # -- an ablation ---------------------------------------------------------------------------------------------
 
-    def _candidates(self, level: str, plan: Plan, channels: Tensor, fill: Tensor) -> Candidates:
+    def candidates(self, level: str, plan: Plan, channels: Tensor, fill: Tensor) -> Candidates:
         """What the targets can need of the candidates, with one channel changed, for each of B channels."""
         before, after = (_repeated(kept, len(channels)) for kept in self._kept_without(level))
         if not plan.windows:
@@ -232,13 +221,13 @@ class DenseTail:
         height, width = self.structure.levels[level].shape[-2:]
         whole = (Window(0, height, 0, width),)
         none = torch.zeros_like(self.clean)
-        if not self.bounded or self._qualities is None:
+        if not self.bounded or self.qualities is None:
             return [Plan(whole, None, none, none, is_last=True)]
-        start, end = self._span[level]
-        elsewhere = torch.cat([self._qualities[:, :start], self._qualities[:, end:], none[:, None]], 1).amax(1)
+        start, end = self.span[level]
+        elsewhere = torch.cat([self.qualities[:, :start], self.qualities[:, end:], none[:, None]], 1).amax(1)
         plans: list[Plan] = []
         for share in (*self.shares, 0.0):
-            least = torch.maximum(elsewhere, share * self._qualities.amax(1))
+            least = torch.maximum(elsewhere, share * self.qualities.amax(1))
             wanted = (self._bounds[level] > least[:, None]).unflatten(1, (height, width)).cpu()
             windows = merged([window for target in wanted for window in around(target)])
             if sum(map(cost, windows)) > WHOLE_FROM * height * width:
@@ -257,7 +246,7 @@ class DenseTail:
             return None  # what is left over differs in number, which a GPU would have to wait for
         branches, width = self.branches[level], self.structure.levels[level].shape[-1]
         cells = torch.cat([window.cells(width, least.device) for window in windows])
-        start, end = self._span[level]
+        start, end = self.span[level]
         scores = self._asked(branches[CLASSES].clean) * self._bounds[level][:, None]
         overlaps = self._overlaps(self._everything.boxes[:, start:end, 0])
         prices: dict[int | None, float] = {None: float(sum(branch.cost for branch in branches))}
@@ -283,39 +272,15 @@ def _beating(highest: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
     return row, place
 
 
-def _probes(targets: Sequence[Target]) -> list[Target] | None:
-    """For each target, one of the same box whose score is the quality; None where a target may need any candidate."""
-    probes: list[Target] = []
-    for target in targets:
-        if type(target) in BY_QUALITY:
-            probes.append(target)
-        elif type(target) in BY_BEST and isinstance(target, BoxTarget):
-            probes.append(ClassScoreTarget(target.box, target.label, target.reach))
-        else:
-            return None
-    return probes or None
-
-
 def _columns_needed(targets: Sequence[Target], structure: Dense) -> Tensor | None:
     """The labels that the targets ask about; None where one looks at all classes, or at one that there is not."""
-    if not all(type(target) in (*BY_QUALITY, *BY_BEST) for target in targets):
+    if not all(type(target) in ANSWERED_BY_ONE for target in targets):
         return None
     if not targets or any(isinstance(target, BoxTarget) and target.reads_all_classes for target in targets):
         return None
     labels = sorted({target.label for target in targets if isinstance(target, BoxTarget)})
     like = next(iter(structure.classes.values()))[-1].weight
     return torch.tensor(labels, device=like.device) if labels[-1] < len(like) else None
-
-
-def _qualities(probes: Sequence[Target], candidates: Candidates) -> Tensor:
-    """(T, N) of every candidate of one image: each is asked about as if it were alone."""
-    alone = Candidates(
-        candidates.boxes.transpose(0, 1),
-        candidates.class_scores.transpose(0, 1),
-        candidates.objectness.transpose(0, 1),
-        candidates.labels,
-    )
-    return score_targets(probes, alone)
 
 
 def _chosen(candidates: Candidates, places: Tensor) -> Candidates:

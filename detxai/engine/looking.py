@@ -40,9 +40,9 @@ class Looked:
         columns = zip(*[(part.boxes, part.logits, part.deltas, part.linear) for part in parts])
         return cls(*(torch.cat(column) for column in columns))
 
-    def none(self) -> Looked:
-        """No proposals, of the same widths."""
-        return Looked(self.boxes[:0], self.logits[:0], self.deltas[:0], self.linear[:0])
+    def of(self, chosen: Tensor) -> Looked:
+        """Some of them."""
+        return Looked(self.boxes[chosen], self.logits[chosen], self.deltas[chosen], self.linear[chosen])
 
 
 class SecondStage:

@@ -23,10 +23,12 @@ class Survivors:
     Attributes:
         boxes: (B, n, 4) xyxy, input pixels, clipped to the image.
         scores: (B, n) probability; -inf where a proposal was dropped or suppressed.
+        anchors: (B, n) which anchor each comes from.
     """
 
     boxes: Tensor
     scores: Tensor
+    anchors: Tensor
 
 
 class LevelProposals:
@@ -42,13 +44,36 @@ class LevelProposals:
 
     def without(self, channels: Tensor, fill: Tensor) -> Survivors:
         """The survivors with one channel set to ``fill``, for each of B channels."""
-        patches = self._patches(channels, fill)
-        weights = self.stage.convolution.weight[:, channels].transpose(0, 1).flatten(2)  # (B, O, k * k)
+        weights, patches = self._change(channels, fill)
         if not self.stage.pointwise:
-            change = (weights @ patches).unflatten(2, self.level.shape[-2:])
-            hidden = self.stage.after(self.linear + change)
+            hidden = self._hidden(weights, patches)
             return self._survivors(_by_anchor(self.stage.objectness(hidden)), lambda b: self._deltas_at(hidden, b))
         return self._survivors(self._logits(weights, patches), lambda b: self._deltas_anew(weights, patches, b))
+
+    def among(self, anchors: Tensor, channels: Tensor, fill: Tensor) -> Survivors:
+        """The same, as if these anchors (n,) were all there are."""
+        weights, patches = self._change(channels, fill)
+        best = anchors.expand(len(channels), -1)
+        place = anchors // self.stage.objectness.out_channels
+        if self.stage.pointwise:
+            hidden = self.stage.after(self.linear[0].flatten(1)[:, place] + weights @ patches[:, :, place])
+        else:
+            hidden = self._hidden(weights, patches).flatten(2)[:, :, place]
+        logits = self.stage.objectness.weight.flatten(1) @ hidden
+        if self.stage.objectness.bias is not None:
+            logits = logits + self.stage.objectness.bias[:, None]
+        own = (best % self.stage.objectness.out_channels)[:, None]
+        deltas = self._own_anchor(self.stage.deltas.weight.flatten(1) @ hidden, best)
+        return self._surviving(logits.gather(1, own)[:, 0], best, deltas)
+
+    def _change(self, channels: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
+        """The convolution's weights (B, O, k * k) of the channels, and their changes' patches (B, k * k, places)."""
+        weights = self.stage.convolution.weight[:, channels].transpose(0, 1).flatten(2)
+        return weights, self._patches(channels, fill)
+
+    def _hidden(self, weights: Tensor, patches: Tensor) -> Tensor:
+        """(B, O', h, w) the hidden features of all places."""
+        return self.stage.after(self.linear + (weights @ patches).unflatten(2, self.level.shape[-2:]))
 
     def _patches(self, channels: Tensor, fill: Tensor) -> Tensor:
         """(B, k * k, places): the change of the channel as the convolution sees it at each place."""
@@ -103,16 +128,19 @@ class LevelProposals:
         return per_anchor.gather(1, mine)[:, 0].transpose(1, 2)
 
     def _survivors(self, logits: Tensor, deltas_of: Callable[[Tensor], Tensor]) -> Survivors:
+        best_logits, best = logits.topk(min(self.stage.n_before_nms, logits.shape[1]), dim=1)
+        return self._surviving(best_logits, best, deltas_of(best))
+
+    def _surviving(self, logits: Tensor, best: Tensor, deltas: Tensor) -> Survivors:
+        """Of the anchors ``best`` (B, n), with their logits (B, n) and deltas (B, n, 4)."""
         stage = self.stage
-        best_logits, best = logits.topk(min(stage.n_before_nms, logits.shape[1]), dim=1)
-        deltas = deltas_of(best)
         boxes = stage.decode(deltas.flatten(0, 1), self.anchors[best].flatten(0, 1))
         boxes = box_ops.clip_boxes_to_image(boxes, self.image_size).unflatten(0, best.shape)
-        scores = best_logits.sigmoid()
+        scores = logits.sigmoid()
         sides = boxes[..., 2:] - boxes[..., :2]
         valid = (sides >= stage.min_size).all(-1) & (scores >= stage.score_threshold)
         keep = suppress(boxes, scores, valid, stage.nms_threshold)
-        return Survivors(boxes, scores.masked_fill(~keep, -torch.inf))
+        return Survivors(boxes, scores.masked_fill(~keep, -torch.inf), best)
 
 
 def _by_anchor(predictions: Tensor) -> Tensor:

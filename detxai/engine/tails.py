@@ -1,4 +1,4 @@
-"""The quickest exact tail for what an adapter says of its network."""
+"""The quickest tail for what an adapter says of its network: an exact one, and a cheap one that predicts it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from detxai.adapters.adapter import Adapter, Features
 from detxai.adapters.structure import Dense, TwoStage
 from detxai.engine.ablation import FullTail, Tail
 from detxai.engine.dense import DenseTail
+from detxai.engine.probes import probes_of
+from detxai.engine.tracked_dense import TrackedDense
+from detxai.engine.tracked_two_stage import TrackedTwoStage
 from detxai.engine.two_stage import TwoStageTail
 from detxai.targets import Target
 
@@ -20,3 +23,16 @@ def tail_of(detector: Adapter, features: Features, targets: Sequence[Target]) ->
     if isinstance(structure, Dense):
         return DenseTail(structure, targets)
     return FullTail(detector, features, targets)
+
+
+def tracked(tail: Tail) -> Tail | None:
+    """The tail that follows only the candidates by which the targets are answered now.
+
+    None where the adapter does not describe its network, or a target may look at any candidate.
+    """
+    if isinstance(tail, DenseTail):
+        return None if tail.qualities is None else TrackedDense(tail, tail.qualities)
+    if isinstance(tail, TwoStageTail):
+        probes = probes_of(tail.targets)
+        return None if probes is None else TrackedTwoStage(tail, probes)
+    return None

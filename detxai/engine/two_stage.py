@@ -70,8 +70,9 @@ class TwoStageTail:
         stage, size = structure.proposals, structure.resized_size
         self.proposals = {name: LevelProposals(stage, name, level, size) for name, level in levels.items()}
         self.second = SecondStage(structure.boxes, levels)
-        self._looks = {name: self._look_at(proposals) for name, proposals in self.proposals.items()}
+        self.looks = {name: self._look_at(proposals) for name, proposals in self.proposals.items()}
         self._kept = {name: self._kept_without(name) for name in levels}
+        self.there = self._clean_best()
         self.clean = self._clean_scores()
 
     def bytes_each(self, level: str) -> int:
@@ -91,13 +92,13 @@ class TwoStageTail:
         parts = []
         if len(kept.looked):
             again = self.second.again(kept.looked, kept.changed, kept.samples, level, channels, fill)
-            parts.append(self._candidates(kept.looked.boxes.expand(batch, -1, -1), *again, stays[:, kept.near]))
+            parts.append(self.candidates(kept.looked.boxes.expand(batch, -1, -1), *again, stays[:, kept.near]))
         row, column = (comes & self._in_reach(new.boxes)).nonzero(as_tuple=True)
         if len(row):
             boxes = new.boxes[row, column]
             seen = self.second.without(boxes, level, channels[row], fill[row])
-            parts.append(self._candidates(*_padded(row, batch, boxes, *seen)))
-        return self._answer(parts, batch)
+            parts.append(self.candidates(*_padded(row, batch, boxes, *seen)))
+        return self.answer(parts, batch)
 
     # -- the clean pass, once ------------------------------------------------------------------------------------
 
@@ -109,33 +110,37 @@ class TwoStageTail:
         return LevelLook(survivors.scores[0, alive], near, self.second.clean(boxes[near]))
 
     def _kept_without(self, level: str) -> Kept:
-        names = list(self._looks)
-        others = [self._looks[name] for name in names if name != level]
+        names = list(self.looks)
+        others = [self.looks[name] for name in names if name != level]
         starts = _starts(others)
-        own = self._looks[level]
-        looked = Looked.together([own.looked.none(), *[other.looked for other in others]])
+        own = self.looks[level]
+        looked = Looked.together([own.looked.of(own.near[:0]), *[other.looked for other in others]])
         changed = self.second.pooled_from(level, looked.boxes).nonzero().flatten()
         return Kept(
             scores=torch.cat([own.scores[:0], *[other.scores for other in others]]),
-            n_before=sum(len(self._looks[name].scores) for name in names[: names.index(level)]),
+            n_before=sum(len(self.looks[name].scores) for name in names[: names.index(level)]),
             near=torch.cat([own.near[:0], *[start + other.near for start, other in zip(starts, others)]]),
             looked=looked,
             changed=changed,
             samples=self.second.samples(looked.boxes[changed]),
         )
 
-    def _clean_scores(self) -> Tensor:
-        looks = list(self._looks.values())
+    def _clean_best(self) -> dict[str, Tensor]:
+        """Level -> (n,) which of the proposals looked at are among the best of all levels."""
+        looks = list(self.looks.values())
         scores = torch.cat([look.scores for look in looks])
         stays, _ = self._best(scores, scores.new_empty(1, 0), len(scores))
+        return {name: stays[0, start + look.near] for (name, look), start in zip(self.looks.items(), _starts(looks))}
+
+    def _clean_scores(self) -> Tensor:
         parts = [
-            self._candidates(
-                look.looked.boxes[None], look.looked.logits[None], look.looked.deltas[None], stays[:, start + look.near]
+            self.candidates(
+                look.looked.boxes[None], look.looked.logits[None], look.looked.deltas[None], self.there[name][None]
             )
-            for start, look in zip(_starts(looks), looks)
+            for name, look in self.looks.items()
             if len(look.near)
         ]
-        return self._answer(parts, 1)[:, 0]
+        return self.answer(parts, 1)[:, 0]
 
     # -- which proposals there are -------------------------------------------------------------------------------
 
@@ -163,7 +168,7 @@ class TwoStageTail:
 
     # -- the targets' answer -------------------------------------------------------------------------------------
 
-    def _candidates(self, boxes: Tensor, logits: Tensor, deltas: Tensor, there: Tensor) -> Candidates:
+    def candidates(self, boxes: Tensor, logits: Tensor, deltas: Tensor, there: Tensor) -> Candidates:
         """Boxes (B, n, 4), logits (B, n, K), deltas (B, n, 4 K); ``there`` (B, n) says which count."""
         structure, (batch, n, n_classes) = self.structure, logits.shape
         probability = logits.softmax(-1)[..., 1:] * there[..., None]
@@ -178,7 +183,7 @@ class TwoStageTail:
         placed = box_ops.clip_boxes_to_image(placed, structure.resized_size).view(batch, n, n_own, 4)
         return Candidates(placed * structure.to_image, probability, objectness, labels, boxes * structure.to_image)
 
-    def _answer(self, parts: Sequence[Candidates], batch: int) -> Tensor:
+    def answer(self, parts: Sequence[Candidates], batch: int) -> Tensor:
         if not parts:
             return self.structure.to_image.new_zeros(len(self.targets), batch)
         together = Candidates(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from detxai.adapters.adapter import Adapter, Features
 from detxai.detections import Detections
-from detxai.engine.ablation import AblatedScores, ablate, autocast
+from detxai.engine.ablation import AblatedScores, Tail, ablate, autocast
 from detxai.engine.batching import check_batch_size
 from detxai.engine.channels import (
     Channels,
@@ -24,12 +24,14 @@ from detxai.engine.channels import (
     order_channels,
     predicted_drops,
 )
-from detxai.engine.tails import tail_of
+from detxai.engine.ranking import rank_correlation
+from detxai.engine.tails import tail_of, tracked
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.progress import hides_bar
 from detxai.targets import ClassScoreTarget, Target
 
+Rest = Literal["tracked", "first_order", "zero"]
 ROUND = 0.05  # share of the channels between two looks at the fidelity
 
 
@@ -51,11 +53,14 @@ class AblationCAM:
         target: from a detection's box and label to the question asked of it.
         layers: names of the layers; default: the adapter's.
         fill: what an ablated channel is set to: ``"zero"`` (the paper), its own ``"mean"``, or a number.
-        ranking: what "expected to matter most" means: ``"first_order"`` (one backward pass), ``"energy"`` (no
-            gradients), or a callable from ``Features`` to (C,) numbers, larger first.
-        rest: what a channel weighs that was not ablated: ``"zero"``, or ``"first_order"``: the drop that the gradient
-            predicts, at the price of one backward pass for each detection. On a YOLO that brings the map of a tenth of
-            the channels much nearer to the map of all (BENCHMARKS.md).
+        ranking: what "expected to matter most" means: ``"tracked"`` (the drop of the candidate that answers each
+            target now, followed through every ablation: a small part of an exact one), ``"first_order"`` (one backward
+            pass), ``"energy"`` (no gradients), or a callable from ``Features`` to (C,) numbers, larger first. Where
+            there is nothing to track (an adapter that only resumes, a target of your own), ``"tracked"`` means
+            ``"first_order"``, and ``"energy"`` without gradients.
+        rest: what a channel weighs that was not ablated: the ``"tracked"`` drop (zero where there is nothing to
+            track), the ``"first_order"`` drop, at the price of a backward pass for each detection, or ``"zero"``.
+            Tracked, a tenth of the channels gives the map of all (BENCHMARKS.md).
         fidelity: in (0, 1): ablate in that order until a further twentieth of the channels leaves every map at
             this rank correlation with what it was, and no more than the ratio allows; None: all that the ratio allows.
         precision: ``"full"`` (the model's own), ``"bf16"`` or ``"fp16"`` autocast, for the tail only.
@@ -73,8 +78,8 @@ class AblationCAM:
     target: Callable[[Any, int], Target] = ClassScoreTarget
     layers: Sequence[str] | str | None = None
     fill: Fill = "zero"
-    ranking: Ranking = "first_order"
-    rest: Literal["zero", "first_order"] = "zero"
+    ranking: Ranking = "tracked"
+    rest: Rest = "tracked"
     fidelity: float | None = None
     precision: str = "full"
     progress: bool | None = None
@@ -85,8 +90,8 @@ class AblationCAM:
         check_batch_size(self.batch_size)
         if self.fidelity is not None and not 0 < self.fidelity < 1:
             raise ValueError(f"fidelity must be a rank correlation in (0, 1), or None, got {self.fidelity}")
-        if self.rest not in ("zero", "first_order"):
-            raise ValueError(f"rest must be 'zero' or 'first_order', got {self.rest!r}")
+        if self.rest not in get_args(Rest):
+            raise ValueError(f"rest must be one of {list(get_args(Rest))}, got {self.rest!r}")
         if not callable(self.target):
             raise TypeError(f"target must be callable with a box and a label, got {type(self.target).__name__}")
         autocast(torch.device("cpu"), self.precision)
@@ -126,43 +131,66 @@ class AblationCAM:
         channels = Channels.of(features)
         fill = fill_values(features, self.fill)
         n = n_to_ablate(self.ratio_channels_to_ablate, len(channels))
-        with detector.borrowed():
-            order = torch.arange(len(channels), device=fill.device)
-            predicted = None
-            if self.rest == "first_order" and (n < len(channels) or self.fidelity is not None):
-                predicted = predicted_drops(detector, features, targets, fill)
-            if n < len(channels) or self.fidelity is not None:
-                order = order_channels(detector, features, targets, fill, self.ranking)[:n]
-            with torch.no_grad(), autocast(detector.device, self.precision), self._bar(n) as bar:
+        with detector.borrowed(), torch.no_grad():
+            with autocast(detector.device, self.precision):
                 tail = tail_of(detector, features, targets)
-                clean = tail.clean
-                unknown = clean.new_full((len(targets), len(channels)), torch.nan)
-                scores = AblatedScores(clean, unknown, predicted=predicted)
+            scores = AblatedScores.unknown(tail, len(channels))
+            order = torch.arange(len(channels), device=fill.device)
+            if n < len(channels) or self.fidelity is not None:
+                order, scores.predicted = self._expected(detector, features, tail, targets, fill)
+            with autocast(detector.device, self.precision), self._bar(n, "ablating") as bar:
                 size = n if self.fidelity is None else max(1, round(ROUND * len(channels)))
-                for part in order.split(size):
+                for part in order[:n].split(size):
                     before = scores.ablated.clone()
                     ablate(tail, channels, part, fill, scores, batch_size=self.batch_size, bar=bar)
                     if self.fidelity is not None and self._settled(features, before, scores):
                         break
         return scores
 
+    def _expected(
+        self, detector: Adapter, features: Features, tail: Tail, targets: Sequence[Target], fill: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """All channel numbers (C,), those expected to matter most first; the drops (T, C) predicted for the rest."""
+        drops = self._tracked(tail, Channels.of(features), fill) if "tracked" in (self.ranking, self.rest) else None
+        if self.ranking == "tracked" and drops is not None:
+            order = (drops / _scale(tail.clean)).abs().sum(0).argsort(descending=True, stable=True)
+        else:
+            order = order_channels(detector, features, targets, fill, self.ranking)
+        if self.rest == "first_order":
+            return order, predicted_drops(detector, features, targets, fill)
+        return order, drops if self.rest == "tracked" else None
+
+    def _tracked(self, tail: Tail, channels: Channels, fill: Tensor) -> Tensor | None:
+        """(T, C) the drops of the candidates that answer the targets now; None where they cannot be followed."""
+        follower = tracked(tail)
+        if follower is None:
+            return None
+        scores = AblatedScores.unknown(follower, len(channels))
+        every = torch.arange(len(channels), device=fill.device)
+        with autocast(fill.device, self.precision), self._bar(len(channels), "tracking") as bar:
+            ablate(follower, channels, every, fill, scores, batch_size=self.batch_size, bar=bar)
+        return scores.drops
+
     def _settled(self, features: Features, before: Tensor, after: AblatedScores) -> bool:
-        if bool(before.isnan().all()):
+        if after.predicted is None and bool(before.isnan().all()):
             return False
         earlier = combine_levels(features, channel_weights(replace(after, ablated=before)))
         now = combine_levels(features, channel_weights(after))
-        return all(rank_correlation(a, b) >= (self.fidelity or 0) for a, b in zip(earlier, now, strict=True))
+        return bool((rank_correlation(earlier, now) >= (self.fidelity or 0)).all())
 
-    def _bar(self, n: int) -> tqdm:
-        return tqdm(total=n, desc="ablating", unit="channel", disable=hides_bar(self.progress), leave=False)
+    def _bar(self, n: int, doing: str) -> tqdm:
+        return tqdm(total=n, desc=doing, unit="channel", disable=hides_bar(self.progress), leave=False)
 
 
 def channel_weights(scores: AblatedScores) -> Tensor:
     """(T, C) ``(y - y_c) / |y|``, the drop itself where y = 0; the predicted drop, or 0, where not ablated."""
-    scale = torch.where(scores.clean == 0, torch.ones_like(scores.clean), scores.clean.abs())
     otherwise = torch.zeros_like(scores.ablated) if scores.predicted is None else scores.predicted
     drops = torch.where(scores.ablated.isnan(), otherwise.to(scores.ablated.dtype), scores.drops)
-    return drops / scale[:, None]
+    return drops / _scale(scores.clean)
+
+
+def _scale(clean: Tensor) -> Tensor:
+    return torch.where(clean == 0, 1, clean.abs())[:, None]
 
 
 def combine_levels(features: Features, weights: Tensor) -> Tensor:
@@ -174,11 +202,3 @@ def combine_levels(features: Features, weights: Tensor) -> Tensor:
         for name, level in features.levels.items()
     ]
     return torch.stack(total).sum(0).float()
-
-
-def rank_correlation(first: Tensor, second: Tensor) -> float:
-    """Spearman's correlation of two maps of the same shape, in [-1, 1]; 1 for two flat maps."""
-    ranks = [values.flatten().argsort().argsort().double() for values in (first, second)]
-    centred = [r - r.mean() for r in ranks]
-    norm = centred[0].norm() * centred[1].norm()
-    return float((centred[0] @ centred[1]) / norm) if norm > 0 else 1.0

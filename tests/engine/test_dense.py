@@ -234,16 +234,16 @@ def test_an_ablation_that_takes_everything_away_is_looked_at_further_afield(monk
     adapter = detector("v8")
     features, full, fast = both(adapter, (250, 190), _near_detection(adapter, (250, 190)))
     looked: dict[str, list[bool]] = {}
-    own = DenseTail._candidates
+    own = DenseTail.candidates
 
     def noted(self: DenseTail, level: str, plan: Any, *rest: Any) -> Any:
         looked.setdefault(level, []).append(plan.is_last)
         return own(self, level, plan, *rest)
 
-    monkeypatch.setattr(DenseTail, "_candidates", noted)
-    assert fast._qualities is not None
-    best = int(fast._qualities[0].argmax())
-    (name,) = [level for level, (start, end) in fast._span.items() if start <= best < end]
+    monkeypatch.setattr(DenseTail, "candidates", noted)
+    assert fast.qualities is not None
+    best = int(fast.qualities[0].argmax())
+    (name,) = [level for level, (start, end) in fast.span.items() if start <= best < end]
     assert not fast.plans(name)[0].is_last
     channels = torch.arange(20)
     fill = torch.full((len(channels),), 60.0, dtype=torch.float64)
