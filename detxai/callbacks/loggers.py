@@ -60,6 +60,8 @@ class TensorBoardLogger:
 class WandbLogger:
     """Logs into a Weights & Biases run without closing its step: the training's own next ``log`` does.
 
+    Where the training logs nothing between two epochs, the step is closed here: W&B keeps one value a step.
+
     Args:
         run: the run; None: the active one.
 
@@ -77,12 +79,16 @@ class WandbLogger:
         self._run = run or wandb.run
         if self._run is None:
             raise RuntimeError("no Weights & Biases run is active: call wandb.init(), or pass run=")
+        self._open_step: int | None = None
 
     def log(self, epoch: int, numbers: Numbers, pictures: Pictures) -> None:
         """Numbers and images under ``detxai/``, with ``detxai/epoch`` beside them for the axis."""
         named: dict[str, Any] = {PREFIX + name: number for name, number in numbers.items()}
         named |= {PREFIX + name: self._image(picture) for name, picture in pictures.items()}
+        if self._run.step == self._open_step:
+            self._run.log({}, commit=True)
         self._run.log({**named, PREFIX + "epoch": epoch}, commit=False)
+        self._open_step = self._run.step
 
     def close(self) -> None:
         """Nothing: the run is the user's."""

@@ -1,4 +1,4 @@
-"""TensorBoard is read back; W&B and MLflow, which the tests do not install, are checked for the shape of the calls."""
+"""TensorBoard is read back; W&B and MLflow are checked for the shape of the calls (for real: ``test_real_loggers``)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Any:
     module: Any = ModuleType("wandb")
     module.calls = []
     module.Image = lambda picture: ("image", picture.shape)
-    module.run = SimpleNamespace(log=lambda *arguments, **named: module.calls.append((arguments, named)))
+    module.run = SimpleNamespace(step=0, log=lambda *given, **named: module.calls.append((given, named)))
     monkeypatch.setitem(sys.modules, "wandb", module)
     return module
 
@@ -93,6 +93,20 @@ def test_wandb_gets_one_uncommitted_log(wandb: Any) -> None:
         "detxai/epoch": 2,
     }
     assert wandb.calls == [((expected,), {"commit": False})]  # the training's own log commits the step
+
+
+def test_wandb_keeps_epochs_apart_where_nobody_else_logs(wandb: Any) -> None:
+    logger = WandbLogger()
+    logger.log(0, NUMBERS, {})
+    logger.log(1, NUMBERS, {})
+    wandb.run.step = 1  # the training's own log
+    logger.log(2, NUMBERS, {})
+    assert [(given[0].get("detxai/epoch"), named["commit"]) for given, named in wandb.calls] == [
+        (0, False),
+        (None, True),
+        (1, False),
+        (2, False),
+    ]
 
 
 def test_mlflow_gets_metrics_and_images(mlflow: Any) -> None:
