@@ -20,7 +20,8 @@ def remembered(model: nn.Module, layers: Sequence[str]) -> Iterator[None]:
 
     The first output of each without autograd is kept, and put out again where the same input comes again: equal in
     every bit to what it would compute, as far as in eval mode it depends on nothing but its input. Whatever else is
-    asked of it (gradients, autocast, other inputs, inputs or outputs that were changed in place since) it computes.
+    asked of it (gradients, autocast, other inputs, inputs or outputs that were changed in place since) it computes,
+    and everything while there are hooks inside it, which want to see it run.
 
     Args:
         model: in eval mode.
@@ -30,7 +31,7 @@ def remembered(model: nn.Module, layers: Sequence[str]) -> Iterator[None]:
         for module in _up_to(model, layers):
             own = vars(module).get("forward")
             undo.callback(_set_forward, module, own)
-            _set_forward(module, _Remembering(module.forward))
+            _set_forward(module, _Remembering(module))
         yield
 
 
@@ -56,19 +57,23 @@ def _set_forward(module: nn.Module, forward: Callable[..., Any] | None) -> None:
 class _Remembering:
     """A layer's ``forward`` that keeps its first answer."""
 
-    def __init__(self, forward: Callable[..., Any]) -> None:
-        self.forward = forward
+    def __init__(self, layer: nn.Module) -> None:
+        self.forward: Callable[..., Any] = layer.forward
+        self.inside = [module for module in layer.modules() if module is not layer]
         self.first: _Answer | None = None
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         tensors = _tensors(given[0]) if len(given) == 1 and not named and not torch.is_grad_enabled() else None
-        if not tensors or torch.is_autocast_enabled(tensors[0].device.type):
+        if not tensors or torch.is_autocast_enabled(tensors[0].device.type) or self._is_watched():
             return self.forward(*given, **named)
         if self.first is None:
             answer = self.forward(*given)
             self.first = _Answer.of(tensors, answer)
             return answer
         return self.first.again() if self.first.is_to(tensors) else self.forward(*given)
+
+    def _is_watched(self) -> bool:
+        return any(module._forward_hooks or module._forward_pre_hooks for module in self.inside)
 
 
 @dataclass(frozen=True)
