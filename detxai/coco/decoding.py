@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,15 @@ def decoded(files: Sequence[ImageFile], workers: int = 0) -> Iterator[tuple[Imag
         workers: processes that decode ahead; 0: this one does, one image when it is asked for. Memory holds at most
             ``workers * AHEAD`` images however many there are. Workers end with this process, also when it is killed.
     """
-    loader = DataLoader(
-        _Files(files),
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=AHEAD if workers else None,
-        generator=torch.Generator(),  # else the loader would draw from the user's random state
-    )
-    for file, (array, problem) in zip(files, loader, strict=True):
+    there = _Files(files)
+    read: Iterable[tuple[Any, str]] = (there[index] for index in range(len(files)))
+    if workers:
+        read = DataLoader(
+            there,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=AHEAD,
+            generator=torch.Generator(),  # else the loader would draw from the user's random state
+        )
+    for file, (array, problem) in zip(files, read, strict=True):
         yield file, problem if array is None else np.asarray(array)

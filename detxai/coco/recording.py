@@ -11,7 +11,7 @@ from typing import Any
 from detxai.coco.asking import Answer
 from detxai.coco.folder import Folder
 from detxai.coco.overlays import save_overlays
-from detxai.coco.rows import Row, map_rows, measures
+from detxai.coco.rows import Evidence, Row, map_row
 
 BEHIND = 4  # answers that may wait to be recorded: bounds the memory they hold
 
@@ -60,9 +60,13 @@ class Recorder:
         self._waiting.append(self._thread.submit(what, argument))
 
     def _record(self, answer: Answer) -> None:
-        maps = map_rows(answer.explanations, self.map_stride)
-        for row, map_, explanation in zip(answer.rows, maps, answer.explanations, strict=True):
-            self._rows.append(row | map_ | measures(row["box"], explanation.values))
+        packed: dict[int, tuple[Row, Evidence]] = {}  # boxes may share a map: it is packed and summed up once
+        for row, explanation in zip(answer.rows, answer.explanations, strict=True):
+            values = explanation.values
+            if id(values) not in packed:
+                packed[id(values)] = map_row(values, self.map_stride), Evidence.of(values)
+            map_, evidence = packed[id(values)]
+            self._rows.append(row | map_ | evidence.measures(row["box"]))
         self._failures += answer.failures
         if self.overlays:
             save_overlays(self.folder, answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,45 +13,59 @@ import numpy.typing as npt
 from detxai.coco.decoding import ImageFile
 from detxai.coco.errors import Case
 from detxai.coco.maps import store_map
-from detxai.explanation import Explanation
 
 Row = dict[str, Any]
 
 
-def map_rows(explanations: Sequence[Explanation], stride: int) -> list[Row]:
-    """Each map as a PNG, made once where boxes share it."""
-    once: dict[int, Row] = {}
-    for explanation in explanations:
-        if id(explanation) not in once:
-            stored = store_map(explanation.values, stride)
-            once[id(explanation)] = {
-                "map_png": stored.png,
-                "map_scale": stored.scale,
-                "map_offset": stored.offset,
-                "map_stride": stride,
-            }
-    return [once[id(explanation)] for explanation in explanations]
+def map_row(values: npt.NDArray[np.float32], stride: int) -> Row:
+    """A map (H, W) as a PNG."""
+    stored = store_map(values, stride)
+    return {
+        "map_png": stored.png, "map_scale": stored.scale, "map_offset": stored.offset, "map_stride": stride
+    }  # fmt: skip
 
 
-def measures(box: Sequence[float], values: npt.NDArray[np.float32]) -> Row:
-    """How a map (H, W) lies to its box: the shares of ``EnergyPointingGame`` and ``PointingGame``.
+@dataclass(frozen=True)
+class Evidence:
+    """A map (H, W) and what every box is measured against in it.
 
-    The same numbers as ``detxai.metrics`` gives, read from the window of pixels whose centres lie in the box instead
-    of through a mask: a long run asks this of every box.
-
-    >>> measures((1.0, 0.0, 2.6, 1.0), np.array([[1.0, 2.0, -5.0, 1.0]], dtype=np.float32))
-    {'energy_box': 0.5, 'energy_box_chance': 0.5, 'pointing_box': 1.0}
+    Attributes:
+        values: the map.
+        peak: its largest value, 0 where that is below.
+        total: the sum of its positive values.
+        n_peaks: how many pixels have the largest value; 0 where none is positive.
     """
-    left, right = (_first_centre(side, values.shape[1]) for side in box[::2])
-    top, bottom = (_first_centre(side, values.shape[0]) for side in box[1::2])
-    peak = max(float(values.max()), 0.0)
-    window = values[top:bottom, left:right]
-    if peak == 0:
+
+    values: npt.NDArray[np.float32]
+    peak: float
+    total: float
+    n_peaks: int
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.float32]) -> Evidence:
+        peak = max(float(values.max()), 0.0)
+        if peak == 0:
+            return cls(values, 0.0, 0.0, 0)
+        total = float(np.maximum(values, 0).sum(dtype=np.float64))
+        return cls(values, peak, total, int(np.count_nonzero(values == peak)))
+
+    def measures(self, box: Sequence[float]) -> Row:
+        """How it lies to a box, xyxy: the shares of ``EnergyPointingGame`` and ``PointingGame``.
+
+        The same numbers as ``detxai.metrics`` gives, read from the window of pixels whose centres lie in the box
+        instead of through a mask: a long run asks this of every box.
+
+        >>> Evidence.of(np.array([[1.0, 2.0, -5.0, 1.0]], dtype=np.float32)).measures((1.0, 0.0, 2.6, 1.0))
+        {'energy_box': 0.5, 'energy_box_chance': 0.5, 'pointing_box': 1.0}
+        """
+        left, right = (_first_centre(side, self.values.shape[1]) for side in box[::2])
+        top, bottom = (_first_centre(side, self.values.shape[0]) for side in box[1::2])
+        window = self.values[top:bottom, left:right]
         energy = pointing = 0.0
-    else:
-        energy = float(np.maximum(window, 0).sum(dtype=np.float64) / np.maximum(values, 0).sum(dtype=np.float64))
-        pointing = int(np.count_nonzero(window == peak)) / int(np.count_nonzero(values == peak))
-    return {"energy_box": energy, "energy_box_chance": window.size / values.size, "pointing_box": pointing}
+        if self.peak > 0:
+            energy = float(np.maximum(window, 0).sum(dtype=np.float64)) / self.total
+            pointing = int(np.count_nonzero(window == self.peak)) / self.n_peaks
+        return {"energy_box": energy, "energy_box_chance": window.size / self.values.size, "pointing_box": pointing}
 
 
 def _first_centre(side: float, size: int) -> int:

@@ -1,14 +1,15 @@
-"""The evaluation script that users copy runs, and explains what it evaluated."""
+"""The scripts about COCO files run: the evaluation that users copy, and what a run costs beside the bare calls."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from coco_files import detected_dataset
+from coco_files import detected_dataset, write_json
 
 import detxai.coco
 
@@ -31,3 +32,28 @@ def test_evaluate_and_explain(tmp_path: Path) -> None:
     assert len(losses) == 6
     assert min(losses) > 0
     assert (out / "report.html").is_file()
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_coco_overhead_counts_every_round(tmp_path: Path, from_file: bool) -> None:
+    data = detected_dataset(tmp_path, n_images=3)
+    given = [
+        "--model",
+        f"{ROOT / 'tests/faster_rcnns.py'}:small_faster_rcnn",
+        "--methods",
+        "eigen_cam",
+        "--rounds",
+        "2",
+    ]
+    given += ["--images", str(data["images"]), "--annotations", str(data["annotations"])]
+    if from_file:
+        known = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}
+        given += ["--predictions", str(write_json(tmp_path / "predictions.json", [known]))]
+    command = [sys.executable, str(ROOT / "examples/coco_overhead.py"), *given, "--json", str(tmp_path / "o.json")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=False)
+    assert done.returncode == 0, done.stderr
+    rounds = json.loads((tmp_path / "o.json").read_text())
+    assert set(rounds) == {"eigen_cam predictions", "eigen_cam misses too"}
+    for ratios in rounds.values():
+        assert len(ratios) == 2
+        assert all(processor > with_beside > 0 for processor, _, with_beside, _ in ratios[:from_file])

@@ -9,7 +9,7 @@ import torch
 from detxai.coco.errors import Case
 from detxai.coco.maps import load_map, store_map
 from detxai.coco.misses import Miss, look_for, reproduce
-from detxai.coco.rows import measures
+from detxai.coco.rows import Evidence
 from detxai.coco.selecting import Selection, select
 from detxai.detections import Candidates, Detections
 from detxai.metrics.energy import energy_share
@@ -165,7 +165,7 @@ BOXES = [
 def test_measures_are_those_of_the_metrics(box: tuple[float, ...], kind: str) -> None:
     noise = np.random.default_rng(1).normal(size=(33, 47)).astype(np.float32)
     values = {"signed": noise, "negative": -np.abs(noise), "plateaus": noise.clip(-1, 0.5)}[kind]
-    ours = measures(box, values)
+    ours = Evidence.of(values).measures(box)
     map_, inside = torch.from_numpy(values)[None], box_masks(torch.tensor([box]), (33, 47))
     assert ours["energy_box"] == pytest.approx(float(energy_share(map_, inside)), abs=1e-6)
     assert ours["energy_box_chance"] == pytest.approx(float(inside.float().mean()), abs=1e-6)
