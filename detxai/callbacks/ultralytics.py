@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from detxai.images import Image
 log = logging.getLogger(__name__)
 
 FOLDER = "detxai"  # in the folder of the run
+SENDS_CALLBACKS = (8, 4, 140)  # the first ultralytics that sends them to the processes of several GPUs
 N_IMAGES = 8  # of the validation set, where no images are given: enough for the alarm to tell, cheap enough to repeat
 
 
@@ -49,8 +52,11 @@ def attach(
 
     Also the worst false positives and misses of that epoch's validation; and, after ``yolo.val(...)`` alone, both
     with the model validated. The training is the same training: see ``ExplanationMonitor``. What explaining takes
-    is not charged to ``time=``. To resume, ``attach`` to the model again: files go on. With several GPUs, only the
-    process of rank 0 works, and finds the mistakes in its own share of the validation set.
+    is not charged to ``time=``. To resume, ``attach`` to the model again: files go on.
+
+    With several GPUs (``device="0,1"``), ultralytics trains in processes of its own and, from 8.4.140 on, sends what is
+    attached there; before, nothing is explained, and a warning says so. Only the process of rank 0 works, and finds the
+    mistakes in its own share of the validation set; ``reports`` stay there, the folder is the same.
 
     Args:
         yolo: a ``YOLO`` or ``RTDETR``, before ``train`` or ``val``.
@@ -63,7 +69,7 @@ def attach(
         loggers: as for ``ExplanationMonitor``; ultralytics' own TensorBoard, W&B and MLflow runs are among "auto".
 
     Returns:
-        What was attached; ``reports`` holds what it saw.
+        What was attached; ``reports`` holds what it saw, where training runs in this process.
 
     Raises:
         TypeError, ValueError, FileNotFoundError: an argument is wrong; raised before any training.
@@ -90,6 +96,7 @@ def attach(
     }
     nothing = PanelImage(torch.zeros(3, 2, 2))
     ExplanationMonitor([nothing], out=out or FOLDER, **settings)  # likewise for a bad setting
+    _warn_of_several_gpus()
     watcher = UltralyticsWatcher(yolo, images, None if out is None else Path(out), mistakes, settings)
     for event in EVENTS:
         yolo.add_callback(event, getattr(watcher, event))
@@ -234,6 +241,18 @@ def evenly(n: int, most: int) -> list[int]:
     ([12, 37, 62, 87], [0, 1])
     """
     return [int((place + 0.5) * n / most) for place in range(most)] if n > most else list(range(n))
+
+
+def _warn_of_several_gpus() -> None:
+    """Where there are several, and this ultralytics would train on them without what is attached."""
+    try:
+        installed = version("ultralytics")
+    except PackageNotFoundError:  # a checkout on the path
+        return
+    if torch.cuda.device_count() > 1 and tuple(map(int, re.findall(r"\d+", installed)[:3])) < SENDS_CALLBACKS:
+        needed = ".".join(map(str, SENDS_CALLBACKS))
+        words = "ultralytics %s explains nothing in a training on several GPUs; that needs %s or one device="
+        log.warning(words, installed, needed)
 
 
 def _annotated(path: Path, label: Mapping[str, Any]) -> PanelImage:

@@ -1,6 +1,7 @@
 """Two processes on a CPU train one detector together, alone and watched. Run by ``test_distributed_training.py``.
 
 python -m torch.distributed.run --nproc-per-node 2 distributed_trainings.py loop OUT
+python -m torch.distributed.run --nproc-per-node 2 distributed_trainings.py ultralytics OUT
 python distributed_trainings.py lightning OUT
 """
 
@@ -20,6 +21,18 @@ from detxai.callbacks.loop import ExplanationMonitor
 from detxai.scenes import SceneDataset
 
 SETTINGS: dict[str, Any] = {"budget": None, "loggers": [], "most_objects": 1}
+ULTRALYTICS: dict[str, Any] = {
+    "epochs": 2,
+    "imgsz": 64,
+    "batch": 4,
+    "warmup_epochs": 0,
+    "optimizer": "SGD",
+    "amp": False,
+    "plots": False,
+    "workers": 0,
+    "device": "cpu",
+    "verbose": False,
+}
 
 
 def batches(rank: int) -> Any:
@@ -99,6 +112,41 @@ def lightning(out: Path) -> None:
         torch.save(end_of(learner, trainer.optimizers[0]), out / f"{name} {trainer.global_rank}.pt")
 
 
+def ultralytics(out: Path) -> None:
+    """Ultralytics' own loop for several GPUs, on a CPU: it differs in the backend, and in no final validation."""
+    from ultralytics import YOLO
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    from detxai.callbacks.ultralytics import attach
+
+    class WithoutDevice(nn.parallel.DistributedDataParallel):
+        def __init__(self, *arguments: Any, device_ids: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings)
+
+    class OnCPU(DetectionTrainer):
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings)
+            self.world_size = torch.distributed.get_world_size()
+
+        def _setup_ddp(self) -> None: ...
+
+        def final_eval(self) -> None: ...
+
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    nn.parallel.DistributedDataParallel = WithoutDevice  # type: ignore[misc,assignment]
+    for name in ("alone", "watched"):
+        seed_everything()
+        yolo = YOLO("yolov8n.yaml")
+        if name == "watched":
+            attach(yolo, images=2, score_threshold=1e-4, out=out / f"rank {rank}", **SETTINGS)
+        yolo.train(trainer=OnCPU, data=str(out / "data" / "data.yaml"), project=str(out), name=name, **ULTRALYTICS)
+        ema = {f"ema.{key}": value for key, value in yolo.trainer.ema.ema.state_dict().items()}
+        end = end_of(yolo.trainer.model.module, yolo.trainer.optimizer)
+        torch.save({**end, "model": {**end["model"], **ema}}, out / f"{name} {rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"loop": loop, "lightning": lightning}[sys.argv[1]](Path(sys.argv[2]))
+    {"loop": loop, "lightning": lightning, "ultralytics": ultralytics}[sys.argv[1]](Path(sys.argv[2]))

@@ -13,6 +13,7 @@ import torch
 from small_trainings import same
 
 from detxai.callbacks.curves import read_curves
+from detxai.scenes import export_ultralytics
 
 WORKER = Path(__file__).with_name("distributed_trainings.py")
 MINUTES = 5  # a process that waits for one that does not come is ended; a busy machine needs one of them
@@ -23,7 +24,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def run(*command: object) -> None:
-    alone = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[1])}
+    offline = {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true"}
+    alone = {**os.environ, **offline, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[1])}
     called = [sys.executable, *map(str, command)]
     done = subprocess.run(called, capture_output=True, text=True, env=alone, check=False, timeout=60 * MINUTES)
     assert done.returncode == 0, done.stderr
@@ -58,3 +60,13 @@ def test_lightning(tmp_path: Path) -> None:
     pytest.importorskip("lightning")
     run(WORKER, "lightning", tmp_path)
     check(tmp_path)
+
+
+@pytest.mark.slow
+def test_ultralytics(tmp_path: Path) -> None:
+    """What only several GPUs run otherwise, with two processes on a CPU."""
+    pytest.importorskip("ultralytics")
+    export_ultralytics(tmp_path / "data", 8, 6, seed=3, kind="local", size=96)
+    run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, WORKER, "ultralytics", tmp_path)
+    check(tmp_path)
+    assert list((tmp_path / "rank 0" / "mistakes").rglob("miss_*.png"))

@@ -6,6 +6,8 @@ import copy
 import logging
 import os
 import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +113,34 @@ def test_training_is_the_same_training(data: Path, plain: list[Any], tmp_path: P
     assert {file.name.split("_0")[0] for file in (out / "mistakes" / "epoch_0000").iterdir()} >= {"miss"}
 
 
+def test_training_with_amp_is_the_same_training(data: Path, plain: list[Any], tmp_path: Path) -> None:
+    """Where ultralytics decides: on a CPU it says no, and trains as without."""
+    yolo, watcher, states = train(data, tmp_path, attached, amp=True)
+    assert not yolo.trainer.amp
+    assert same(plain, states)
+    assert [len(report.sightings) for report in watcher.reports] == [3, 3]
+
+
+def test_training_in_mixed_precision_is_the_same_training(data: Path, plain: list[Any], tmp_path: Path) -> None:
+    """Switched on after ultralytics has said no: its loop then runs under autocast, in bfloat16."""
+
+    def switch_on(trainer: Any) -> None:
+        trainer.amp = True
+
+    def mixed(yolo: Any) -> None:
+        yolo.add_callback("on_pretrain_routine_end", switch_on)
+
+    def watched(yolo: Any) -> Any:
+        mixed(yolo)
+        return attached(yolo)
+
+    _, _, alone = train(data, tmp_path / "alone", mixed)
+    assert not same(plain, alone)
+    _, watcher, states = train(data, tmp_path, watched)
+    assert same(alone, states)
+    assert [len(report.sightings) for report in watcher.reports] == [3, 3]
+
+
 def test_training_is_the_same_where_explaining_fails(
     data: Path, plain: list[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -186,6 +216,44 @@ def test_callbacks_travel_to_other_processes() -> None:
     assert isinstance(sent, UltralyticsWatcher)
     assert sent._settings["method"] == AblationCAM(0.2)
     assert len(pickle.dumps(watcher)) < 10**6  # the panel, not the network
+
+
+def test_the_processes_of_several_gpus_explain(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ultralytics' own file for such a process, run as it stands, on a CPU and alone."""
+    pytest.importorskip("cloudpickle")
+    from ultralytics.models.yolo.detect import DetectionTrainer
+    from ultralytics.utils import dist
+
+    monkeypatch.setattr(dist, "USER_CONFIG_DIR", tmp_path)
+    yolo = YOLO("yolov8n.yaml")
+    attached(yolo)
+    settings = {"model": "yolov8n.yaml", "data": str(data), "project": str(tmp_path), "name": "run", "epochs": 1}
+    trainer = DetectionTrainer(overrides={**SETTINGS, **settings}, _callbacks=yolo.callbacks)
+    trainer.model = trainer.get_model(cfg=yolo.model.yaml, verbose=False)
+    try:
+        file = dist.generate_ddp_file(trainer)
+        if "callbacks" not in Path(file).read_text():
+            pytest.skip("this ultralytics sends no callbacks to its processes")
+        done = subprocess.run([sys.executable, file], capture_output=True, text=True, check=False)
+    finally:
+        dist.ddp_cleanup(trainer, file)
+    assert done.returncode == 0, done.stderr
+    assert len(read_curves(tmp_path / "run" / "detxai" / "curves.csv")) == 3
+    assert len(list((tmp_path / "run" / "detxai" / "panel").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "installed", "told"),
+    [(2, "8.4.139", True), (2, "8.4.0", True), (2, "8.4.140", False), (2, "8.5.0", False), (1, "8.4.0", False)],
+)
+def test_an_ultralytics_that_would_explain_nothing_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, n_gpus: int, installed: str, told: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    monkeypatch.setattr("detxai.callbacks.ultralytics.version", lambda name: installed)
+    with caplog.at_level(logging.WARNING, "detxai"):
+        attached(YOLO("yolov8n.yaml"), images=scene_panel(n=1))
+    assert ("explains nothing in a training on several GPUs" in caplog.text) == told
 
 
 def test_the_time_it_takes_is_given_back(caplog: pytest.LogCaptureFixture) -> None:
