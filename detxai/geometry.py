@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+EVENNESS = 1e-3  # weight of the steps between neighbours, where a pixel's own is 1
+
 
 def box_iou(first: Tensor, second: Tensor) -> Tensor:
     """Intersection over union of boxes paired by broadcasting.
@@ -80,6 +82,12 @@ def interpolation_matrix(n_out: int, n_in: int, start: float, step: float) -> Te
     return matrix
 
 
+def _nearest(reads: Tensor) -> Tensor:
+    """(n, m): from what ``reads`` (m, n) makes of n values back to the values, by least squares."""
+    steps = torch.diff(torch.eye(reads.shape[1], dtype=reads.dtype), dim=0)
+    return torch.linalg.solve(reads.T @ reads + EVENNESS * steps.T @ steps, reads.T)
+
+
 @dataclass(frozen=True)
 class Geometry:
     """How one image was placed into the model's input: resized, then padded.
@@ -133,6 +141,22 @@ class Geometry:
         """
         across = [self._axis(axis, values.shape[axis - 2]).to(values.device, values.dtype) for axis in (0, 1)]
         return across[0] @ values @ across[1].T
+
+    def map_to_cells(self, values: Tensor, n_cells: tuple[int, int]) -> Tensor:
+        """A map over the image's pixels, as the map over cells whose ``map_to_image`` comes nearest to it.
+
+        Nearest in the sum of squares, and as even as that leaves it: what came from such cells comes back within a
+        thousandth of the step from one to the next; one that pixels hardly read, in the padding, is like its neighbour.
+
+        Args:
+            values: (..., height, width) of the original image.
+            n_cells: (h, w) of a grid laid over the whole model input.
+
+        Returns:
+            (..., h, w), same dtype and device.
+        """
+        down, right = (_nearest(self._axis(axis, n)).to(values.device, values.dtype) for axis, n in enumerate(n_cells))
+        return down @ values @ right.T
 
     def _axis(self, axis: int, n_cells: int) -> Tensor:
         size = cell_size(self.input_size[axis], n_cells)

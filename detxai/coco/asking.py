@@ -16,6 +16,7 @@ import torch
 from detxai.adapters.adapter import Adapter
 from detxai.coco.decoding import ImageFile
 from detxai.coco.errors import Case
+from detxai.coco.maps import Cells
 from detxai.coco.misses import Miss, look_for, reproduce
 from detxai.coco.rows import Row, box_row, failure, reason
 from detxai.detections import Detections
@@ -37,11 +38,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """The rows of one image, with the explanations they are of, and what failed."""
+    """The rows of one image, with the explanations they are of, what failed, and the cells to keep maps at, if any."""
 
     rows: list[Row]
     explanations: list[Explanation]
     failures: list[Row]
+    cells: Cells | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Asker:
         from_file: whether the predictions are of another run, and so have to be found again.
         made: an image's id -> what the detector found in it when this run made the predictions, all of it; None where
             it has to be asked again.
+        layer_maps: keep maps at the resolution of the finest layer explained, or, where the method explains none, of
+            the detector's own.
         fail_fast: raise what fails.
     """
 
@@ -69,6 +73,7 @@ class Asker:
     score_threshold: float
     from_file: bool
     made: Callable[[int], Detections] | None = None
+    layer_maps: bool = False
     fail_fast: bool = False
 
     def ask(self, file: ImageFile, image: Pixels, asked: Sequence[Asked]) -> Answer:
@@ -85,21 +90,23 @@ class Asker:
         return self._one_by_one(file, image, asked)
 
     def _one_by_one(self, file: ImageFile, image: Pixels, asked: Sequence[Asked]) -> Answer:
-        whole = Answer([], [], [])
+        rows, explanations, failures, cells = [], [], [], None
         for one in asked:
             answer = self.ask(file, image, [one])
-            whole.rows.extend(answer.rows)
-            whole.explanations.extend(answer.explanations)
-            whole.failures.extend(answer.failures)
-        return whole
+            rows += answer.rows
+            explanations += answer.explanations
+            failures += answer.failures
+            cells = answer.cells or cells
+        return Answer(rows, explanations, failures, cells)
 
     def _ask(self, file: ImageFile, image: Pixels, asked: Sequence[Asked]) -> Answer:
         detector, now = self.detector, _Now(self, image, file.image_id)
         # where only the method asks, there is nothing to share but the borrowing
-        shared = any(self._asks_now(one.case) for one in asked)
+        shared = self.layer_maps or any(self._asks_now(one.case) for one in asked)
         with detector.remembering() if shared else detector.borrowed():
             found = [self._found_now(one.case, now) for one in asked]
             explanations = explain(detector, image, self.method, self._detections(asked, found))
+            cells = self._cells(image) if self.layer_maps else None
         if not self.method.asks_about_boxes:
             explanations = explanations * len(asked)
         rows = [
@@ -109,7 +116,10 @@ class Asker:
             | self._made(explanation)
             for one, answer, explanation in zip(asked, found, explanations, strict=True)
         ]
-        return Answer(rows, explanations, [])
+        return Answer(rows, explanations, [], cells)
+
+    def _cells(self, image: Pixels) -> Cells:
+        return Cells.finest(self.detector.features(image, getattr(self.method, "layers", None)))
 
     def _about(self, one: Asked) -> Row:
         return {"row": one.row, "label": self.category_to_label[one.case.category_id]} | box_row(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from detxai.coco.folder import Folder
-from detxai.coco.maps import StoredMap, load_map
+from detxai.coco.maps import Cells, StoredMap, load_map
 from detxai.coco.schema import EXPLANATION_COLUMNS, arrow, arrow_schema
 from detxai.detections import Detections
 from detxai.explanation import Cost, Explanation
@@ -103,14 +103,16 @@ class ExplainedBoxes(Sequence[Explanation]):
 def values_of(row: dict[str, Any]) -> Any:
     """The map of a row, (height, width) float32."""
     stored = StoredMap(row["map_png"], row["map_scale"], row["map_offset"])
+    if row["map_cells"] is not None:
+        return Cells.read(row["map_cells"]).load(stored)
     return load_map(stored, row["image_height"], row["image_width"], row["map_stride"])
 
 
 def load(folder: str | PathLike[str], images: str | PathLike[str] | None = None) -> ExplainedBoxes:
     """The explanations that ``detxai coco`` wrote, as a sequence of ``Explanation``.
 
-    Maps come back within half of ``map_scale`` of what they were (0.2 % of their range), and coarser where
-    ``map_stride`` is above 1. ``channel_effects`` are not kept.
+    Maps come back within half of ``map_scale`` of what they were (0.2 % of their range), and smoother where they were
+    kept coarser than the image (``map_stride``). ``channel_effects`` are not kept.
 
     The files are plain Parquet, for any other tool too; ``detxai.coco.schema`` says what each column is:
     ``pandas.read_parquet("DIR/explanations")``, DuckDB's ``FROM 'DIR/explanations/*.parquet'``, and

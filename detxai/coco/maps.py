@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
+import torch
+
+from detxai.adapters.adapter import Features
+from detxai.geometry import Geometry
 
 LEVELS = 254  # steps between smallest and largest value; the 255th is the room to put a level on zero
 
@@ -52,26 +59,73 @@ def store_map(values: npt.NDArray[np.float32], stride: int = 1) -> StoredMap:
     return StoredMap(_png(levels.astype(np.uint8)), scale, offset)
 
 
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a layer as they lie over an image: where a map is kept at the layer's resolution.
+
+    Attributes:
+        geometry: from the image to the model's input.
+        shape: (h, w) of the layer's output.
+    """
+
+    geometry: Geometry
+    shape: tuple[int, int]
+
+    @classmethod
+    def finest(cls, features: Features) -> Cells:
+        """Those of the finest level."""
+        shapes = [(int(level.shape[-2]), int(level.shape[-1])) for level in features.levels.values()]
+        return cls(features.inputs.geometries[0], max(shapes, key=math.prod))
+
+    def store(self, values: npt.NDArray[np.float32]) -> StoredMap:
+        """A map (H, W) of the image, at the cells.
+
+        A map of this level alone comes back as it was, to half a ``scale``. What coarser levels add has its corners
+        elsewhere: on YOLOv8n that moves values by 0.4 to 1.5 % of the map's range (root mean square).
+        """
+        return store_map(self.geometry.map_to_cells(torch.from_numpy(values), self.shape).numpy())
+
+    def load(self, stored: StoredMap) -> npt.NDArray[np.float32]:
+        """The map (H, W) again, brought to the image as every map of a layer is."""
+        return self.geometry.map_to_image(torch.from_numpy(_stored(stored, self.shape))).numpy()
+
+    def record(self) -> str:
+        """As JSON."""
+        return json.dumps({**asdict(self.geometry), "cells": self.shape})
+
+    @classmethod
+    def read(cls, record: str) -> Cells:
+        """From JSON."""
+        entries: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(record).items()
+        }
+        shape = entries.pop("cells")
+        return cls(Geometry(**entries), shape)
+
+
 def load_map(stored: StoredMap, height: int, width: int, stride: int = 1) -> npt.NDArray[np.float32]:
     """The map (height, width) again, in image pixels; bilinear between stored ones where they are coarser.
 
     Raises:
         ValueError: the PNG is damaged, or of another size.
     """
-    try:
-        with PIL.Image.open(io.BytesIO(stored.png)) as picture:
-            levels = np.array(picture)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"map_png is damaged: {error}") from error
-    expected = (-(-height // stride), -(-width // stride))
-    if levels.shape != expected or levels.dtype != np.uint8:
-        raise ValueError(f"map_png must be 8-bit grey of shape {expected}, got {levels.dtype} {levels.shape}")
-    values = (stored.offset + stored.scale * levels.astype(np.float64)).astype(np.float32)
+    values = _stored(stored, (-(-height // stride), -(-width // stride)))
     if stride == 1:
         return values
     whole = PIL.Image.fromarray(values)
     inside = (0, 0, width / stride, height / stride)  # the last cells may reach beyond the image
     return np.array(whole.resize((width, height), PIL.Image.Resampling.BILINEAR, box=inside), dtype=np.float32)
+
+
+def _stored(stored: StoredMap, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    try:
+        with PIL.Image.open(io.BytesIO(stored.png)) as picture:
+            levels = np.array(picture)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"map_png is damaged: {error}") from error
+    if levels.shape != shape or levels.dtype != np.uint8:
+        raise ValueError(f"map_png must be 8-bit grey of shape {shape}, got {levels.dtype} {levels.shape}")
+    return (stored.offset + stored.scale * levels.astype(np.float64)).astype(np.float32)
 
 
 def _means(values: npt.NDArray[np.float32], stride: int) -> npt.NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -23,7 +23,8 @@ class Options:
         iou: from which a prediction finds an annotation; one of the evaluation's.
         score_threshold: at which the detector is asked; None: 0.001, or, where predictions come from a file, the
             lowest score in it.
-        map_stride: image pixels to a stored one; 1 keeps the image's resolution, 8 about that of a detector's layers.
+        map_stride: image pixels to a stored one; 1 keeps the image's resolution. ``"layer"``: the cells of the finest
+            layer explained, or, where the method explains none, of the detector's own.
         rows_per_part: about how many explanations a killed run loses at most.
         shard: which parts this process does; all shards write into one folder, or their folders are merged.
         workers: processes that decode images ahead; None: 2 where the detector is on an accelerator, else 0, as they
@@ -37,7 +38,7 @@ class Options:
 
     iou: float = 0.5
     score_threshold: float | None = None
-    map_stride: int = 1
+    map_stride: int | Literal["layer"] = 1
     rows_per_part: int = 32
     shard: Shard = field(default_factory=Shard)
     workers: int | None = None
@@ -52,6 +53,8 @@ class Options:
             check_threshold(self.score_threshold)
         for name, least in (("map_stride", 1), ("rows_per_part", 1), ("workers", 0)):
             given = getattr(self, name)
+            if name == "map_stride" and given == "layer":
+                continue
             if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < least):
                 raise ValueError(f"{name} must be a whole number from {least}, got {given!r}")
 

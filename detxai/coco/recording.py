@@ -21,7 +21,7 @@ class Recorder:
 
     Args:
         folder: of the run.
-        map_stride: image pixels to a stored one.
+        map_stride: image pixels to a stored one, where answers have no cells.
         overlays: also write a picture of each explanation.
     """
 
@@ -64,7 +64,7 @@ class Recorder:
         for row, explanation in zip(answer.rows, answer.explanations, strict=True):
             values = explanation.values
             if id(values) not in packed:
-                packed[id(values)] = map_row(values, self.map_stride), Evidence.of(values)
+                packed[id(values)] = map_row(values, self.map_stride, answer.cells), Evidence.of(values)
             map_, evidence = packed[id(values)]
             self._rows.append(row | map_ | evidence.measures(row["box"]))
         self._failures += answer.failures

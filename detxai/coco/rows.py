@@ -12,17 +12,21 @@ import numpy.typing as npt
 
 from detxai.coco.decoding import ImageFile
 from detxai.coco.errors import Case
-from detxai.coco.maps import store_map
+from detxai.coco.maps import Cells, store_map
 
 Row = dict[str, Any]
 
 
-def map_row(values: npt.NDArray[np.float32], stride: int) -> Row:
-    """A map (H, W) as a PNG."""
-    stored = store_map(values, stride)
+def map_row(values: npt.NDArray[np.float32], stride: int, cells: Cells | None = None) -> Row:
+    """A map (H, W) as a PNG: of the cells where they are given, else of every ``stride``-th pixel."""
+    stored = store_map(values, stride) if cells is None else cells.store(values)
     return {
-        "map_png": stored.png, "map_scale": stored.scale, "map_offset": stored.offset, "map_stride": stride
-    }  # fmt: skip
+        "map_png": stored.png,
+        "map_scale": stored.scale,
+        "map_offset": stored.offset,
+        "map_stride": stride if cells is None else None,
+        "map_cells": None if cells is None else cells.record(),
+    }
 
 
 @dataclass(frozen=True)

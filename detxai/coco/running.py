@@ -193,8 +193,9 @@ class Run:
                     self.folder.part(part.number).unlink(missing_ok=True)
         todo = [part for part in mine if not self.folder.has_part(part.number)]
         total, left = sum(part.n_boxes for part in mine), sum(part.n_boxes for part in todo)
+        stride = self.options.map_stride
         making = Explaining(
-            self._asker(made), self.folder, self.options.map_stride, self._workers, self.options.overlays
+            self._asker(made), self.folder, 1 if stride == "layer" else stride, self._workers, self.options.overlays
         )
         with self.options.bar(total, total - left, "box", "explaining") as bar:
             making.make(todo, bar.update)
@@ -210,6 +211,7 @@ class Run:
             self._threshold,
             from_file=self.predictions is not None,
             made=made,
+            layer_maps=options.map_stride == "layer",
             fail_fast=options.fail_fast,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-FORMAT = 1  # of the folder; raised when a column changes its meaning
+FORMAT = 2  # of the folder; raised when a column changes its meaning
 
 # name, pyarrow type, meaning
 BOX_COLUMNS: tuple[tuple[str, str, str], ...] = (
@@ -57,7 +57,12 @@ EXPLANATION_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("map_png", "binary", "8-bit grey PNG: value = map_offset + map_scale * pixel, within map_scale / 2"),
     ("map_scale", "float64", "of one level; 0 for a flat map"),
     ("map_offset", "float64", "the value of pixel 0; the map is signed"),
-    ("map_stride", "int32", "image pixels to a stored one along each axis; 1: the image's resolution"),
+    ("map_stride", "int32", "image pixels to a stored one along each axis; 1: the image's resolution; or null, and"),
+    (
+        "map_cells",
+        "string",
+        "at a layer's resolution: how its cells lie over the image, as JSON; load brings them back",
+    ),
 )
 FAILURE_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("image_id", "int64", "of the image"),

@@ -101,7 +101,10 @@ def _add_way(command: argparse.ArgumentParser) -> None:
         "--score-threshold", type=fraction, metavar="S",
         help="at which the model is asked; default: 0.001, or the lowest score of the predictions file",
     )  # fmt: skip
-    way.add_argument("--map-stride", type=int, default=1, metavar="N", help="image pixels to a stored one; default: 1")
+    way.add_argument(
+        "--map-stride", type=_stride, default=1, metavar="N",
+        help="image pixels to a stored one, or 'layer': the cells of the finest layer explained; default: 1",
+    )  # fmt: skip
     way.add_argument("--rows-per-part", type=int, default=32, metavar="N", help="explanations to a file; default: 32")
     way.add_argument("--shard", default="1/1", metavar="i/n", help="do the i-th of n shares of the work")
     way.add_argument(
@@ -199,6 +202,12 @@ def _tell(finished: Finished, *, as_json: bool) -> None:
     print(f"\n{finished.n_explained} of {finished.n_selected} chosen boxes explained in {finished.folder}")
     if not finished.complete:
         print("other shards have still to do their parts")
+
+
+def _stride(text: str) -> Any:
+    if text == "layer" or text.isdecimal():
+        return text if text == "layer" else int(text)
+    raise argparse.ArgumentTypeError(f"expected a whole number of pixels or 'layer', got {text!r}")
 
 
 def _words(text: str) -> Sequence[str]:
