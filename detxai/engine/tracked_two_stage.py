@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from detxai.engine.looking import Looked
-from detxai.engine.probes import qualities_of
 from detxai.engine.roi_align import Samples
 from detxai.engine.two_stage import TwoStageTail
 from detxai.geometry import box_iou
@@ -122,14 +121,14 @@ class TrackedTwoStage:
         return float(scores.topk(n + 1).values[-1]) if len(scores) > n else -torch.inf
 
     def _choose(self) -> dict[str, Followed]:
-        standing = Pool.together([self._standing(number) for number in range(len(self.tail.looks))])
+        standing = Pool.together([Pool.of(self.tail.standing(name), i, stands=True) for i, name in self._levels])
         if not len(standing.looked):
             nothing = standing.stands
             return {name: self._followed_on(number, standing, nothing, nothing) for number, name in self._levels}
-        best, place = self._qualities(standing).max(1)
+        best, place = self.tail.qualities(self.probes, standing.looked).max(1)
         answers = standing.chosen(place.unique())
         pool = Pool.together([standing, *[self._suppressed_by(answers, number) for number, _ in self._levels]])
-        qualities = self._qualities(pool)
+        qualities = self.tail.qualities(self.probes, pool.looked)
         highest, chosen = qualities.masked_fill(~pool.stands & (qualities <= best[:, None]), -1).topk(
             min(MOST, len(pool.stands)), 1
         )
@@ -143,12 +142,6 @@ class TrackedTwoStage:
     def _levels(self) -> list[tuple[int, str]]:
         return list(enumerate(self.tail.looks))
 
-    def _standing(self, number: int) -> Pool:
-        """A level's proposals in some target's reach that are among the best of all levels."""
-        name = self._levels[number][1]
-        looked = self.tail.looks[name].looked.of(self.tail.there[name])
-        return Pool.of(looked, number, stands=True)
-
     def _suppressed_by(self, answers: Pool, number: int) -> Pool:
         """A level's proposals that the answers of the same level suppress."""
         survivors = self.tail.proposals[self._levels[number][1]].clean
@@ -160,13 +153,6 @@ class TrackedTwoStage:
         """(n,) which of a level's anchors propose, in the clean pass, a box that overlaps one of these."""
         proposed = self.tail.proposals[self._levels[number][1]].clean.boxes[0]
         return (box_iou(boxes[:, None], proposed[None]) > RIVALS).any(0)
-
-    def _qualities(self, pool: Pool) -> Tensor:
-        looked = pool.looked
-        there = torch.ones(1, len(looked), dtype=torch.bool, device=looked.boxes.device)
-        return qualities_of(
-            self.probes, self.tail.candidates(looked.boxes[None], looked.logits[None], looked.deltas[None], there)
-        )
 
     def _followed_on(self, number: int, pool: Pool, moving: Tensor, resting: Tensor) -> Followed:
         here = pool.level == number

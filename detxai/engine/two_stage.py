@@ -13,6 +13,7 @@ from detxai.adapters.structure import TwoStage
 from detxai.detections import Candidates
 from detxai.engine.batching import slots
 from detxai.engine.looking import Looked, SecondStage
+from detxai.engine.probes import qualities_of
 from detxai.engine.proposing import LevelProposals
 from detxai.engine.roi_align import Samples
 from detxai.geometry import box_iou
@@ -141,6 +142,16 @@ class TwoStageTail:
             if len(look.near)
         ]
         return self.answer(parts, 1)[:, 0]
+
+    def standing(self, name: str) -> Looked:
+        """The look at those of a level's proposals that are in reach and among the best of all levels."""
+        return self.looks[name].looked.of(self.there[name])
+
+    def qualities(self, probes: Sequence[Target], looked: Looked) -> Tensor:
+        """(T, n) of proposals."""
+        there = torch.ones(1, len(looked), dtype=torch.bool, device=looked.boxes.device)
+        candidates = self.candidates(looked.boxes[None], looked.logits[None], looked.deltas[None], there)
+        return qualities_of(probes, candidates)
 
     # -- which proposals there are -------------------------------------------------------------------------------
 
