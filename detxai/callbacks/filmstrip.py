@@ -23,6 +23,7 @@ OPACITY = 0.75
 COLUMNS = 8
 MOST = 64  # frames on a strip; longer runs are thinned evenly
 MILLISECONDS = 400  # a frame of the GIF
+TITLE = "what speaks for the outlined box, each map as a share of its own peak"
 FAST = 1  # zlib's level: a third of the time of the default, for a tenth more bytes
 PATTERN = re.compile(r"epoch_(\d+)\.png")
 
@@ -76,7 +77,10 @@ def forget_frames(folder: Path, epoch: int) -> None:
 
 
 def write_strip(folder: Path) -> tuple[Path, Path] | None:
-    """A filmstrip beside the folder of frames: ``folder.png``, and ``folder.gif``; None where there are no frames."""
+    """A filmstrip beside the folder of frames: ``folder.png``, and ``folder.gif``; None where there are no frames.
+
+    The strip reads from left to right and from the top, under a line that names it.
+    """
     files = list(frames_of(folder).values())
     if not files:
         return None
@@ -86,6 +90,7 @@ def write_strip(folder: Path) -> tuple[Path, Path] | None:
     strip = PIL.Image.new("RGB", (columns * width, math.ceil(len(frames) / columns) * height), "white")
     for place, picture in enumerate(frames):
         strip.paste(picture, (place % columns * width, place // columns * height))
+    strip = _captioned(strip, [f"{folder.name}: {TITLE}"], margin=0)
     png, gif = folder.with_name(f"{folder.name}.png"), folder.with_name(f"{folder.name}.gif")
     with replacing(png) as temporary:
         strip.save(temporary, compress_level=FAST)
@@ -122,8 +127,7 @@ def _outline(picture: PIL.Image.Image, box: Sequence[float]) -> None:
     draw.rectangle((x1, y1, x2, y2), outline="white", width=1)
 
 
-def _captioned(picture: PIL.Image.Image, lines: Sequence[str]) -> PIL.Image.Image:
-    margin = 4
+def _captioned(picture: PIL.Image.Image, lines: Sequence[str], *, margin: int = 4) -> PIL.Image.Image:
     whole = PIL.Image.new("RGB", (picture.width + margin, picture.height + LINE * len(lines) + margin), "white")
     draw, font = ImageDraw.Draw(whole), ImageFont.load_default(13)
     for number, line in enumerate(lines):

@@ -148,6 +148,6 @@ def _alarm_row(alarm: Any) -> dict[str, Any]:
 
 
 def _lines(one: Sighting, epoch: int) -> list[str]:
-    inside = f"in box {one.measures['energy_box']:.0%}, flat {one.measures['energy_box_chance']:.0%}"
+    inside = f"{one.measures['energy_box']:.0%} in the box, by chance {one.measures['energy_box_chance']:.0%}"
     kind = [] if one.kind == "panel" else [one.kind.replace("_", " ")]
     return [*kind, f"epoch {epoch}", f"{one.detection.name(0)} {float(one.detection.scores[0]):.2f}", inside]

@@ -111,7 +111,9 @@ def test_a_strip_lays_frames_out_in_rows_and_a_gif_in_time(tmp_path: Path) -> No
     written = write_strip(folder)
     assert written == (tmp_path / "cat.png", tmp_path / "cat.gif")
     strip = np.asarray(PIL.Image.open(tmp_path / "cat.png"))
-    assert strip.shape == (40, 30 * COLUMNS, 3)
+    assert strip.shape == (LINE + 40, 30 * COLUMNS, 3)
+    assert (strip[:LINE] < 128).any()  # a title
+    strip = strip[LINE:]
     for epoch in range(COLUMNS + 2):
         row, column = divmod(epoch, COLUMNS)
         assert (strip[20 * row + 10, 30 * column + 15] == (epoch * 10, 0, 0)).all()
@@ -125,7 +127,7 @@ def test_long_runs_are_thinned_but_keep_both_ends(tmp_path: Path) -> None:
     for epoch in range(MOST * 2 + 5):
         write_picture(PIL.Image.new("RGB", (4, 4), (epoch, 0, 0)), frame_path(folder, epoch))
     write_strip(folder)
-    strip = np.asarray(PIL.Image.open(tmp_path / "cat.png"))[::4, ::4, 0].flatten()
+    strip = np.asarray(PIL.Image.open(tmp_path / "cat.png"))[LINE::4, ::4, 0].flatten()
     assert len(strip) == MOST
     assert (strip[0], strip[-1]) == (0, MOST * 2 + 4)
     assert (np.diff(strip.astype(int)) > 0).all()
