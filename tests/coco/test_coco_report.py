@@ -44,12 +44,16 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return done.folder / "report.html"
 
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "/usr/bin/chromium")
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
+    """The system's own browser; Playwright would otherwise want to download one."""
     playwright = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
-        pytest.skip("no Chromium on this machine")
+        pytest.skip(f"no browser to click with on this machine: none of {', '.join(BROWSERS)}")
     with playwright.sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser
