@@ -73,9 +73,9 @@ class InsertionDeletion:
     Raises:
         ValueError: a setting is wrong.
 
-    Source: Petsiuk et al., 2018, RISE (BMVC), section 4.2; for detections Petsiuk et al., 2021, D-RISE (CVPR) and,
-    with this score function, Chen et al., 2025, VPS (CVPR). Differs in the ranks of input pixels, not of regions or
-    of the original's pixels, and in the one fill for both curves (D-RISE and RISE insert into a blurred image).
+    Source: Petsiuk et al., 2018, RISE (BMVC), its evaluation metrics; for detections Petsiuk et al., 2021, D-RISE
+    (CVPR) and, with this score function, Chen et al., 2025, VPS (CVPR). Differs in the ranks of input pixels, not of
+    regions or of the original's pixels, and in the one fill for both curves (RISE inserts into a blurred image).
     """
 
     name: ClassVar[str] = "insertion_deletion"

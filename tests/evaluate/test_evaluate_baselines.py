@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ import detxai
 from detxai.adapters import GradCamView
 from detxai.adapters.layers import capture
 from detxai.detections import Detections
-from detxai.evaluate.baselines import BoxCentre, BoxMap, PlantedMask, RandomMap
+from detxai.evaluate.baselines import BoxCentre, BoxMap, PlantedMask, PlantedObject, RandomMap
 from detxai.evaluate.contestants import contestants
 from detxai.evaluate.peers import GradCamEigenCAM, LayerCAM, UltralyticsLayerCAM
 from detxai.evaluate.samples import Sample
 from detxai.evaluate.scene_photos import scene_photos
+from detxai.metrics import Objects
 from detxai.metrics.roc_area import roc_area
 from detxai.scenes import CLASS_NAMES, generate, load_yolo
 from detxai.targets import ClassScoreTarget
@@ -71,6 +73,33 @@ def test_the_planted_mask_is_the_evidence_of_each_object() -> None:
     maps = PlantedMask().maps(sample, one.load()[1])
     assert np.array_equal(maps[0].numpy() == 1, scene.evidence[0])
     assert not maps[1].any()
+
+
+@pytest.mark.parametrize("kind", ["local", "context"])
+def test_the_planted_object_comes_after_its_evidence_and_before_all_else(kind: Any) -> None:
+    (one,) = scene_photos(dict(enumerate(CLASS_NAMES)), [kind], 1)
+    scene = generate(500, kind)
+    owner = next(g for g in range(len(scene)) if scene.evidence[g].any())
+    boxes = [scene.boxes[owner].tolist(), [0, 0, 9, 9]]
+    sample = Sample(0, one, Detections(boxes, [0.9, 0.9], [0, 0]), (0, 1), (owner, -1))
+    first, nothing = PlantedObject().maps(sample, one.load()[1])
+    evidence = torch.from_numpy(scene.evidence[owner])
+    body = torch.from_numpy(scene.silhouettes[owner]) & ~evidence
+    assert float(first[evidence].min()) > float(first[body].max())
+    assert float(first[body].min()) > 0.2  # blurred in both directions: a corner keeps a quarter
+    assert float(first[~evidence & ~body].mean()) < 0.05
+    assert not nothing.any()
+
+
+def test_a_planted_object_needs_masks() -> None:
+    (one,) = scene_photos(dict(enumerate(CLASS_NAMES)), ["local"], 1)
+    truth = one.load()[1]
+    sample = Sample(0, one, Detections([[0, 0, 9, 9]], [0.9], [0]), (0,), (0,))
+    without = replace(truth, objects=Objects(truth.objects.boxes, truth.objects.labels))
+    with pytest.raises(ValueError, match="planted_object: the objects have no masks"):
+        PlantedObject().maps(sample, without)
+    with pytest.raises(ValueError, match="planted_object: only the evidence of scenes is known"):
+        PlantedObject().maps(sample, replace(truth, evidence=None))
 
 
 def test_layer_cam_equals_its_formula_written_out(small: Any) -> None:

@@ -67,6 +67,29 @@ def test_on_scenes_the_planted_mask_beats_every_method(ranked: Evaluation) -> No
     assert deletion.of("planted").interval.mean < min(deletion.of(m).interval.mean for m in ("random", "eigen_cam"))
 
 
+def test_on_scenes_insertion_and_deletion_ask_for_the_object_with_its_evidence(frcnn: Adapter, tmp_path: Path) -> None:
+    """The evidence and then the object beats every method; the evidence alone does not: a mark is no object."""
+    found = evaluate(
+        frcnn,
+        photos(frcnn, ["context", "local", "spread"], 1),
+        ["planted_object", "planted", "box", "random", "layer_cam", "eigen_cam", "ablation_cam", "d_rise"],
+        tmp_path,
+        settings={"d_rise": {"n_masks": 60}},
+        measures=make_measures(["insertion_deletion"], steps=5, fill="mean"),
+        progress=False,
+    )
+    best, *others = found.summary.ranking("overall").standings
+    assert best.method == "planted_object"
+    assert all(best.interval.mean - other.interval.mean > 0.1 for other in others)
+    means = {
+        kind: {method: interval.mean for method, interval in of.items()}
+        for kind, of in found.summary.by_stratum("kind")["overall"].items()
+    }
+    assert means["spread"]["planted"] > 0.7  # here the evidence covers the object
+    assert means["local"]["planted"] < 0.1 < 0.7 < means["local"]["planted_object"]  # here it is a small mark
+    assert means["context"]["box"] < 0.1 < 0.7 < means["context"]["planted_object"]  # here it lies outside the box
+
+
 def test_on_scenes_a_random_map_is_at_chance(frcnn: Adapter, tmp_path: Path) -> None:
     found = evaluate(
         frcnn, photos(frcnn, ["local", "joint"], 20), ["random"], tmp_path, measures=["evidence_auc", "evidence_mass"],
