@@ -36,7 +36,7 @@ class ExplanationCallback(Callback):
 
     Attributes:
         monitor: at work since training started; None before.
-        reports: what was seen, epoch by epoch.
+        reports: what was seen, epoch by epoch, without the maps.
 
     Raises:
         TypeError, ValueError, FileNotFoundError: an argument is wrong; raised before any training.
@@ -81,7 +81,7 @@ class ExplanationCallback(Callback):
         if self.monitor is None or not trainer.is_global_zero:
             return
         report = self.monitor.step(self._detector(pl_module), trainer.current_epoch)
-        self.reports += [] if report is None else [report]
+        self.reports += [] if report is None else [report.without_maps()]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the strips, also where training failed."""

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -56,6 +56,13 @@ class EpochReport:
     sightings: tuple[Sighting, ...]
     alarms: tuple[Alarm, ...] = ()
     mistakes: tuple[Sighting, ...] = ()
+
+    def without_maps(self) -> EpochReport:
+        """The same, small enough to be kept for the whole training."""
+        panel, mistakes = (
+            tuple(replace(one, explanation=None) for one in seen) for seen in (self.sightings, self.mistakes)
+        )
+        return replace(self, sightings=panel, mistakes=mistakes)
 
 
 class ExplanationMonitor:

@@ -38,7 +38,8 @@ class Sighting:
         image: the image's name.
         place: which box of it; for a mistake, its rank.
         detection: the box, of length 1; its score is the detector's now.
-        explanation: its map; of the whole image where the method asks about no box.
+        explanation: its map; of the whole image where the method asks about no box. None in a report that is kept for
+            the whole training: a map has as many numbers as its photo has pixels.
         measures: ``MEASURES``; NaN where something is not known.
         kind: ``"panel"``, or the kind of a mistake.
     """
@@ -46,7 +47,7 @@ class Sighting:
     image: str
     place: int
     detection: Detections
-    explanation: Explanation
+    explanation: Explanation | None
     measures: dict[str, float]
     kind: str = "panel"
 

@@ -72,6 +72,8 @@ class Record:
 
     def draw(self, one: Sighting, epoch: int) -> None:
         """The overlay of one box."""
+        if one.explanation is None:
+            raise ValueError(f"{one.image}: a sighting without its map cannot be drawn")
         picture = frame(one.explanation, one.detection, _lines(one, epoch))
         if one.kind == "panel":
             name = f"panel/{one.image}-{one.place}"

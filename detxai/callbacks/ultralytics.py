@@ -119,7 +119,7 @@ class UltralyticsWatcher:
 
     Attributes:
         monitor: at work since training started; None before.
-        reports: what was seen, epoch by epoch.
+        reports: what was seen, epoch by epoch, without the maps.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class UltralyticsWatcher:
             return
         with _kept_from_training(trainer):
             report = self.monitor.step(trainer.ema.ema, trainer.epoch, mistakes=self._worst(trainer.validator))
-            self.reports += [] if report is None else [report]
+            self.reports += [] if report is None else [report.without_maps()]
         self._matches = []  # the next epoch may go without validation
 
     def teardown(self, trainer: Any) -> None:
@@ -194,7 +194,7 @@ class UltralyticsWatcher:
             monitor = self._make_monitor(validator.save_dir, validator.dataloader.dataset, budget=None, every=1)
             report = monitor.step(self._yolo.model, 0, mistakes=self._worst(validator))
             monitor.finish()
-            self.reports += [] if report is None else [report]
+            self.reports += [] if report is None else [report.without_maps()]
 
     def _make_monitor(self, save_dir: Path, dataset: Any, **changed: Any) -> ExplanationMonitor:
         if isinstance(self._images, int):

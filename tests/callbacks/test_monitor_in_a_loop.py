@@ -101,6 +101,8 @@ def test_inside_no_grad_inference_mode_and_autocast(tmp_path: Path) -> None:
             report = watched(tmp_path / str(place)).step(model, 0)
         assert report is not None
         for one, other in zip(plain.sightings, report.sightings, strict=True):
+            assert one.explanation is not None
+            assert other.explanation is not None
             np.testing.assert_array_equal(one.explanation.values, other.explanation.values)
 
 

@@ -84,6 +84,7 @@ def test_training_is_the_same_training_and_tensorboard_has_it(tmp_path: Path) ->
     assert same(plain_trainer.optimizers[0].state_dict(), trainer.optimizers[0].state_dict())
     assert states == random_states()
     assert [report.epoch for report in callback.reports] == [0, 1]
+    assert all(one.explanation is None for report in callback.reports for one in report.sightings)  # they are large
     assert all(len(report.sightings) == 2 for report in callback.reports)
 
     out = tmp_path / "detxai"

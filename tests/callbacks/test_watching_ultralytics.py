@@ -106,6 +106,8 @@ def test_training_is_the_same_training(data: Path, plain: list[Any], tmp_path: P
     assert [len(report.sightings) for report in watcher.reports] == [3, 3]
     assert all({one.kind for one in report.mistakes} <= {"false_positive", "miss"} for report in watcher.reports)
     assert any(one.kind == "miss" for one in watcher.reports[0].mistakes)
+    for report in watcher.reports:  # kept for the whole training: without the maps, which are large
+        assert all(one.explanation is None for one in (*report.sightings, *report.mistakes))
 
     out = tmp_path / "run" / "detxai"
     assert len(read_curves(out / "curves.csv")) == 6
