@@ -90,3 +90,19 @@ def test_d_rise_convergence_goes_on_where_it_stopped(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "out" / "convergence.json").read_text(encoding="utf-8"))
     assert record["masks"] == [8, 16, 32, 64, 128]
     assert record["rank_correlation"]["regression"][-1] > record["rank_correlation"]["none"][0]
+
+
+def test_gpu_check_runs_on_a_cpu_too(tmp_path: Path) -> None:
+    run("gpu_check.py", "--device", "cpu", "--small", "--json", tmp_path / "gpu.json")
+    record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert record["exactness"]["fasterrcnn"] == 0  # the device is the CPU: nothing may differ
+    assert record["speed"]["n_boxes"] == 2
+
+
+def test_ablation_ratio_prints_what_few_channels_give(tmp_path: Path) -> None:
+    PIL.Image.fromarray(generate(seed=501, kind="local").image).save(tmp_path / "a.png")
+    printed = run("ablation_ratio.py", "--model", "scenes-frcnn", tmp_path / "a.png", "--json", tmp_path / "ratio.json")
+    assert "1 images" in printed
+    rows = {row["ratio"]: row for row in json.loads((tmp_path / "ratio.json").read_text(encoding="utf-8"))}
+    assert rows[0.1]["channels"] == 32
+    assert rows[0.7]["rank_correlation"] > 0.99
