@@ -156,16 +156,20 @@ class Adapter(ABC):
                 self._borrowing = False
 
     @contextmanager
-    def remembering(self) -> Iterator[None]:
+    def remembering(self, *, heads: bool = False) -> Iterator[None]:
         """Inside, all that is asked of one image shares one pass through the layers up to ``default_layers``.
 
         What is asked without gradients: detections, candidates, features, methods. The answers are the same in every
         bit; what is remembered is let go at the end. The image must not be changed inside.
+
+        Args:
+            heads: share also what lies behind these layers. ``structure`` then finds heads that are not their own, so
+                that methods take the slow way: only for detections and candidates.
         """
         if self._remembering:
             yield
             return
-        with self.borrowed(), remembered(self.model, self.default_layers):
+        with self.borrowed(), remembered(self.model, self.default_layers, heads=heads):
             self._remembering = True
             try:
                 yield

@@ -88,7 +88,7 @@ class FunctionAdapter(Adapter):
         yield
 
     @contextmanager
-    def remembering(self) -> Iterator[None]:
+    def remembering(self, *, heads: bool = False) -> Iterator[None]:
         """Nothing: what a function would answer again is its own affair."""
         yield
 

@@ -15,7 +15,7 @@ from detxai.adapters.layers import find_layer
 
 
 @contextmanager
-def remembered(model: nn.Module, layers: Sequence[str]) -> Iterator[None]:
+def remembered(model: nn.Module, layers: Sequence[str], *, heads: bool = False) -> Iterator[None]:
     """While the ``with`` block runs, ``layers`` and what runs before them compute the same image only once.
 
     The first output of each without autograd is kept, and put out again where the same input comes again: equal in
@@ -26,25 +26,34 @@ def remembered(model: nn.Module, layers: Sequence[str]) -> Iterator[None]:
     Args:
         model: in eval mode.
         layers: names; remembered are they and the layers that their parents list before them.
+        heads: remember also the pieces of what their parents list behind them.
     """
     with ExitStack() as undo:
-        for module in _up_to(model, layers):
+        for module in _parts(model, layers, heads=heads):
             own = vars(module).get("forward")
             undo.callback(_set_forward, module, own)
             _set_forward(module, _Remembering(module))
         yield
 
 
-def _up_to(model: nn.Module, layers: Sequence[str]) -> list[nn.Module]:
+def _parts(model: nn.Module, layers: Sequence[str], *, heads: bool) -> list[nn.Module]:
+    """What a pass calls one after the other: up to the last of ``layers`` whole, behind it the pieces of each part."""
     found: dict[nn.Module, None] = {}
     for name in layers:
-        layer = find_layer(model, name)
-        for module in model.get_submodule(name.rpartition(".")[0]).children():
-            if not isinstance(module, torch.jit.ScriptModule):  # whose forward is no attribute to set
-                found[module] = None
-            if module is layer:
-                break
-    return list(found)
+        layer, before = find_layer(model, name), True
+        for part in model.get_submodule(name.rpartition(".")[0]).children():
+            # a head's own answer depends on its settings; its convolutions' answers do not
+            found.update(dict.fromkeys([part] if before else _pieces(part) if heads else []))
+            before = before and part is not layer
+    return [part for part in found if not isinstance(part, torch.jit.ScriptModule)]  # whose forward cannot be set
+
+
+def _pieces(part: nn.Module) -> Iterator[nn.Module]:
+    for piece in part.children():
+        if isinstance(piece, (nn.ModuleList, nn.ModuleDict)):  # never called itself
+            yield from _pieces(piece)
+        else:
+            yield piece
 
 
 def _set_forward(module: nn.Module, forward: Callable[..., Any] | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -58,8 +58,8 @@ class Asker:
         iou: from which a box covers an annotation.
         score_threshold: at which the detector is asked what it finds now.
         from_file: whether the predictions are of another run, and so have to be found again.
-        made: an image's id -> what the detector found in it when this run made the predictions, all of it; None where
-            it has to be asked again.
+        misses: annotation id -> where it is lost, as this run saw when it made the predictions; None where the
+            detector has to be asked.
         layer_maps: keep maps at the resolution of the finest layer explained, or, where the method explains none, of
             the detector's own.
         fail_fast: raise what fails.
@@ -72,7 +72,7 @@ class Asker:
     iou: float
     score_threshold: float
     from_file: bool
-    made: Callable[[int], Detections] | None = None
+    misses: Mapping[int, Miss] | None = None
     layer_maps: bool = False
     fail_fast: bool = False
 
@@ -100,7 +100,7 @@ class Asker:
         return Answer(rows, explanations, failures, cells)
 
     def _ask(self, file: ImageFile, image: Pixels, asked: Sequence[Asked]) -> Answer:
-        detector, now = self.detector, _Now(self, image, file.image_id)
+        detector, now = self.detector, _Now(self, image)
         # where only the method asks, there is nothing to share but the borrowing
         shared = self.layer_maps or any(self._asks_now(one.case) for one in asked)
         with detector.remembering() if shared else detector.borrowed():
@@ -141,12 +141,13 @@ class Asker:
 
     def _asks_now(self, case: Case) -> bool:
         """Whether the row says what the detector makes of the image now."""
-        return case.kind == "missed" or self.from_file
+        return self.from_file or (case.kind == "missed" and self.misses is None)
 
     def _found_now(self, case: Case, now: _Now) -> Row:
         label = self.category_to_label[case.category_id]
         if case.kind == "missed":
-            return self._miss_row(now.look_for(case, label))
+            known = None if self.misses is None or case.annotation_id is None else self.misses[case.annotation_id]
+            return self._miss_row(now.look_for(case, label) if known is None else known)
         if case.score is None or not self._asks_now(case):
             return {}
         found = reproduce(now.detections, case.box, label, case.score)
@@ -188,13 +189,11 @@ class Asker:
 class _Now:
     """What the detector says of an image now; asked once, and only if somebody wants to know."""
 
-    def __init__(self, asker: Asker, image: Pixels, image_id: int) -> None:
-        self.asker, self.image, self.image_id = asker, image, image_id
+    def __init__(self, asker: Asker, image: Pixels) -> None:
+        self.asker, self.image = asker, image
 
     @cached_property
     def detections(self) -> Detections:
-        if self.asker.made is not None:
-            return self.asker.made(self.image_id)
         return self.asker.detector.detect(self.image, self.asker.score_threshold).to("cpu")
 
     @cached_property

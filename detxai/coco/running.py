@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from detxai.coco.ap_loss import ap_losses
 from detxai.coco.asking import Asker
 from detxai.coco.decoding import ImageFile
 from detxai.coco.detecting import CHUNK, Detecting
-from detxai.coco.errors import Case, cases, xyxy
+from detxai.coco.errors import Case, cases
 from detxai.coco.evaluation import evaluation_record
 from detxai.coco.folder import Folder
 from detxai.coco.manifest import begin, fingerprint
@@ -27,7 +27,6 @@ from detxai.coco.report import write_report
 from detxai.coco.rows import Row, box_row
 from detxai.coco.schema import BOX_COLUMNS, FAILURE_COLUMNS
 from detxai.coco.selecting import Selection, select
-from detxai.detections import Detections
 from detxai.explain import Method
 from detxai.explanation import settings_of
 from detxai.formats import category_names
@@ -79,7 +78,7 @@ class Run:
         )
         self._expect_same_plan(parts)
         try:
-            self._explain(parts, self._made(predictions))
+            self._explain(parts)
         finally:
             failures = self._collected_failures()
         complete = all(self.folder.has_part(part.number) for part in parts)
@@ -136,20 +135,30 @@ class Run:
         names = {str(label): name for label, name in self.detector.class_names.items()}
         return {"images": str(self.images.resolve()), "class_names": names, **self.about}
 
+    @property
+    def _detecting(self) -> Detecting:
+        return Detecting(
+            self.detector,
+            self.label_to_category,
+            self._threshold,
+            self.folder,
+            self._workers,
+            self.options.fail_fast,
+            self.annotations if "missed" in self.selection.kinds else None,
+            self.options.iou,
+        )
+
     def _predicted(self) -> Any:
         """The detector's own predictions, as a ``COCO``; written to ``predictions.json`` too."""
         path, files = self.folder.root / "predictions.json", self._files()
         options = self.options
         if options.retry_failed and any(self.folder.parts.glob("failures-detecting-*.parquet")):
             raise ValueError("retry_failed: images failed while predictions were made; give a new folder")
-        making = Detecting(
-            self.detector, self.label_to_category, self._threshold, self.folder, self._workers, options.fail_fast
-        )
         first = options.shard.index * len(files) // (CHUNK * options.shard.of)
         with options.bar(len(files), 0, "image", "detecting") as bar:
-            for n_images in making.chunks(files, first):
+            for n_images in self._detecting.chunks(files, first):
                 bar.update(n_images)
-        results = making.results(len(files))
+        results = self._detecting.results(len(files))
         if not path.is_file():
             self.folder.write_json(path, results)
         return as_predictions(results, self.annotations)
@@ -184,7 +193,7 @@ class Run:
                 "they were; give a new folder"
             )
 
-    def _explain(self, parts: Sequence[Part], made: Callable[[int], Detections] | None = None) -> None:
+    def _explain(self, parts: Sequence[Part]) -> None:
         """Every part of this shard that is not there yet."""
         mine = self.options.shard.mine(parts)
         if self.options.retry_failed:
@@ -195,13 +204,14 @@ class Run:
         total, left = sum(part.n_boxes for part in mine), sum(part.n_boxes for part in todo)
         stride = self.options.map_stride
         making = Explaining(
-            self._asker(made), self.folder, 1 if stride == "layer" else stride, self._workers, self.options.overlays
+            self._asker(), self.folder, 1 if stride == "layer" else stride, self._workers, self.options.overlays
         )
         with self.options.bar(total, total - left, "box", "explaining") as bar:
             making.make(todo, bar.update)
 
-    def _asker(self, made: Callable[[int], Detections] | None) -> Asker:
+    def _asker(self) -> Asker:
         options = self.options
+        wanted = self.predictions is None and "missed" in self.selection.kinds
         return Asker(
             self.detector,
             self.method,
@@ -210,24 +220,10 @@ class Run:
             options.iou,
             self._threshold,
             from_file=self.predictions is not None,
-            made=made,
+            misses=self._detecting.misses(len(self._files())) if wanted else None,
             layer_maps=options.map_stride == "layer",
             fail_fast=options.fail_fast,
         )
-
-    def _made(self, predictions: Any) -> Callable[[int], Detections] | None:
-        """What this run found in an image; None where a label without a category may have been left out of it."""
-        labels = {category: label for label, category in self.label_to_category.items()}
-        names = self.detector.class_names
-        if self.predictions is not None or not names or set(names) - set(self.label_to_category):
-            return None
-
-        def found(image_id: int) -> Detections:
-            records = predictions.imgToAnns.get(image_id, [])
-            boxes, scores = [xyxy(r["bbox"]) for r in records], [r["score"] for r in records]
-            return Detections(boxes, scores, [labels[r["category_id"]] for r in records], names)
-
-        return found
 
     def _collected_failures(self) -> list[Row]:
         failures = self.folder.failures()

@@ -78,6 +78,21 @@ def test_the_trunk_runs_once(detector: Adapter, monkeypatch: pytest.MonkeyPatch)
         assert len(ran) == passes
 
 
+def test_detections_and_candidates_can_share_the_heads_too(detector: Adapter) -> None:
+    images = [picture(0), picture(1)]
+
+    def looked_at(image: Pixels) -> list[Tensor]:
+        found, seen = detector.detect(image, 0.0), detector.candidates(image)
+        return [found.boxes, found.scores, found.labels, seen.boxes, seen.class_scores, seen.objectness]
+
+    with torch.no_grad():
+        alone = [looked_at(image) for image in images]
+        with detector.remembering(heads=True):
+            for place in (0, 1, 0):
+                for ours, theirs in zip(looked_at(images[place]), alone[place], strict=True):
+                    assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_nothing_is_left(detector: Adapter, fails: bool) -> None:
     before = {name: dict(vars(module)) for name, module in detector.model.named_modules()}
