@@ -1,7 +1,5 @@
 """``detxai demo``: the bundled detectors explain scenes whose evidence is known. Offline, on a CPU, in two minutes."""
 
-import base64
-import io
 import logging
 import time
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from detxai.demo_page import Panel, Section, Story, Total, page
 from detxai.detections import Detections
 from detxai.explain import explain
 from detxai.explanation import Explanation
+from detxai.images import data_uri
 from detxai.methods import METHODS
 from detxai.progress import hides_bar
 from detxai.render import COLOURS
@@ -297,7 +296,4 @@ def _enlarged(image: Pixels) -> PillowImage.Image:
 
 
 def _data_uri(picture: PillowImage.Image) -> str:
-    """The picture itself, written where an address would stand."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=88)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return data_uri(picture, "WEBP", quality=88)

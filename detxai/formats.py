@@ -202,12 +202,36 @@ def category_names(categories: Records) -> dict[int, str]:
 def match_categories(class_names: Names, categories: Records) -> dict[int, int]:
     """Label -> category id, for ``label_to_category``, by equal names; labels without a category are left out.
 
-    >>> match_categories(["person", "car"], [{"id": 1, "name": "person"}, {"id": 3, "name": "car"}])
-    {0: 1, 1: 3}
+    Names are equal that differ in case, spaces and underscores alone: see ``plain_name``.
+
+    Raises:
+        ValueError: several labels have the name of a category, or several categories that of a label.
+
+    >>> match_categories(["person", "stop_sign"], [{"id": 1, "name": "Person"}, {"id": 13, "name": "stop sign"}])
+    {0: 1, 1: 13}
     """
-    by_name = {name: category for category, name in category_names(categories).items()}
-    labels = Detections([], [], [], class_names).class_names
-    return {label: by_name[name] for label, name in labels.items() if name in by_name}
+    by_name: dict[str, list[int]] = {}
+    for label, name in Detections([], [], [], class_names).class_names.items():
+        by_name.setdefault(plain_name(name), []).append(label)
+    matched: dict[int, int] = {}
+    for category, name in category_names(categories).items():
+        labels = by_name.get(plain_name(name), [])
+        if len(labels) > 1:  # torchvision has several "N/A", which no category is called
+            raise ValueError(f"class_names: the labels {labels} are all called {name!r}: spell out which is which")
+        if labels and labels[0] in matched:
+            raise ValueError(f"categories: {matched[labels[0]]} and {category} are both called {name!r}")
+        if labels:
+            matched[labels[0]] = category
+    return dict(sorted(matched.items()))
+
+
+def plain_name(name: str) -> str:
+    """What must be equal for two tools to mean the same class.
+
+    >>> plain_name("Traffic_Light "), plain_name("traffic  light")
+    ('traffic light', 'traffic light')
+    """
+    return " ".join(name.replace("_", " ").casefold().split())
 
 
 def from_supervision(detections: Any, class_names: Names | None = None) -> Detections:

@@ -124,6 +124,16 @@ def test_yolo_labels_meet_coco_ids_by_name() -> None:
     assert record["category_id"] == 90
 
 
+def test_names_match_but_for_case_spaces_and_underscores() -> None:
+    categories = [{"id": 1, "name": "Stop Sign"}, {"id": 2, "name": "N/A"}]
+    assert formats.match_categories({4: "stop_sign", 5: "Stop signs"}, categories) == {4: 1}
+    with pytest.raises(ValueError, match=r"the labels \[0, 7\] are all called 'N/A'"):
+        formats.match_categories({0: "N/A", 7: "n/a"}, categories)
+    assert formats.match_categories({0: "n/b", 7: "n/b", 8: "N/A"}, categories) == {8: 2}
+    with pytest.raises(ValueError, match="categories: 1 and 3 are both called 'stop_sign'"):
+        formats.match_categories(["stop sign"], [*categories, {"id": 3, "name": "stop_sign"}])
+
+
 BOX = {"bbox": [0, 0, 1, 1], "category_id": 1}
 ONE = Detections([[0, 0, 1, 1]], [0.5], [1])
 

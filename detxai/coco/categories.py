@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from detxai.adapters.adapter import Adapter
-from detxai.formats import category_names
+from detxai.formats import category_names, match_categories, plain_name
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,10 @@ def label_to_category(
         detector: whose labels.
         annotations: a ``COCO``; every category that has annotations must get a label, unless ``labels`` spells the
             pairs out.
-        labels: ``"by-name"``: equal class names, case aside; ``"by-id"``: labels *are* category ids, as in
-            torchvision's 91-class models; a mapping, or a JSON file of one, from label or class name to category id
-            or name, which leaves out whatever it does not name. None: by name where the detector has names, else by
-            id.
+        labels: ``"by-name"``: equal class names, by ``detxai.formats.match_categories``; ``"by-id"``: labels *are*
+            category ids, as in torchvision's 91-class models; a mapping, or a JSON file of one, from label or class
+            name to category id or name, which leaves out whatever it does not name. None: by name where the detector
+            has names, else by id.
 
     Raises:
         ValueError: names or ids do not agree; the message lists both sides.
@@ -46,7 +46,7 @@ def label_to_category(
     chosen = (BY_NAME if detector.class_names else BY_ID) if labels is None else str(labels)
     if chosen not in (BY_NAME, BY_ID):
         return _told(_spelled_out(_read_pairs(Path(chosen)), known, names), known, names)
-    pairs = {label: label for label in known if label in names} if chosen == BY_ID else _by_name(known, names)
+    pairs = {label: label for label in known if label in names} if chosen == BY_ID else _by_name(known, annotations)
     missing = sorted(needed - set(pairs.values()))
     if missing:
         raise ValueError(_mismatch(chosen, missing, pairs, known, names))
@@ -60,24 +60,11 @@ def _labels_seen(detector: Adapter) -> list[int]:
     return [int(label) for label in labels]
 
 
-def _by_name(known: Mapping[int, str], names: Mapping[int, str]) -> dict[int, int]:
-    by_name: dict[str, list[int]] = {}
-    for label, name in known.items():
-        by_name.setdefault(_plain(name), []).append(label)
-    pairs: dict[int, int] = {}
-    for category, name in names.items():
-        labels = by_name.get(_plain(name), [])
-        if len(labels) > 1:  # torchvision has several "N/A", which no category is called
-            raise ValueError(f"labels: the detector's labels {labels} are all called {name!r}; give --labels FILE")
-        if labels:
-            if labels[0] in pairs:
-                raise ValueError(f"labels: the categories {pairs[labels[0]]} and {category} are both called {name!r}")
-            pairs[labels[0]] = category
-    return pairs
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
+def _by_name(known: Mapping[int, str], annotations: Any) -> dict[int, int]:
+    try:
+        return match_categories(known, annotations.dataset["categories"])
+    except ValueError as error:
+        raise ValueError(f"labels: {error}; give --labels FILE") from error
 
 
 def _read_pairs(path: Path) -> Mapping[Any, Any]:
@@ -134,7 +121,7 @@ def _told(pairs: dict[int, int], known: Mapping[int, str], names: Mapping[int, s
         log.warning("categories without a label, left out of the explanations: %s", _listed(names, without_label))
     if without_category:
         log.info("labels without a category, never counted: %s", _listed(known, without_category))
-    different = [label for label, category in pairs.items() if _plain(known[label]) != _plain(names[category])]
+    different = [label for label, category in pairs.items() if plain_name(known[label]) != plain_name(names[category])]
     if different and any(not known[label].isdigit() for label in different):
         shown = ", ".join(f"{label} {known[label]} = {pairs[label]} {names[pairs[label]]}" for label in different[:8])
         log.warning("labels and categories are paired although their names differ: %s", shown)

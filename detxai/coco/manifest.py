@@ -12,6 +12,7 @@ import numpy as np
 
 from detxai.coco.folder import Folder
 from detxai.coco.schema import FORMAT
+from detxai.evaluate.folder import differences
 from detxai.explanation import installed_version, plain
 
 log = logging.getLogger(__name__)
@@ -58,20 +59,10 @@ def begin(folder: Folder, question: Mapping[str, Any], about: Mapping[str, Any])
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        different = sorted(
-            name for name in {*asked, *before["question"]} if asked.get(name) != before["question"].get(name)
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        different = differences(before["question"], asked)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"out: {path} is damaged; give a new folder") from error
     if different:
-        shown = "; ".join(
-            f"{n}: {_short(before['question'].get(n))} then, {_short(asked.get(n))} now" for n in different
-        )
-        raise ValueError(f"out: {folder.root} holds a run that was asked otherwise ({shown}); give a new folder")
+        raise ValueError(f"out: {folder.root} holds a run that was asked otherwise ({different}); give a new folder")
     if before.get("versions") != versions():
         log.warning("this run was begun with other versions (%s): maps may differ a little", before.get("versions"))
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

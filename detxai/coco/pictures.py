@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import PIL.Image
 from matplotlib import colormaps
 from PIL import ImageDraw
 
+from detxai.images import data_uri
 from detxai.render import COLOURS
 
 WIDTH = 380  # of a photo, pixels
@@ -46,12 +45,6 @@ def average_picture(mean: npt.NDArray[np.float64], top: float) -> str:
     """An average over boxes, coloured from 0 to ``top``, as a data URI."""
     colours = colormaps[COLOURS["evidence"]](mean / top if top > 0 else mean)[..., :3]
     return data_uri(PIL.Image.fromarray((colours * 255).astype(np.uint8)), "PNG", optimize=True)
-
-
-def data_uri(picture: PIL.Image.Image, kind: str, **settings: Any) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **settings)
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _outline(draw: ImageDraw.ImageDraw, box: list[float], scale: float, colour: tuple[int, int, int]) -> None:

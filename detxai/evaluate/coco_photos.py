@@ -26,9 +26,9 @@ def coco_photos(
 ) -> list[Photo]:
     """The images that a COCO file lists, in its order.
 
-    Categories become the detector's labels by equal names; by number where the file or the detector has no names.
-    Crowds and categories that the detector does not know are left out. Masks are there where every object of an image
-    has a segmentation.
+    Categories become the detector's labels by equal names (``detxai.formats.match_categories``); by number where the
+    file or the detector has no names. Crowds and categories that the detector does not know are left out. Masks are
+    there where every object of an image has a segmentation.
 
     Args:
         images: the folder that the file's ``file_name`` entries start from.

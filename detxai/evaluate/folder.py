@@ -48,7 +48,7 @@ class Folder:
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         earlier = _read(folder / "request.json")
         if earlier is not None and earlier.get("key") != key:
-            differ = _differences(earlier.get("request", {}), json.loads(text))
+            differ = differences(earlier.get("request", {}), json.loads(text))
             raise ValueError(
                 f"out: {folder} holds another evaluation ({differ}); "
                 "give the same command to go on with it, or another folder"
@@ -94,8 +94,12 @@ def _write(path: Path, content: Mapping[str, Any], indent: int | None = None) ->
         temporary.write_text(json.dumps(content, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs, in words: ``seed: 0, not 1``."""
+def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs, in words.
+
+    >>> differences({"seed": 0, "steps": 9}, {"seed": 1, "steps": 9})
+    'seed: 0, not 1'
+    """
     names = [name for name in {**earlier, **now} if earlier.get(name) != now.get(name)]
     return "; ".join(f"{name}: {_short(earlier.get(name))}, not {_short(now.get(name))}" for name in names)
 
