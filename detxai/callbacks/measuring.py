@@ -108,7 +108,8 @@ def change(before: Tensor, now: Tensor) -> float:
     norms = [float(values.norm()) for values in centred]
     if min(norms) == 0:
         return 0.0 if max(norms) == 0 else 1.0
-    return 1 - float((centred[0] * centred[1]).sum()) / (norms[0] * norms[1])
+    correlation = float((centred[0] * centred[1]).sum()) / (norms[0] * norms[1])
+    return 1 - min(max(correlation, -1.0), 1.0)  # rounding reaches beyond
 
 
 def _same(before: Detections, now: Detections) -> bool:
