@@ -38,12 +38,21 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """The rows of one image, with the explanations they are of, what failed, and the cells to keep maps at, if any."""
+    """What came of one image.
+
+    Attributes:
+        rows: of its boxes, without their maps.
+        explanations: that they are of.
+        failures: what failed.
+        cells: to keep maps at, if any.
+        ready: rows with their maps.
+    """
 
     rows: list[Row]
     explanations: list[Explanation]
     failures: list[Row]
     cells: Cells | None = None
+    ready: Sequence[Row] = ()
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,11 @@ class Detecting:
                 self.folder.write_json(path, results)  # last: a chunk that is there is complete
             yield len(parts[number])
 
+    def forget_failed(self) -> None:
+        """Let every chunk in which an image failed be made anew."""
+        for path in self.folder.parts.glob("failures-detecting-*.parquet"):
+            self.chunk(int(path.stem.rpartition("-")[2])).unlink(missing_ok=True)
+
     def results(self, n_images: int) -> list[dict[str, Any]]:
         """All chunks, in the order of the images: COCO results."""
         found: list[dict[str, Any]] = []

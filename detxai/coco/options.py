@@ -32,7 +32,8 @@ class Options:
         overlays: also write a picture of each explanation.
         report: write ``report.html`` once all parts are there.
         fail_fast: stop at the first failure.
-        retry_failed: do parts with failures anew.
+        retry_failed: do parts with failures anew. Where images failed while predictions were made, make these too; what
+            is explained stays where an image is still asked about the same boxes.
         progress: bars; None: where standard error is a terminal.
     """
 

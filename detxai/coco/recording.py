@@ -60,6 +60,7 @@ class Recorder:
         self._waiting.append(self._thread.submit(what, argument))
 
     def _record(self, answer: Answer) -> None:
+        self._rows += answer.ready
         packed: dict[int, tuple[Row, Evidence]] = {}  # boxes may share a map: it is packed and summed up once
         for row, explanation in zip(answer.rows, answer.explanations, strict=True):
             values = explanation.values

@@ -24,6 +24,7 @@ from detxai.coco.parts import Explaining
 from detxai.coco.planning import Part, plan
 from detxai.coco.reading import as_predictions
 from detxai.coco.report import write_report
+from detxai.coco.reusing import Earlier, forget, put_away
 from detxai.coco.rows import Row, box_row
 from detxai.coco.schema import BOX_COLUMNS, FAILURE_COLUMNS
 from detxai.coco.selecting import Selection, select
@@ -71,17 +72,15 @@ class Run:
         begin(self.folder, self._question(), self._about())
         predictions = self._predicted() if self.predictions is None else self.predictions
         record, chosen = self._labelled(predictions)
-        failed = {row["image_id"] for row in self.folder.failures() if row["step"] in ("reading", "detecting")}
-        failed &= set() if self.predictions is not None else failed
-        parts = plan(
-            chosen, [file for file in self._files() if file.image_id not in failed], self.options.rows_per_part
-        )
+        parts = plan(chosen, self._answerable(), self.options.rows_per_part)
         self._expect_same_plan(parts)
         try:
             self._explain(parts)
         finally:
             failures = self._collected_failures()
         complete = all(self.folder.has_part(part.number) for part in parts)
+        if complete:
+            forget(self.folder)
         if complete and self.options.report and chosen:
             with self.options.bar(len(chosen), 0, "box", "report") as bar:
                 write_report(self.folder, record, bar.update)
@@ -152,8 +151,9 @@ class Run:
         """The detector's own predictions, as a ``COCO``; written to ``predictions.json`` too."""
         path, files = self.folder.root / "predictions.json", self._files()
         options = self.options
-        if options.retry_failed and any(self.folder.parts.glob("failures-detecting-*.parquet")):
-            raise ValueError("retry_failed: images failed while predictions were made; give a new folder")
+        if options.retry_failed and self.folder.failures("detecting"):
+            path.unlink(missing_ok=True)
+            self._detecting.forget_failed()
         first = options.shard.index * len(files) // (CHUNK * options.shard.of)
         with options.bar(len(files), 0, "image", "detecting") as bar:
             for n_images in self._detecting.chunks(files, first):
@@ -179,19 +179,26 @@ class Run:
         return record, [case for case in chosen if case.category_id in known]
 
     def _expect_same_plan(self, parts: Sequence[Part]) -> None:
-        """The parts that are there must be of this plan: predictions made on another machine may differ a little."""
+        """The parts that are there must be of this plan: predictions made on another machine may differ a little.
+
+        Where failed images are tried again, those that no longer fail make another plan of it.
+        """
         digest = hashlib.sha256()
         for part in parts:
             for job in part.jobs:
                 digest.update(repr((part.number, job.file.file_name, [one.case for one in job.asked])).encode())
         path = self.folder.parts / "plan.txt"
-        if not path.is_file():
-            self.folder.write_text(path, digest.hexdigest())
-        elif path.read_text(encoding="utf-8") != digest.hexdigest():
+        before = path.read_text(encoding="utf-8") if path.is_file() else None
+        if before == digest.hexdigest():
+            return
+        if before is not None and self.options.retry_failed:
+            put_away(self.folder, before)
+        elif before is not None:
             raise ValueError(
                 f"out: {self.folder.root} was begun with other boxes: the predictions or images are no longer what "
-                "they were; give a new folder"
+                "they were; give a new folder, or retry_failed to keep what is asked as before"
             )
+        self.folder.write_text(path, digest.hexdigest())
 
     def _explain(self, parts: Sequence[Part]) -> None:
         """Every part of this shard that is not there yet."""
@@ -204,7 +211,12 @@ class Run:
         total, left = sum(part.n_boxes for part in mine), sum(part.n_boxes for part in todo)
         stride = self.options.map_stride
         making = Explaining(
-            self._asker(), self.folder, 1 if stride == "layer" else stride, self._workers, self.options.overlays
+            self._asker(),
+            self.folder,
+            1 if stride == "layer" else stride,
+            self._workers,
+            self.options.overlays,
+            None if self.options.overlays else Earlier(self.folder, self._names),
         )
         with self.options.bar(total, total - left, "box", "explaining") as bar:
             making.make(todo, bar.update)

@@ -113,7 +113,7 @@ def _add_way(command: argparse.ArgumentParser) -> None:
     way.add_argument("--overlays", action="store_true", help="a picture of each explanation too")
     way.add_argument("--no-report", action="store_true", help="no report.html")
     way.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
-    way.add_argument("--retry-failed", action="store_true", help="do parts with failures anew")
+    way.add_argument("--retry-failed", action="store_true", help="try again what failed; what is explained stays")
     way.add_argument("--json", action="store_true", help="print the summary as JSON")
     way.add_argument("--no-progress", action="store_true", help="no progress bars")
 

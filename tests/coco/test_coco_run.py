@@ -260,8 +260,7 @@ def test_failures_are_retried_on_request(
     out = tmp_path / "out"
     given = (*ABLATION, "--predictions", whole / "predictions.json")
     run(damaged, out, *given, code=1)
-    for path in data["images"].iterdir():
-        (damaged["images"] / path.name).write_bytes(path.read_bytes())
+    mend(damaged, data)
     run(damaged, out, *given, code=1)
     run(damaged, out, *given, "--retry-failed")
     run(data, tmp_path / "undamaged", *given)
@@ -274,6 +273,58 @@ def test_images_that_cannot_be_detected_in_are_failures_too(damaged: dict[str, P
     failures = parquet(out / "failures.parquet")
     assert [(f["file_name"], f["step"]) for f in failures] == [(f"0{i}.png", "reading") for i in range(3)]
     assert {row["file_name"] for row in rows(out)} == {"03.png", "04.png", "05.png"}
+
+
+def mend(damaged: dict[str, Path], data: dict[str, Path]) -> None:
+    for path in data["images"].iterdir():
+        (damaged["images"] / path.name).write_bytes(path.read_bytes())
+
+
+def test_images_that_could_not_be_detected_in_are_retried_and_the_others_stay(
+    whole: Path, data: dict[str, Path], damaged: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import detxai.coco.asking
+
+    out, explained = tmp_path / "out", []
+    explain = detxai.coco.asking.explain
+    run(damaged, out, *ABLATION, code=1)
+    run(damaged, out, *ABLATION, "--retry-failed", code=1)  # still damaged: nothing changes
+    kept = rows(out)
+    mend(damaged, data)
+    run(damaged, out, *ABLATION, code=1)
+    assert rows(out) == kept
+
+    def counting(detector: Any, image: Any, method: Any, detections: Any) -> Any:
+        explained.append(len(detections))
+        return explain(detector, image, method, detections)
+
+    monkeypatch.setattr(detxai.coco.asking, "explain", counting)
+    run(damaged, out, *ABLATION, "--retry-failed")
+    assert rows(out) == rows(whole)
+    assert sum(explained) == len(rows(whole)) - len(kept)
+    assert parquet(out / "failures.parquet") == []
+    assert not (out / ".parts" / "earlier").exists()
+
+
+def test_a_retry_that_was_killed_goes_on(
+    whole: Path, data: dict[str, Path], damaged: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detxai.coco.folder import Folder
+
+    out, write = tmp_path / "out", Folder.write_part
+    run(damaged, out, *ABLATION, code=1)
+    mend(damaged, data)
+
+    def once(folder: Folder, number: int, *given: Any) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+        write(folder, number, *given)
+
+    monkeypatch.setattr(Folder, "write_part", once)
+    run(damaged, out, *ABLATION, "--retry-failed", code=130)
+    monkeypatch.undo()
+    run(damaged, out, *ABLATION)
+    assert rows(out) == rows(whole)
 
 
 def test_fail_fast_stops_at_the_first(damaged: dict[str, Path], tmp_path: Path) -> None:

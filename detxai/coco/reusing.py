@@ -1,0 +1,77 @@
+"""Explanations of an earlier plan, taken over where an image is asked about the same boxes again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from detxai.coco.errors import Case
+from detxai.coco.folder import Folder, is_whole
+from detxai.coco.planning import Job
+from detxai.coco.rows import Row, box_row
+from detxai.coco.schema import arrow
+
+
+def put_away(folder: Folder, plan: str) -> None:
+    """Clear the dataset for a new plan, and keep what the old one has explained for ``Earlier``.
+
+    Args:
+        folder: of the run.
+        plan: what tells the old plan from others.
+    """
+    kept = _kept(folder)
+    kept.mkdir(parents=True, exist_ok=True)
+    for path in folder.explanations.glob("part-*.parquet"):
+        with suppress(FileNotFoundError):  # another shard was faster
+            path.replace(kept / f"{plan[:12]}-{path.name}")
+    for path in folder.parts.glob("failures-part-*.parquet"):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder.overlays, ignore_errors=True)  # named by the rows of the old plan
+
+
+def forget(folder: Folder) -> None:
+    """Remove what was put away."""
+    shutil.rmtree(_kept(folder), ignore_errors=True)
+
+
+def _kept(folder: Folder) -> Path:
+    return folder.parts / "earlier"
+
+
+class Earlier:
+    """The rows that were put away, one file in memory at a time.
+
+    Args:
+        folder: of the run.
+        category_names: category id -> name.
+    """
+
+    def __init__(self, folder: Folder, category_names: Mapping[int, str]) -> None:
+        self.category_names = category_names
+        self._file_of: dict[int, Path] = {}
+        for path in sorted(filter(is_whole, _kept(folder).glob("*.parquet"))):
+            images = arrow().parquet.read_table(path, columns=["image_id"])["image_id"].to_pylist()
+            self._file_of.update(dict.fromkeys(images, path))
+        self._open: tuple[Path, list[Row]] | None = None
+
+    def rows(self, job: Job) -> list[Row] | None:
+        """The rows of this job; None where its image was asked about other boxes, or some of them failed.
+
+        What depends on the plan (the row's number, the loss of AP) is that of the new one.
+        """
+        path = self._file_of.get(job.file.image_id)
+        if path is None:
+            return None
+        if self._open is None or self._open[0] != path:
+            self._open = (path, arrow().parquet.read_table(path).to_pylist())
+        rows = [row for row in self._open[1] if row["image_id"] == job.file.image_id]
+        asked = [(one.case.category_id, list(one.case.box), one.case.score) for one in job.asked]
+        if [(row["category_id"], row["box"], row["score"]) for row in rows] != asked:
+            return None
+        return [row | self._of_plan(one.row, one.case) for row, one in zip(rows, job.asked, strict=True)]
+
+    def _of_plan(self, row: int, case: Case) -> dict[str, Any]:
+        return {"row": row} | box_row(case, self.category_names)
