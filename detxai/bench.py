@@ -61,7 +61,7 @@ def bench_ablation(
     *,
     per_level: int = 2,
     peer_channels: int = 4,
-    ratio: float = 0.1,
+    ratios: Sequence[float] = (0.1, 0.02),
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Row]:
     """Ablation-CAM of grad-cam, brute force, and ours with each shortcut switched on in turn.
@@ -72,7 +72,7 @@ def bench_ablation(
         detections: the boxes in question, at least one.
         per_level: channels of each level that a slow way is timed on.
         peer_channels: channels that grad-cam is timed on.
-        ratio: a smaller ``ratio_channels_to_ablate`` to compare.
+        ratios: smaller values of ``ratio_channels_to_ablate`` to compare.
         say: told what runs next.
     """
     if len(detections) == 0:
@@ -86,20 +86,32 @@ def bench_ablation(
     whole = AblationCAM(progress=False)(detector, image, detections)
     total = time.perf_counter() - start
     peak = _peak_mb(detector.device)
-    say(f"ratio {ratio}")
-    start = time.perf_counter()
-    part = AblationCAM(ratio_channels_to_ablate=ratio, progress=False)(detector, image, detections)
-    part_total = time.perf_counter() - start
-    agreement = float(rank_correlation(_maps(whole), _maps(part)).min())
+    parts = [_time_part(detector, image, detections, ratio, whole, say) for ratio in ratios]
     with detector.borrowed(), torch.no_grad():
         reference = Reference.of(FullTail(detector, features, targets), features)
         for name, make in _ways(detector, inputs, features, targets):
             say(name)
             rows.append(_time_tail(name, make, reference, features, per_level))
     rows.append(Row("AblationCAM(), all included", total, error=rows[-1].error, rank_correlation=1.0, peak_mb=peak))
-    rows.append(Row(f"AblationCAM(ratio_channels_to_ablate={ratio})", part_total, rank_correlation=agreement))
+    rows += parts
     say("grad-cam")
     return [_grad_cam(detector, inputs, detections, features, peer_channels), *rows]
+
+
+def _time_part(
+    detector: Adapter,
+    image: Image,
+    detections: Detections,
+    ratio: float,
+    whole: Sequence[Explanation],
+    say: Callable[[str], None],
+) -> Row:
+    say(f"ratio {ratio}")
+    start = time.perf_counter()
+    part = AblationCAM(ratio_channels_to_ablate=ratio, progress=False)(detector, image, detections)
+    seconds = time.perf_counter() - start
+    agreement = float(rank_correlation(_maps(whole), _maps(part)).min())
+    return Row(f"AblationCAM(ratio_channels_to_ablate={ratio})", seconds, rank_correlation=agreement)
 
 
 def _maps(explanations: Sequence[Explanation]) -> Tensor:

@@ -16,10 +16,10 @@ from torch import Tensor
 from detxai.adapters.adapter import Adapter, Inputs
 from detxai.detections import Detections
 from detxai.engine.batching import images_at_once
+from detxai.engine.ranking import rank_correlation
 from detxai.engine.sampling import scores_under
 from detxai.geometry import box_iou
 from detxai.images import Image, load_image, to_tensor
-from detxai.methods.ablation_cam import rank_correlation
 from detxai.methods.d_rise import DRISE, WORTH_KEEPING
 from detxai.targets import SimilarityTarget, Target
 
@@ -183,7 +183,7 @@ def _agreement(detector: Adapter, image: Image, detections: Detections, n: int, 
     theirs = published(detector, image, detections, n)
     ours = DRISE(n_masks=n, grid=PEERS_GRID, batch_size=batch_size, progress=False)(detector, image, detections)
     found = [
-        rank_correlation(torch.from_numpy(mine.values), torch.from_numpy(other))
+        float(rank_correlation(torch.from_numpy(mine.values)[None], torch.from_numpy(other)[None]))
         for mine, other in zip(ours, theirs, strict=True)
         if np.isfinite(other).all()
     ]

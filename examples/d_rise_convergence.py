@@ -25,8 +25,8 @@ import detxai
 from detxai.engine.estimating import VARIANCE_REDUCTIONS, VarianceReduction, estimate
 from detxai.engine.lattice import Lattice
 from detxai.engine.masks import RiseMasks
+from detxai.engine.ranking import rank_correlation
 from detxai.explanation import replacing
-from detxai.methods.ablation_cam import rank_correlation
 
 SEEDS = {"tested": 2, "reference": 3}
 COLOURS = {"none": "#777777", "control_variate": "#0072b2", "regression": "#d55e00"}
@@ -61,7 +61,7 @@ def agreement(image: dict[str, Any], n: int, reduction: VarianceReduction) -> fl
     reference = estimate(scores, lattice, variance_reduction="none").values
     lattice, scores = image["tested"]
     values = estimate(scores[:, :n], lattice, variance_reduction=reduction).values
-    return float(np.mean([rank_correlation(one, other) for one, other in zip(values, reference, strict=True)]))
+    return float(rank_correlation(values, reference).mean())
 
 
 def bias(image: dict[str, Any], n: int, reduction: VarianceReduction) -> float:
