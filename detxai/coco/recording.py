@@ -29,6 +29,7 @@ class Recorder:
         self.folder, self.map_stride, self.overlays = folder, map_stride, overlays
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="detxai-recorder")
         self._waiting: deque[Future[None]] = deque()
+        self._broken = False
         self._rows: list[Row] = []
         self._failures: list[Row] = []
 
@@ -57,7 +58,16 @@ class Recorder:
     def _do(self, what: Callable[[Any], None], argument: Any) -> None:
         while len(self._waiting) >= BEHIND:
             self._waiting.popleft().result()
-        self._waiting.append(self._thread.submit(what, argument))
+        self._waiting.append(self._thread.submit(self._unless_broken, what, argument))
+
+    def _unless_broken(self, what: Callable[[Any], None], argument: Any) -> None:
+        if self._broken:
+            return  # rows of a part that could not be written must not end up in the next
+        try:
+            what(argument)
+        except BaseException:
+            self._broken = True
+            raise
 
     def _record(self, answer: Answer) -> None:
         self._rows += answer.ready

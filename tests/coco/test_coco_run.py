@@ -327,6 +327,25 @@ def test_a_retry_that_was_killed_goes_on(
     assert rows(out) == rows(whole)
 
 
+def test_a_part_that_cannot_be_written_leaves_nothing_in_the_next(
+    whole: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detxai.coco.folder import Folder
+
+    out, write = tmp_path / "out", Folder.write_part
+
+    def full(folder: Folder, number: int, *given: Any) -> None:
+        if number == 0:
+            raise OSError("no space left on device")
+        write(folder, number, *given)
+
+    monkeypatch.setattr(Folder, "write_part", full)
+    run(data, out, *ABLATION, code=2)
+    monkeypatch.undo()
+    run(data, out, *ABLATION)
+    assert rows(out) == rows(whole)
+
+
 def test_fail_fast_stops_at_the_first(damaged: dict[str, Path], tmp_path: Path) -> None:
     run(damaged, tmp_path / "out", *ABLATION, "--fail-fast", code=2)
 
