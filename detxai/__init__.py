@@ -7,7 +7,7 @@ from detxai.adapters.registry import wrap
 from detxai.detections import Candidates, Detections
 from detxai.explain import explain
 from detxai.explanation import Explanation
-from detxai.methods import DRISE, AblationCAM, EigenCAM
+from detxai.methods import DRISE, AblationCAM, EigenCAM, LayerCAM
 
 __version__ = version("detxai")
 
@@ -18,6 +18,7 @@ __all__ = [
     "Detections",
     "EigenCAM",
     "Explanation",
+    "LayerCAM",
     "__version__",
     "explain",
     "formats",

@@ -7,6 +7,7 @@ from typing import Final
 METHOD_NOTES: Final = {
     "eigen_cam": "what the detector's features have most in common. It is asked about no box, so it cannot tell why.",
     "ablation_cam": "feature channels are switched off one by one; those this box loses score without light up.",
+    "layer_cam": "features light up that lie in the box's reach and whose strengthening would raise its score.",
     "d_rise": "parts of the picture are hidden at random, hundreds of times; what must stay visible lights up.",
 }
 

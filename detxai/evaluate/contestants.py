@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from detxai.evaluate.baselines import BoxCentre, BoxMap, PlantedMask, PlantedObject, RandomMap
-from detxai.evaluate.peers import GradCamEigenCAM, LayerCAM, UltralyticsLayerCAM
+from detxai.evaluate.peers import GradCamEigenCAM, UltralyticsLayerCAM
 from detxai.explain import Method, make_method
 from detxai.methods import METHODS
 
 BASELINES: dict[str, type[Any]] = {
     kind.name: kind for kind in (RandomMap, BoxMap, BoxCentre, PlantedMask, PlantedObject)
 }
-PEERS: dict[str, type[Any]] = {kind.name: kind for kind in (GradCamEigenCAM, LayerCAM, UltralyticsLayerCAM)}
+PEERS: dict[str, type[Any]] = {kind.name: kind for kind in (GradCamEigenCAM, UltralyticsLayerCAM)}
 CROPPED_BY_CONSTRUCTION = (BoxMap, PlantedMask)
 
 Contestant: TypeAlias = Method | PlantedMask

@@ -13,17 +13,15 @@ from faster_rcnns import photo, small_faster_rcnn
 
 import detxai
 from detxai.adapters import GradCamView
-from detxai.adapters.layers import capture
 from detxai.detections import Detections
 from detxai.evaluate.baselines import BoxCentre, BoxMap, PlantedMask, PlantedObject, RandomMap
 from detxai.evaluate.contestants import contestants
-from detxai.evaluate.peers import GradCamEigenCAM, LayerCAM, UltralyticsLayerCAM
+from detxai.evaluate.peers import GradCamEigenCAM, UltralyticsLayerCAM
 from detxai.evaluate.samples import Sample
 from detxai.evaluate.scene_photos import scene_photos
 from detxai.metrics import Objects
 from detxai.metrics.roc_area import roc_area
 from detxai.scenes import CLASS_NAMES, generate, load_yolo
-from detxai.targets import ClassScoreTarget
 
 TWO = Detections([[2.0, 1.0, 6.0, 9.0], [0.0, 0.0, 8.0, 4.0]], [0.9, 0.8], [1, 2])
 GREY = np.full((10, 12, 3), 90, np.uint8)
@@ -100,42 +98,6 @@ def test_a_planted_object_needs_masks() -> None:
         PlantedObject().maps(sample, without)
     with pytest.raises(ValueError, match="planted_object: only the evidence of scenes is known"):
         PlantedObject().maps(sample, replace(truth, evidence=None))
-
-
-def test_layer_cam_equals_its_formula_written_out(small: Any) -> None:
-    image = photo()
-    detections = small.detect(image, 0.2)[:2]
-    explanations = LayerCAM()(small, image, detections)
-    inputs = small.prepare(image)
-    for i, explanation in enumerate(explanations):
-        (target,) = ClassScoreTarget.of(detections[i])
-        with small.borrowed(), capture(small.model, small.default_layers) as outputs:
-            score = target(small.candidates(inputs))
-        (levels,) = outputs.values()
-        gradients = torch.autograd.grad(score, list(levels.values()), allow_unused=True)
-        expected = np.zeros(explanation.values.shape)
-        for level, gradient in zip(levels.values(), gradients):
-            if gradient is None:
-                continue
-            cells = torch.zeros(level.shape[2:])
-            strengths, features = gradient[0].tolist(), level[0].tolist()
-            for row in range(level.shape[2]):
-                for column in range(level.shape[3]):
-                    total = sum(max(g[row][column], 0) * a[row][column] for g, a in zip(strengths, features))
-                    cells[row, column] = max(total, 0)
-            on_image = inputs.geometries[0].map_to_image(cells).numpy()
-            expected = np.maximum(expected, on_image / max(on_image.max(), 1e-7))
-        assert explanation.values == pytest.approx(expected, abs=1e-4)
-        assert explanation.values.max() == pytest.approx(1)
-
-
-def test_layer_cam_of_no_boxes_is_nothing_and_leaves_the_model_alone(small: Any) -> None:
-    before = {name: value.clone() for name, value in small.model.state_dict().items()}
-    assert LayerCAM()(small, photo(), TWO[[]]) == []
-    LayerCAM()(small, photo(), small.detect(photo(), 0.2)[:1])
-    assert all(torch.equal(before[name], value) for name, value in small.model.state_dict().items())
-    assert all(p.grad is None for p in small.model.parameters())
-    assert not any(module._forward_hooks for module in small.model.modules())
 
 
 def test_grad_cams_eigen_cam_is_grad_cams(small: Any) -> None:

@@ -1,0 +1,116 @@
+"""LayerCAM of one box: where are features strong that, strengthened, would raise its score?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter, Inputs
+from detxai.adapters.layers import capture, level_names
+from detxai.detections import Candidates, Detections
+from detxai.explanation import Cost, Explanation, settings_of
+from detxai.images import Image
+from detxai.targets import ClassScoreTarget, Target, score_targets
+
+
+@dataclass(frozen=True)
+class LayerCAM:
+    """Gradient times feature at each place by itself, so that the map is of this box and not of all like it.
+
+    ``M_l = relu(sum_c relu(dy / dA_c) A_c)`` for each level l, brought to the image and divided by its largest value;
+    ``values`` is the largest of the levels at each pixel, in [0, 1]. One forward pass, and one backward pass a box.
+
+    Ablation-CAM weighs a channel as a whole: whatever else lights up the same channels lights up in its maps. Here
+    only what this box's candidate reads can. It says what small changes would do, and nothing of what the box would
+    be without a feature.
+
+    Args:
+        layers: names of the layers; default: the adapter's.
+        target: from a detection's box and label to the question asked of it.
+
+    Source: Jiang et al., 2021, LayerCAM (IEEE TIP 30); the levels joined as Ultralytics does.
+    """
+
+    name: ClassVar[str] = "layer_cam"
+    asks_about_boxes: ClassVar[bool] = True
+
+    layers: Sequence[str] | str | None = None
+    target: Callable[[Any, int], Target] = ClassScoreTarget
+
+    def __post_init__(self) -> None:
+        if not callable(self.target):
+            raise TypeError(f"target must be callable with a box and a label, got {type(self.target).__name__}")
+
+    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+        """One explanation for each detection.
+
+        Raises:
+            ValueError: a label is wrong, or the target has no gradients.
+            LookupError: a layer is unknown.
+        """
+        start = time.perf_counter()
+        if len(detections) == 0:
+            return []
+        pairs = zip(detections.boxes.tolist(), detections.labels.tolist(), strict=True)
+        targets = [self.target(box, label) for box, label in pairs]
+        with detector.borrowed():
+            traced = Traced.of(detector, image, self.layers)
+            with torch.enable_grad():
+                scores = score_targets(targets, traced.candidates)[:, 0]
+            maps = [traced.layer_cam(score) for score in scores]
+        cost = Cost(time.perf_counter() - start, forward_passes=1)
+        settings, model = settings_of(self), {**detector.describe(), "layers": list(traced.levels)}
+        return [
+            Explanation(map_.cpu().numpy(), traced.inputs.images[0], self.name, settings, cost, detection, model=model)
+            for map_, detection in zip(maps, detections, strict=True)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """One full pass with its graph: what the layers put out, and what came of it.
+
+    The whole graph, not levels by themselves: on a YOLO the finest level feeds the coarser ones, and the gradient
+    with respect to it runs through them too.
+
+    Attributes:
+        levels: level -> (1, C, h, w).
+        candidates: of one image.
+        inputs: the image as the model takes it.
+    """
+
+    levels: Mapping[str, Tensor]
+    candidates: Candidates
+    inputs: Inputs
+
+    @classmethod
+    def of(cls, detector: Adapter, image: Image, layers: Sequence[str] | str | None) -> Traced:
+        names = detector.default_layers if layers is None else [layers] if isinstance(layers, str) else layers
+        clean = detector.prepare(image)
+        # a checkpoint's parameters may not require gradients: the graph starts at the pixels
+        inputs = replace(clean, tensor=clean.tensor.clone().requires_grad_())
+        with torch.enable_grad(), capture(detector.model, names) as outputs:
+            candidates = detector.candidates(inputs)
+        return cls(level_names(outputs), candidates, inputs)
+
+    def layer_cam(self, score: Tensor) -> Tensor:
+        """(H, W) in [0, 1], pixels of the image.
+
+        Raises:
+            ValueError: the score has no gradients.
+        """
+        if not score.requires_grad:
+            raise ValueError("target must have gradients with respect to the features, got a score without any")
+        levels = list(self.levels.values())
+        gradients = torch.autograd.grad(score, levels, retain_graph=True, allow_unused=True, materialize_grads=True)
+        on_image = []
+        for level, gradient in zip(levels, gradients, strict=True):
+            cells = (gradient[0].float().clamp(min=0) * level[0].detach().float()).sum(0).clamp(min=0)
+            pixels = self.inputs.geometries[0].map_to_image(cells)
+            on_image.append(pixels / pixels.amax().clamp(min=1e-7))
+        return torch.stack(on_image).amax(0)
