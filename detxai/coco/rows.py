@@ -37,7 +37,7 @@ class Evidence:
         values: the map.
         peak: its largest value, 0 where that is below.
         total: the sum of its positive values.
-        n_peaks: how many pixels have the largest value; 0 where none is positive.
+        n_peaks: how many pixels have the largest value; 0 where none is positive, or where all are the same.
     """
 
     values: npt.NDArray[np.float32]
@@ -51,7 +51,8 @@ class Evidence:
         if peak == 0:
             return cls(values, 0.0, 0.0, 0)
         total = float(np.maximum(values, 0).sum(dtype=np.float64))
-        return cls(values, peak, total, int(np.count_nonzero(values == peak)))
+        n_peaks = int(np.count_nonzero(values == peak))
+        return cls(values, peak, total, n_peaks if n_peaks < values.size else 0)
 
     def measures(self, box: Sequence[float]) -> Row:
         """How it lies to a box, xyxy: the shares of ``EnergyPointingGame`` and ``PointingGame``.
@@ -68,6 +69,7 @@ class Evidence:
         energy = pointing = 0.0
         if self.peak > 0:
             energy = float(np.maximum(window, 0).sum(dtype=np.float64)) / self.total
+        if self.n_peaks:
             pointing = int(np.count_nonzero(window == self.peak)) / self.n_peaks
         return {"energy_box": energy, "energy_box_chance": window.size / self.values.size, "pointing_box": pointing}
 

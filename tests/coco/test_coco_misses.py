@@ -161,10 +161,12 @@ BOXES = [
 
 
 @pytest.mark.parametrize("box", BOXES)
-@pytest.mark.parametrize("kind", ["signed", "negative", "plateaus"])
+@pytest.mark.parametrize("kind", ["signed", "negative", "plateaus", "constant"])
 def test_measures_are_those_of_the_metrics(box: tuple[float, ...], kind: str) -> None:
     noise = np.random.default_rng(1).normal(size=(33, 47)).astype(np.float32)
-    values = {"signed": noise, "negative": -np.abs(noise), "plateaus": noise.clip(-1, 0.5)}[kind]
+    constant = np.full_like(noise, 0.5)
+    kinds = {"signed": noise, "negative": -np.abs(noise), "plateaus": noise.clip(-1, 0.5), "constant": constant}
+    values = kinds[kind]
     ours = Evidence.of(values).measures(box)
     map_, inside = torch.from_numpy(values)[None], box_masks(torch.tensor([box]), (33, 47))
     assert ours["energy_box"] == pytest.approx(float(energy_share(map_, inside)), abs=1e-6)
