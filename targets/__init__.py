@@ -7,7 +7,7 @@ from detxai.targets.box_score import BoxScoreTarget
 from detxai.targets.box_side import BoxSideTarget
 from detxai.targets.class_score import ClassScoreTarget
 from detxai.targets.similarity import SimilarityTarget
-from detxai.targets.target import BoxTarget, Target, score_targets
+from detxai.targets.target import BoxTarget, Target, ask_about, score_targets
 
 __all__ = [
     "BoxScoreTarget",
@@ -16,5 +16,6 @@ __all__ = [
     "ClassScoreTarget",
     "SimilarityTarget",
     "Target",
+    "ask_about",
     "score_targets",
 ]

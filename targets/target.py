@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from functools import partial
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from detxai.detections import Candidates, Detections
 from detxai.geometry import box_iou
+
+T = TypeVar("T")
 
 
 class Target(Protocol):
@@ -84,8 +87,7 @@ class BoxTarget(ABC):
         >>> [target.label for target in ClassScoreTarget.of(found)]
         [1, 2]
         """
-        pairs = zip(detections.boxes.tolist(), detections.labels.tolist(), strict=True)
-        return [cls(box, label, **settings) for box, label in pairs]
+        return ask_about(detections, partial(cls, **settings))
 
     def __call__(self, output: Any) -> Tensor:
         """The scalar for one image: ``output`` is what a detector returned for it."""
@@ -98,6 +100,12 @@ class BoxTarget(ABC):
     @abstractmethod
     def score(cls, targets: Sequence[Any], match: Match, candidates: Candidates) -> Tensor:
         """The scalars (T, B) of T targets of this class; there is at least one candidate."""
+
+
+def ask_about(detections: Detections, question: Callable[[Any, int], T]) -> list[T]:
+    """``question`` of each detection's box (four numbers) and label: one target for each."""
+    pairs = zip(detections.boxes.tolist(), detections.labels.tolist(), strict=True)
+    return [question(box, label) for box, label in pairs]
 
 
 def score_targets(targets: Sequence[Target], candidates: Candidates) -> Tensor:

@@ -210,6 +210,18 @@ class Adapter(ABC):
             LookupError: a layer is unknown, or did not run.
             ValueError: a layer's output is no (B, C, h, w) tensor, nor a dict or list of them.
         """
+        names = self.layer_names(layers)
+        inputs = self.prepare(images)
+        with self.borrowed(), torch.no_grad():
+            return self._features(inputs, names)
+
+    def layer_names(self, layers: Sequence[str] | str | None = None) -> tuple[str, ...]:
+        """The names that ``layers`` means: these, this one, or the adapter's ``default_layers``.
+
+        Raises:
+            TypeError, ValueError: no names.
+            LookupError: a layer is unknown.
+        """
         if layers is not None and not isinstance(layers, (str, list, tuple)):
             raise TypeError(f"layers must be a name or a list of names, got {type(layers).__name__}")
         names = self.default_layers if layers is None else (layers,) if isinstance(layers, str) else tuple(layers)
@@ -217,9 +229,7 @@ class Adapter(ABC):
             raise ValueError("layers must name at least one layer, got none")
         for name in names:
             find_layer(self.model, name)
-        inputs = self.prepare(images)
-        with self.borrowed(), torch.no_grad():
-            return self._features(inputs, names)
+        return names
 
     def resume(self, features: Features) -> Candidates:
         """The candidates that the detector would have with these features; differentiable in them."""

@@ -93,8 +93,7 @@ def hiding_effects(
         return effects
     asked = slice(None) if row is None else windows.row(row)
     canvas = Canvas.of(detector, image, fill)
-    pairs = zip(detections.boxes.tolist(), detections.labels.tolist())
-    targets = [ClassScoreTarget(box, label) for box, label in pairs]
+    targets = ClassScoreTarget.of(detections)
     with torch.no_grad(), detector.borrowed():
         clean = score_targets(targets, detector.candidates(canvas.clean))
         hidden = [

@@ -117,5 +117,4 @@ def questions(detector: Adapter, item: PanelImage, *, most: int, score_threshold
 
 def object_scores(detector: Adapter, image: Image, objects: Detections) -> Tensor:
     """(N,) how much of each object the detector sees: the best IoU x probability of its class over all candidates."""
-    pairs = zip(objects.boxes.tolist(), objects.labels.tolist())
-    return score_targets([ClassScoreTarget(box, label) for box, label in pairs], detector.candidates(image))[:, 0]
+    return score_targets(ClassScoreTarget.of(objects), detector.candidates(image))[:, 0]

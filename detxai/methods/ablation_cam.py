@@ -29,7 +29,7 @@ from detxai.engine.tails import tail_of, tracked
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.progress import hides_bar
-from detxai.targets import ClassScoreTarget, Target
+from detxai.targets import ClassScoreTarget, Target, ask_about
 
 Rest = Literal["tracked", "first_order", "zero"]
 ROUND = 0.05  # share of the channels between two looks at the fidelity
@@ -107,8 +107,7 @@ class AblationCAM:
         features = detector.features([image], self.layers)
         if len(detections) == 0:
             return []
-        boxes, labels = detections.boxes.tolist(), detections.labels.tolist()
-        targets = [self.target(box, label) for box, label in zip(boxes, labels, strict=True)]
+        targets = ask_about(detections, self.target)
         scores = self._scores(detector, features, targets)
         values = combine_levels(features, channel_weights(scores))
         cost = Cost(time.perf_counter() - start, forward_passes=1 + scores.passes)
@@ -151,17 +150,17 @@ class AblationCAM:
         self, detector: Adapter, features: Features, tail: Tail, targets: Sequence[Target], fill: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """All channel numbers (C,), those expected to matter most first; the drops (T, C) predicted for the rest."""
-        drops = self._tracked(tail, Channels.of(features), fill) if "tracked" in (self.ranking, self.rest) else None
-        if self.ranking == "tracked" and drops is not None:
-            order = (drops / _scale(tail.clean)).abs().sum(0).argsort(descending=True, stable=True)
+        followed = self._tracked(tail, Channels.of(features), fill) if "tracked" in (self.ranking, self.rest) else None
+        if self.ranking == "tracked" and followed is not None:
+            order = channel_weights(followed).abs().sum(0).argsort(descending=True, stable=True)
         else:
             order = order_channels(detector, features, targets, fill, self.ranking)
         if self.rest == "first_order":
             return order, predicted_drops(detector, features, targets, fill)
-        return order, drops if self.rest == "tracked" else None
+        return order, None if followed is None or self.rest == "zero" else followed.drops
 
-    def _tracked(self, tail: Tail, channels: Channels, fill: Tensor) -> Tensor | None:
-        """(T, C) the drops of the candidates that answer the targets now; None where they cannot be followed."""
+    def _tracked(self, tail: Tail, channels: Channels, fill: Tensor) -> AblatedScores | None:
+        """Every channel ablated, of the candidates that answer the targets now; None where they cannot be followed."""
         follower = tracked(tail)
         if follower is None:
             return None
@@ -169,7 +168,7 @@ class AblationCAM:
         every = torch.arange(len(channels), device=fill.device)
         with autocast(fill.device, self.precision), self._bar(len(channels), "tracking") as bar:
             ablate(follower, channels, every, fill, scores, batch_size=self.batch_size, bar=bar)
-        return scores.drops
+        return scores
 
     def _settled(self, features: Features, before: Tensor, after: AblatedScores) -> bool:
         if after.predicted is None and bool(before.isnan().all()):
@@ -186,11 +185,8 @@ def channel_weights(scores: AblatedScores) -> Tensor:
     """(T, C) ``(y - y_c) / |y|``, the drop itself where y = 0; the predicted drop, or 0, where not ablated."""
     otherwise = torch.zeros_like(scores.ablated) if scores.predicted is None else scores.predicted
     drops = torch.where(scores.ablated.isnan(), otherwise.to(scores.ablated.dtype), scores.drops)
-    return drops / _scale(scores.clean)
-
-
-def _scale(clean: Tensor) -> Tensor:
-    return torch.where(clean == 0, 1, clean.abs())[:, None]
+    scale = torch.where(scores.clean == 0, 1, scores.clean.abs())
+    return drops / scale[:, None]
 
 
 def combine_levels(features: Features, weights: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from detxai.engine.sampling import scores_under
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.progress import hides_bar
-from detxai.targets import SimilarityTarget, Target, score_targets
+from detxai.targets import SimilarityTarget, Target, ask_about, score_targets
 
 log = logging.getLogger(__name__)
 
@@ -212,8 +212,7 @@ class DRISE:
         if self.target is SimilarityTarget:
             targets += SimilarityTarget.seen_in(candidates, detections)
         else:
-            pairs = zip(detections.boxes.tolist(), detections.labels.tolist(), strict=True)
-            targets += [self.target(box, label) for box, label in pairs]
+            targets += ask_about(detections, self.target)
         return targets, score_targets(targets, candidates)[:, 0]
 
     def _extended(self, sample: Sample, detector: Adapter, targets: Sequence[Target]) -> Sample:

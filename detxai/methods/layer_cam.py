@@ -15,7 +15,7 @@ from detxai.adapters.layers import capture, level_names
 from detxai.detections import Candidates, Detections
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
-from detxai.targets import ClassScoreTarget, Target, score_targets
+from detxai.targets import ClassScoreTarget, Target, ask_about, score_targets
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class LayerCAM:
         start = time.perf_counter()
         if len(detections) == 0:
             return []
-        pairs = zip(detections.boxes.tolist(), detections.labels.tolist(), strict=True)
-        targets = [self.target(box, label) for box, label in pairs]
+        targets = ask_about(detections, self.target)
         with detector.borrowed():
             traced = Traced.of(detector, image, self.layers)
             with torch.enable_grad():
@@ -90,7 +89,7 @@ class Traced:
 
     @classmethod
     def of(cls, detector: Adapter, image: Image, layers: Sequence[str] | str | None) -> Traced:
-        names = detector.default_layers if layers is None else [layers] if isinstance(layers, str) else layers
+        names = detector.layer_names(layers)
         clean = detector.prepare(image)
         # a checkpoint's parameters may not require gradients: the graph starts at the pixels
         inputs = replace(clean, tensor=clean.tensor.clone().requires_grad_())
