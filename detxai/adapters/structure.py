@@ -18,7 +18,8 @@ class ProposalStage:
     Attributes:
         convolution: linear, reads a level; the same for all levels.
         after: from its output (B, O, h, w) to the hidden features (B, O', h, w).
-        pointwise: whether ``after`` acts on each place by itself, so that places can be taken in any portion.
+        pointwise: whether ``after`` acts on each number by itself, so that places can be taken in any portion; it may
+            overwrite what it is given.
         objectness: 1x1, hidden -> A logits a place.
         deltas: 1x1, hidden -> 4 A numbers a place.
         anchors: level -> (h * w * A, 4) xyxy, input pixels; places row by row, the A of a place together.

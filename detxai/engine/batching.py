@@ -16,7 +16,13 @@ T = TypeVar("T")
 CPU_MOST = 8  # past this a CPU only streams its caches (HOTPATH: no gain from 8 to 16 channels a batch)
 GPU_MOST = 256
 ACTIVATIONS = 64  # bytes that a full pass holds at its fullest, per byte of its input image
+ONE_BY_ONE = {"cpu"}  # kinds of device that take small products sooner in turn than as one batch, and wait for nothing
 SHARE_OF_FREE = 0.5  # the estimate of what an ablation needs leaves out allocator slack and fragmentation
+
+
+def takes_in_turn(device: torch.device) -> bool:
+    """Whether ``device`` takes the items of a batch sooner one by one, each in its caches, than all at once."""
+    return device.type in ONE_BY_ONE
 
 
 def free_memory(device: torch.device) -> int:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detxai.adapters.structure import Convolution
+from detxai.engine.batching import takes_in_turn
 from detxai.engine.windows import Pads, Window
 
 
@@ -76,7 +77,7 @@ class AblatedBranch:
         patches = F.unfold(F.pad(part.of(change), pads)[:, None], self.mixing.weight.shape[-1])
         patches = patches.to(way.linear.dtype)  # autocast leaves products with an ``out`` alone
         weights = self.of_channel[channels].to(way.linear.dtype)
-        if change.device.type == "cpu":  # a batched product of such thin matrices is slow on a CPU
+        if takes_in_turn(change.device):  # a batched product of such thin matrices is slow on a CPU
             hidden = way.linear.new_empty(len(channels), *way.linear.shape)
             for b in range(len(channels)):
                 torch.addmm(way.linear, weights[b], patches[b], out=hidden[b])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detxai.adapters.structure import Dense
 from detxai.detections import Candidates
-from detxai.engine.batching import slots
+from detxai.engine.batching import slots, takes_in_turn
 from detxai.engine.convolving import AblatedBranch
 from detxai.engine.probes import ANSWERED_BY_ONE, probes_of, qualities_of
 from detxai.engine.windows import Window, around, cost, highest_iou, merged
@@ -242,7 +242,7 @@ class DenseTail:
 
     def _cheapest_first(self, level: str, windows: Sequence[Window], least: Tensor) -> int | None:
         """Which branch to compute first, by what it would have left over in the clean pass; None: both at once."""
-        if self.clean.device.type != "cpu" or not windows:
+        if not takes_in_turn(self.clean.device) or not windows:
             return None  # what is left over differs in number, which a GPU would have to wait for
         branches, width = self.branches[level], self.structure.levels[level].shape[-1]
         cells = torch.cat([window.cells(width, least.device) for window in windows])

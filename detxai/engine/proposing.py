@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import boxes as box_ops
 
 from detxai.adapters.structure import ProposalStage
+from detxai.engine.batching import takes_in_turn
+from detxai.engine.suppressing import suppress
 
 CPU_TILE = 512  # places at once: their hidden features (256 of them) then stay in a CPU's nearest caches
 
@@ -37,8 +38,10 @@ class LevelProposals:
     def __init__(self, stage: ProposalStage, name: str, level: Tensor, image_size: tuple[int, int]) -> None:
         self.stage, self.level, self.image_size = stage, level, image_size
         self.anchors = stage.anchors[name]
-        self.linear = stage.convolution(level)  # (1, O, h, w): what a change of one channel is added to
-        hidden = stage.after(self.linear.clone())
+        linear = stage.convolution(level)  # what a change of one channel is added to
+        hidden = stage.after(linear.clone())
+        # (places, O), so that a portion of places is a block of memory; (1, O, h, w) where all are needed at once
+        self.linear = linear[0].flatten(1).t().contiguous() if stage.pointwise else linear
         logits = _by_anchor(stage.objectness(hidden))
         self.clean = self._survivors(logits, lambda best: self._deltas_at(hidden, best))
 
@@ -54,22 +57,20 @@ class LevelProposals:
         """The same, as if these anchors (n,) were all there are."""
         weights, patches = self._change(channels, fill)
         best = anchors.expand(len(channels), -1)
-        place = anchors // self.stage.objectness.out_channels
+        place = (anchors // self.stage.objectness.out_channels).expand(len(channels), -1)
         if self.stage.pointwise:
-            hidden = self.stage.after(self.linear[0].flatten(1)[:, place] + weights @ patches[:, :, place])
+            hidden = self._hidden_at(weights, patches, place)
         else:
-            hidden = self._hidden(weights, patches).flatten(2)[:, :, place]
-        logits = self.stage.objectness.weight.flatten(1) @ hidden
-        if self.stage.objectness.bias is not None:
-            logits = logits + self.stage.objectness.bias[:, None]
-        own = (best % self.stage.objectness.out_channels)[:, None]
-        deltas = self._own_anchor(self.stage.deltas.weight.flatten(1) @ hidden, best)
-        return self._surviving(logits.gather(1, own)[:, 0], best, deltas)
+            hidden = _taken(self._hidden(weights, patches), place)
+        logits = _predicted(self.stage.objectness, hidden)
+        own = (best % self.stage.objectness.out_channels)[..., None]
+        return self._surviving(logits.gather(2, own)[..., 0], best, self._own_deltas(hidden, best))
 
     def _change(self, channels: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
         """The convolution's weights (B, O, k * k) of the channels, and their changes' patches (B, k * k, places)."""
         weights = self.stage.convolution.weight[:, channels].transpose(0, 1).flatten(2)
-        return weights, self._patches(channels, fill)
+        kind = self.linear.dtype  # autocast leaves products with an ``out`` alone
+        return weights.to(kind), self._patches(channels, fill).to(kind)
 
     def _hidden(self, weights: Tensor, patches: Tensor) -> Tensor:
         """(B, O', h, w) the hidden features of all places."""
@@ -84,48 +85,42 @@ class LevelProposals:
 
     def _logits(self, weights: Tensor, patches: Tensor) -> Tensor:
         """(B, anchors) objectness, place by place, so that the hidden features of all places are never held."""
-        before = self.linear[0].flatten(1)
+        if not takes_in_turn(self.linear.device):
+            hidden = torch.baddbmm(self.linear, patches.transpose(1, 2), weights.transpose(1, 2))
+            return _predicted(self.stage.objectness, self.stage.after(hidden)).flatten(1)
         predict, bias = self.stage.objectness.weight.flatten(1), self.stage.objectness.bias
-        places = before.shape[1]
-        logits = before.new_empty(len(weights), len(predict), places)
-        tile = CPU_TILE if before.device.type == "cpu" else places
-        for start in range(0, places, tile):
-            part = slice(start, start + tile)
-            if before.device.type == "cpu":  # a batched product of such thin matrices is slow on a CPU
-                for b in range(len(weights)):
-                    hidden = self.stage.after(torch.addmm(before[:, part], weights[b], patches[b, :, part]))
-                    logits[b, :, part] = predict @ hidden
-            else:
-                hidden = self.stage.after(torch.baddbmm(before[:, part], weights, patches[:, :, part]))
-                logits[:, :, part] = predict @ hidden
+        logits = self.linear.new_empty(len(weights), len(predict), len(self.linear))
+        tile = self.linear.new_empty(CPU_TILE, self.linear.shape[1])
+        for start in range(0, len(self.linear), CPU_TILE):
+            before = self.linear[start : start + CPU_TILE]
+            part = slice(start, start + len(before))
+            for b in range(len(weights)):  # a batched product of such thin matrices is slow on a CPU
+                hidden = torch.addmm(before, patches[b, :, part].t(), weights[b].t(), out=tile[: len(before)])
+                logits[b, :, part] = predict @ self.stage.after(hidden).t()
         if bias is not None:
             logits += bias[:, None]
         return logits.transpose(1, 2).flatten(1)
 
+    def _hidden_at(self, weights: Tensor, patches: Tensor, place: Tensor) -> Tensor:
+        """(B, n, O') the hidden features of some places (B, n) only."""
+        around = patches.gather(2, place[:, None].expand(-1, patches.shape[1], -1))
+        return self.stage.after(torch.baddbmm(self.linear[place], around.transpose(1, 2), weights.transpose(1, 2)))
+
     def _deltas_anew(self, weights: Tensor, patches: Tensor, best: Tensor) -> Tensor:
         """(B, n, 4) the box deltas of the best anchors only, from hidden features computed again."""
         place = best // self.stage.objectness.out_channels
-        at = place[:, None, :]
-        around = patches.gather(2, at.expand(-1, patches.shape[1], -1))
-        before = self.linear[0].flatten(1)[:, place].transpose(0, 1)
-        hidden = self.stage.after(before + weights @ around)
-        deltas = self.stage.deltas.weight.flatten(1) @ hidden
-        return self._own_anchor(deltas, best)
+        return self._own_deltas(self._hidden_at(weights, patches, place), best)
 
     def _deltas_at(self, hidden: Tensor, best: Tensor) -> Tensor:
-        place = best // self.stage.objectness.out_channels
-        flat = hidden.flatten(2)
-        deltas = self.stage.deltas.weight.flatten(1) @ flat.gather(2, place[:, None].expand(-1, flat.shape[1], -1))
-        return self._own_anchor(deltas, best)
+        """The same from the hidden features (B, O', h, w) of all places."""
+        return self._own_deltas(_taken(hidden, best // self.stage.objectness.out_channels), best)
 
-    def _own_anchor(self, deltas: Tensor, best: Tensor) -> Tensor:
-        """From the deltas (B, 4 A, n) of all anchors of a place, those of the anchor that is meant: (B, n, 4)."""
+    def _own_deltas(self, hidden: Tensor, best: Tensor) -> Tensor:
+        """(B, n, 4) of the anchors ``best``, from the hidden features (B, n, O') of their places."""
         n_anchors = self.stage.objectness.out_channels
-        if self.stage.deltas.bias is not None:
-            deltas = deltas + self.stage.deltas.bias[:, None]
-        per_anchor = deltas.unflatten(1, (n_anchors, 4))
-        mine = (best % n_anchors)[:, None, None].expand(-1, 1, 4, -1)
-        return per_anchor.gather(1, mine)[:, 0].transpose(1, 2)
+        per_anchor = _predicted(self.stage.deltas, hidden).unflatten(2, (n_anchors, 4))
+        mine = (best % n_anchors)[..., None, None].expand(-1, -1, 1, 4)
+        return per_anchor.gather(2, mine)[:, :, 0]
 
     def _survivors(self, logits: Tensor, deltas_of: Callable[[Tensor], Tensor]) -> Survivors:
         best_logits, best = logits.topk(min(self.stage.n_before_nms, logits.shape[1]), dim=1)
@@ -143,36 +138,16 @@ class LevelProposals:
         return Survivors(boxes, scores.masked_fill(~keep, -torch.inf), best)
 
 
+def _taken(hidden: Tensor, place: Tensor) -> Tensor:
+    """(B, n, O') some places (B, n) of the hidden features (B, O', h, w)."""
+    return hidden.flatten(2).gather(2, place[:, None].expand(-1, hidden.shape[1], -1)).transpose(1, 2)
+
+
+def _predicted(layer: nn.Conv2d, hidden: Tensor) -> Tensor:
+    """(B, n, outputs) of a 1x1 convolution, of n places by themselves."""
+    return F.linear(hidden, layer.weight.flatten(1), layer.bias)
+
+
 def _by_anchor(predictions: Tensor) -> Tensor:
     """(B, A, h, w) logits as (B, h * w * A), in the order of the anchors."""
     return predictions.permute(0, 2, 3, 1).flatten(1)
-
-
-def suppress(boxes: Tensor, scores: Tensor, valid: Tensor, threshold: float) -> Tensor:
-    """Non-maximum suppression of each row by itself: (B, n) True for the boxes that stay.
-
-    Args:
-        boxes: (B, n, 4) xyxy.
-        scores: (B, n).
-        valid: (B, n) boxes that take part.
-        threshold: IoU above which the lower score goes.
-    """
-    keep = torch.zeros_like(valid)
-    wide = torch.promote_types(boxes.dtype, torch.float32)  # under autocast they come in several
-    boxes, scores = boxes.to(wide), scores.to(wide)
-    if boxes.device.type == "cpu":
-
-        def suppress_row(row: int) -> None:
-            taking_part = valid[row].nonzero().flatten()
-            stay = box_ops.nms(boxes[row, taking_part], scores[row, taking_part], threshold)
-            keep[row, taking_part[stay]] = True
-
-        # one row's suppression is serial, and a sixth of all the time: rows side by side
-        with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(boxes)))) as threads:
-            list(threads.map(suppress_row, range(len(boxes))))
-        return keep
-    rows, columns = valid.nonzero(as_tuple=True)
-    # one call for all rows moves them apart by an offset, which float32 would pay for with the boxes' last digits
-    stay = box_ops.batched_nms(boxes[rows, columns].double(), scores[rows, columns].double(), rows, threshold)
-    keep[rows[stay], columns[stay]] = True
-    return keep
