@@ -9,6 +9,7 @@ from detxai.adapters.structure import Dense, TwoStage
 from detxai.engine.ablation import FullTail, Tail
 from detxai.engine.dense import DenseTail
 from detxai.engine.probes import probes_of
+from detxai.engine.screened_two_stage import ScreenedTwoStage
 from detxai.engine.tracked_dense import TrackedDense
 from detxai.engine.tracked_two_stage import TrackedTwoStage
 from detxai.engine.two_stage import TwoStageTail
@@ -36,3 +37,12 @@ def tracked(tail: Tail) -> Tail | None:
         probes = probes_of(tail.targets)
         return None if probes is None else TrackedTwoStage(tail, probes)
     return None
+
+
+def screened(tail: Tail, margin: float) -> Tail:
+    """The tail that looks only at proposals expected within ``margin`` of the best; the exact one where none moves.
+
+    Exact too where a target may look at any candidate.
+    """
+    probes = probes_of(tail.targets) if isinstance(tail, TwoStageTail) else None
+    return tail if probes is None or not isinstance(tail, TwoStageTail) else ScreenedTwoStage(tail, probes, margin)

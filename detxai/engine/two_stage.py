@@ -11,10 +11,10 @@ from torchvision.ops import boxes as box_ops
 
 from detxai.adapters.structure import TwoStage
 from detxai.detections import Candidates
-from detxai.engine.batching import slots
+from detxai.engine.batching import slots, takes_in_turn
 from detxai.engine.looking import Looked, SecondStage
 from detxai.engine.probes import qualities_of
-from detxai.engine.proposing import LevelProposals
+from detxai.engine.proposing import LevelProposals, Survivors
 from detxai.engine.roi_align import Samples
 from detxai.geometry import box_iou
 from detxai.targets import BoxTarget, Target, score_targets
@@ -56,6 +56,26 @@ class Kept:
     samples: Samples
 
 
+@dataclass(frozen=True)
+class Ablated:
+    """What B ablations of one level leave to be looked at.
+
+    Attributes:
+        level, channels, fill: what is ablated: (B,) channels set to (B,) values.
+        staying: the candidates of the proposals that stay where they are.
+        survivors: the proposals of the level itself, anew.
+        row, column: (R,) those of them that are among the best and in reach, by ablation.
+    """
+
+    level: str
+    channels: Tensor
+    fill: Tensor
+    staying: list[Candidates]
+    survivors: Survivors
+    row: Tensor
+    column: Tensor
+
+
 class TwoStageTail:
     """The tail of a two-stage detector behind its pyramid.
 
@@ -80,26 +100,37 @@ class TwoStageTail:
         """A level's change as the convolution sees it, its candidates, and a share of pooled boxes."""
         feature = self.levels[level]
         places = feature.shape[-2] * feature.shape[-1]
-        tiled = self.structure.proposals.pointwise and feature.device.type == "cpu"
-        hidden = 1 if tiled else 2 * feature.shape[1]
+        in_turn = takes_in_turn(feature.device)
+        hidden = 1 if in_turn and self.structure.proposals.pointwise else 2 * feature.shape[1]
         bins = self.structure.boxes.output_size[0] * self.structure.boxes.output_size[1]
-        return feature.element_size() * (places * (30 + hidden) + 300 * feature.shape[1] * bins)
+        pairs = 0 if in_turn else self.structure.proposals.n_before_nms**2
+        return feature.element_size() * (places * (30 + hidden) + 300 * feature.shape[1] * bins + 2 * pairs)
 
     def scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
-        batch = len(channels)
+        ablated = self.ablated(level, channels, fill)
+        return self.answer([*ablated.staying, *self.look(ablated, torch.ones_like(ablated.row).bool())], len(channels))
+
+    def ablated(self, level: str, channels: Tensor, fill: Tensor) -> Ablated:
+        """What the ablations leave, before the proposals that moved are looked at."""
         new = self.proposals[level].without(channels, fill)
         kept = self._kept[level]
         stays, comes = self._best(kept.scores, new.scores, kept.n_before)
-        parts = []
+        staying = []
         if len(kept.looked):
             again = self.second.again(kept.looked, kept.changed, kept.samples, level, channels, fill)
-            parts.append(self.candidates(kept.looked.boxes.expand(batch, -1, -1), *again, stays[:, kept.near]))
+            boxes = kept.looked.boxes.expand(len(channels), -1, -1)
+            staying.append(self.candidates(boxes, *again, stays[:, kept.near]))
         row, column = (comes & self._in_reach(new.boxes)).nonzero(as_tuple=True)
-        if len(row):
-            boxes = new.boxes[row, column]
-            seen = self.second.without(boxes, level, channels[row], fill[row])
-            parts.append(self.candidates(*_padded(row, batch, boxes, *seen)))
-        return self.answer(parts, batch)
+        return Ablated(level, channels, fill, staying, new, row, column)
+
+    def look(self, ablated: Ablated, chosen: Tensor) -> list[Candidates]:
+        """The candidates of those proposals of the ablated level for which ``chosen`` (R,) is True, if any."""
+        row, column = ablated.row[chosen], ablated.column[chosen]
+        if not len(row):
+            return []
+        boxes = ablated.survivors.boxes[row, column]
+        seen = self.second.without(boxes, ablated.level, ablated.channels[row], ablated.fill[row])
+        return [self.candidates(*_padded(row, len(ablated.channels), boxes, *seen))]
 
     # -- the clean pass, once ------------------------------------------------------------------------------------
 
@@ -149,6 +180,8 @@ class TwoStageTail:
 
     def qualities(self, probes: Sequence[Target], looked: Looked) -> Tensor:
         """(T, n) of proposals."""
+        if not len(looked):  # a decoder may not know what to make of none
+            return looked.boxes.new_zeros(len(probes), 0)
         there = torch.ones(1, len(looked), dtype=torch.bool, device=looked.boxes.device)
         candidates = self.candidates(looked.boxes[None], looked.logits[None], looked.deltas[None], there)
         return qualities_of(probes, candidates)
@@ -194,9 +227,11 @@ class TwoStageTail:
         placed = box_ops.clip_boxes_to_image(placed, structure.resized_size).view(batch, n, n_own, 4)
         return Candidates(placed * structure.to_image, probability, objectness, labels, boxes * structure.to_image)
 
-    def answer(self, parts: Sequence[Candidates], batch: int) -> Tensor:
+    def answer(self, parts: Sequence[Candidates], batch: int, targets: Sequence[Target] | None = None) -> Tensor:
+        """(T, B) the scores of the targets, or of others of the same boxes."""
+        targets = self.targets if targets is None else targets
         if not parts:
-            return self.structure.to_image.new_zeros(len(self.targets), batch)
+            return self.structure.to_image.new_zeros(len(targets), batch)
         together = Candidates(
             boxes=torch.cat([part.boxes for part in parts], 1),
             class_scores=torch.cat([part.class_scores for part in parts], 1),
@@ -204,7 +239,7 @@ class TwoStageTail:
             labels=parts[0].labels,
             proposals=torch.cat([part.proposals for part in parts if part.proposals is not None], 1),
         )
-        return score_targets(self.targets, together)
+        return score_targets(targets, together)
 
 
 def _starts(looks: Sequence[LevelLook]) -> list[int]:

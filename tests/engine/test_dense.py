@@ -24,6 +24,7 @@ from yolo_seeded import bus, seeded
 from detxai.adapters.adapter import Features
 from detxai.adapters.structure import Dense
 from detxai.adapters.yolo import YOLOAdapter, load_yolo
+from detxai.engine import batching
 from detxai.engine.ablation import FullTail, Tail
 from detxai.engine.convolving import AblatedBranch
 from detxai.engine.dense import DenseTail
@@ -303,6 +304,14 @@ def test_the_clean_levels_are_not_touched() -> None:
     assert torch.equal(first, again)
     assert all(torch.equal(before[name], level) for name, level in features.levels.items())
     assert all(torch.equal(weights[name], value) for name, value in adapter.model.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["v8", "11", "26 end2end"])
+def test_equals_brute_force_the_way_a_gpu_takes(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU computes as one batch and a CPU in turn, on a CPU."""
+    monkeypatch.setattr(batching, "ONE_BY_ONE", set())
+    adapter = detector(family)
+    assert worst_of_groups(adapter, (100, 120), questions(adapter, (100, 120)), n=3) < 1e-9
 
 
 @pytest.mark.parametrize("family", ["v8", "11"])

@@ -19,6 +19,7 @@ from torchvision.ops import roi_align
 import detxai
 from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
+from detxai.engine import batching
 from detxai.engine.ablation import FullTail
 from detxai.engine.roi_align import FeatureTable, sample_boxes
 from detxai.engine.tails import tail_of
@@ -130,6 +131,13 @@ def test_equals_brute_force_for_any_shape(seed: int, height: int, width: int, n_
 def test_equals_brute_force_in_single_precision() -> None:
     for seed in range(3):
         assert _worst(small_faster_rcnn(seed), photo(seed), 0.1, per_level=8, seed=seed) < 5e-5
+
+
+@pytest.mark.parametrize("name", ["three levels", "version 2", "no proposals"])
+def test_equals_brute_force_the_way_a_gpu_takes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU computes as one batch and a CPU in turn, on a CPU."""
+    monkeypatch.setattr(batching, "ONE_BY_ONE", set())
+    assert _worst(MODELS[name]().double(), photo(1), 0.1, per_level=100, seed=0) < 1e-9
 
 
 def test_ties_are_broken_as_in_the_full_pass() -> None:

@@ -280,6 +280,8 @@ def test_agrees_with_grad_cam_where_grad_cam_is_right(detector: Adapter) -> None
         ({"batch_size": 0}, "batch_size must be a whole number from 1"),
         ({"fidelity": 1.0}, "fidelity must be a rank correlation"),
         ({"precision": "int8"}, "precision must be one of"),
+        ({"margin": 0}, r"margin must be a difference of scores in \(0, 1\), or None, got 0"),
+        ({"margin": 1.5}, "margin must be a difference of scores"),
         ({"rest": "half"}, "rest must be one of"),
         ({"fill": "red"}, "fill must be 'zero', 'mean' or a finite number"),
         ({"fill": math.nan}, "fill must be 'zero', 'mean' or a finite number"),
@@ -298,11 +300,27 @@ def test_bad_settings(detector: Adapter, settings: dict[str, Any], message: str)
         detxai.explain(detector, photo(1), "ablation_cam", detxai.Detections([[0, 0, 9, 9]], [0.5], [1]), **settings)
 
 
-def test_lower_precision_stays_near(detector: Adapter) -> None:
+def test_lower_precision_changes_the_features_and_not_how_they_are_ablated(detector: Adapter) -> None:
     single = detxai.wrap(small_faster_rcnn(width=8))
     image = photo(1)
     found = single.detect(image, 0)[:2]
-    full = AblationCAM()(single, image, found)
     half = AblationCAM(precision="bf16")(single, image, found)
-    assert all(np.isfinite(e.values).all() for e in half)
-    assert min(agreement(a, b) for a, b in zip(full, half)) > 0.3
+    with torch.autocast("cpu", torch.bfloat16):
+        features = single.features(image)
+    features = features.with_levels({name: level.float() for name, level in features.levels.items()})
+    targets = ClassScoreTarget.of(found)
+    with single.borrowed(), torch.no_grad():
+        full = FullTail(single, features, targets)
+        drops = [
+            full.clean[:, None] - full.scores(name, torch.arange(level.shape[1]), level.new_zeros(level.shape[1]))
+            for name, level in features.levels.items()
+        ]
+    effects = torch.stack([e.channel_effects for e in half if e.channel_effects is not None])
+    torch.testing.assert_close(effects, torch.cat(drops, 1), atol=5e-5, rtol=0)
+
+
+def test_channels_last_gives_the_same(detector: Adapter) -> None:
+    found = detector.detect(photo(1).double(), 0)[:2]
+    plain, last = (AblationCAM(channels_last=last)(detector, photo(1).double(), found) for last in (False, True))
+    for one, other in zip(plain, last, strict=True):
+        np.testing.assert_allclose(one.values, other.values, atol=1e-6)
