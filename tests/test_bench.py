@@ -20,7 +20,13 @@ from detxai.cli import main
 def test_every_way_gives_the_same_scores_and_the_peers_failure_is_told() -> None:
     detector = detxai.wrap(small_faster_rcnn(width=8))
     image = photo(0)
-    rows = bench_ablation(detector, image, detector.detect(image, 0)[:3], per_level=2, ratios=(0.5,))
+    rows = bench_ablation(
+        detector,
+        image,
+        detector.detect(image, 0)[:3],
+        per_level=2,
+        settings=[{"ratio_channels_to_ablate": 0.5, "margin": 0.2}],
+    )
     assert "KeyError" in rows[0].note  # three levels of other names: grad-cam knows five of 256 channels
     compared = [row for row in rows if row.error is not None]
     assert [row.name for row in compared][:2] == [
@@ -30,6 +36,7 @@ def test_every_way_gives_the_same_scores_and_the_peers_failure_is_told() -> None
     assert len(compared) == 7
     assert all(row.error < 5e-5 for row in compared if row.error is not None)
     assert all(row.seconds > 0 for row in rows[1:])
+    assert rows[-1].name == "AblationCAM(ratio=0.5, margin=0.2)"
     assert rows[-1].rank_correlation is not None
     json.dumps(as_records(rows))
     assert len(as_table(rows).splitlines()) == len(rows) + 1
@@ -49,7 +56,7 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path, capsys: pytest.Captu
     assert main([*command, "--max-boxes", "2"]) == 0
     assert "every shortcut" in capsys.readouterr().out
     assert main([*command, "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["rows"]) == 10
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 14
 
 
 def _command(what: str, tmp_path: Path) -> list[str]:
