@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from detxai.adapters.adapter import Adapter, Features
 from detxai.detections import Candidates
-from detxai.engine.batching import batch_size_for, in_batches
+from detxai.engine.batching import CPU_MOST, batch_size_for, in_batches
 from detxai.engine.channels import Channels
 from detxai.targets import Target, score_targets
 
@@ -31,9 +31,15 @@ class Tail(Protocol):
     def bytes_each(self, level: str) -> int:
         """About how much memory one ablation of a batch takes."""
 
+    @property
+    def cpu_most(self) -> int:
+        """Ablations at once past which a CPU gains nothing."""
+
 
 class FullTail:
     """Any adapter that can resume: the whole tail, batched, no shortcuts."""
+
+    cpu_most = CPU_MOST
 
     def __init__(self, detector: Adapter, features: Features, targets: Sequence[Target]) -> None:
         self.detector, self.features, self.targets = detector, features, targets
@@ -102,7 +108,7 @@ def ablate(
     """
     for level, places, within in channels.by_level(chosen):
         numbers = chosen[places]
-        size = batch_size or batch_size_for(fill.device, tail.bytes_each(level))
+        size = batch_size or batch_size_for(fill.device, tail.bytes_each(level), tail.cpu_most)
 
         def run(part: Tensor, level: str = level, numbers: Tensor = numbers, within: Tensor = within) -> Tensor:
             return tail.scores(level, within[part], fill[numbers[part]])

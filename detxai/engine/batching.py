@@ -13,7 +13,7 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-CPU_MOST = 8  # past this a CPU only streams its caches (HOTPATH: no gain from 8 to 16 channels a batch)
+CPU_MOST = 8  # past this, full passes only stream a CPU's caches
 GPU_MOST = 256
 ACTIVATIONS = 64  # bytes that a full pass holds at its fullest, per byte of its input image
 ONE_BY_ONE = {"cpu"}  # kinds of device that take small products sooner in turn than as one batch, and wait for nothing
@@ -52,9 +52,9 @@ def _free_host_memory() -> int:
         return 2 * 1024**3
 
 
-def batch_size_for(device: torch.device, bytes_each: int) -> int:
-    """How many items of ``bytes_each`` fit the free memory of ``device``; at least 1."""
-    most = CPU_MOST if device.type == "cpu" else GPU_MOST
+def batch_size_for(device: torch.device, bytes_each: int, cpu_most: int | None = None) -> int:
+    """How many items of ``bytes_each`` fit the free memory of ``device``; at least 1, on a CPU at most ``cpu_most``."""
+    most = (cpu_most or CPU_MOST) if device.type == "cpu" else GPU_MOST
     return max(1, min(most, int(free_memory(device) * SHARE_OF_FREE) // max(bytes_each, 1)))
 
 

@@ -65,6 +65,8 @@ class DenseTail:
         every_cell: compute all of the ablated level, as if no bound were known.
     """
 
+    cpu_most = 16
+
     def __init__(
         self,
         structure: Dense,

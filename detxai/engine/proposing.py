@@ -55,22 +55,24 @@ class LevelProposals:
 
     def among(self, anchors: Tensor, channels: Tensor, fill: Tensor) -> Survivors:
         """The same, as if these anchors (n,) were all there are."""
-        weights, patches = self._change(channels, fill)
         best = anchors.expand(len(channels), -1)
-        place = (anchors // self.stage.objectness.out_channels).expand(len(channels), -1)
+        places = anchors // self.stage.objectness.out_channels
         if self.stage.pointwise:
-            hidden = self._hidden_at(weights, patches, place)
+            around = self._patches_at(places, channels, fill)
+            hidden = self._hidden_at(self._weights(channels), around, places.expand(len(channels), -1))
         else:
-            hidden = _taken(self._hidden(weights, patches), place)
+            hidden = self._hidden(*self._change(channels, fill)).flatten(2)[:, :, places].transpose(1, 2)
         logits = _predicted(self.stage.objectness, hidden)
         own = (best % self.stage.objectness.out_channels)[..., None]
         return self._surviving(logits.gather(2, own)[..., 0], best, self._own_deltas(hidden, best))
 
     def _change(self, channels: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
         """The convolution's weights (B, O, k * k) of the channels, and their changes' patches (B, k * k, places)."""
-        weights = self.stage.convolution.weight[:, channels].transpose(0, 1).flatten(2)
         kind = self.linear.dtype  # autocast leaves products with an ``out`` alone
-        return weights.to(kind), self._patches(channels, fill).to(kind)
+        return self._weights(channels).to(kind), self._patches(channels, fill).to(kind)
+
+    def _weights(self, channels: Tensor) -> Tensor:
+        return self.stage.convolution.weight[:, channels].transpose(0, 1).flatten(2)
 
     def _hidden(self, weights: Tensor, patches: Tensor) -> Tensor:
         """(B, O', h, w) the hidden features of all places."""
@@ -78,10 +80,22 @@ class LevelProposals:
 
     def _patches(self, channels: Tensor, fill: Tensor) -> Tensor:
         """(B, k * k, places): the change of the channel as the convolution sees it at each place."""
-        conv = self.stage.convolution
         change = fill[:, None, None] - self.level[0, channels]
-        padding = conv.padding if isinstance(conv.padding, tuple) else 0  # a structure has no padding by name
-        return F.unfold(change[:, None], conv.kernel_size, padding=padding)
+        return F.unfold(change[:, None], self.stage.convolution.kernel_size, padding=self._padding)
+
+    def _patches_at(self, places: Tensor, channels: Tensor, fill: Tensor) -> Tensor:
+        """(B, k * k, n): the same at some places (n,) only."""
+        (height, width), (down, across) = self.stage.convolution.kernel_size, self._padding
+        change = F.pad(fill[:, None, None] - self.level[0, channels], (across, across, down, down))
+        columns = self.level.shape[-1]
+        y = places // columns + torch.arange(height, device=places.device)[:, None]
+        x = places % columns + torch.arange(width, device=places.device)[:, None]
+        return change[:, y[:, None], x[None]].flatten(1, 2)
+
+    @property
+    def _padding(self) -> tuple[int, int]:
+        padding = self.stage.convolution.padding  # a structure has none by name
+        return (padding[0], padding[1]) if isinstance(padding, tuple) else (0, 0)
 
     def _logits(self, weights: Tensor, patches: Tensor) -> Tensor:
         """(B, anchors) objectness, place by place, so that the hidden features of all places are never held."""
@@ -101,15 +115,15 @@ class LevelProposals:
             logits += bias[:, None]
         return logits.transpose(1, 2).flatten(1)
 
-    def _hidden_at(self, weights: Tensor, patches: Tensor, place: Tensor) -> Tensor:
-        """(B, n, O') the hidden features of some places (B, n) only."""
-        around = patches.gather(2, place[:, None].expand(-1, patches.shape[1], -1))
+    def _hidden_at(self, weights: Tensor, around: Tensor, place: Tensor) -> Tensor:
+        """(B, n, O') the hidden features of some places (B, n) only, from the changes around them (B, k * k, n)."""
         return self.stage.after(torch.baddbmm(self.linear[place], around.transpose(1, 2), weights.transpose(1, 2)))
 
     def _deltas_anew(self, weights: Tensor, patches: Tensor, best: Tensor) -> Tensor:
         """(B, n, 4) the box deltas of the best anchors only, from hidden features computed again."""
         place = best // self.stage.objectness.out_channels
-        return self._own_deltas(self._hidden_at(weights, patches, place), best)
+        around = patches.gather(2, place[:, None].expand(-1, patches.shape[1], -1))
+        return self._own_deltas(self._hidden_at(weights, around, place), best)
 
     def _deltas_at(self, hidden: Tensor, best: Tensor) -> Tensor:
         """The same from the hidden features (B, O', h, w) of all places."""

@@ -23,6 +23,8 @@ class ScreenedTwoStage:
         margin: in [0, 1], of a quality.
     """
 
+    cpu_most = 16
+
     def __init__(self, tail: TwoStageTail, probes: list[Target], margin: float) -> None:
         self.tail, self.probes, self.margin = tail, probes, margin
         self.clean = tail.clean

@@ -22,6 +22,8 @@ class TrackedDense:
         tail: the exact one; its targets are answered by one candidate each.
     """
 
+    cpu_most = 32
+
     def __init__(self, tail: DenseTail, qualities: Tensor) -> None:
         self.tail = tail
         self.clean = tail.clean

@@ -80,6 +80,8 @@ class TrackedTwoStage:
         probes: T targets of the same boxes, whose score is a candidate's quality.
     """
 
+    cpu_most = 32
+
     def __init__(self, tail: TwoStageTail, probes: list[Target]) -> None:
         self.tail, self.probes = tail, probes
         self.clean = tail.clean

@@ -83,6 +83,8 @@ class TwoStageTail:
     the features pooled from it, and which proposals of the other levels are among the best; everything else is kept.
     """
 
+    cpu_most = 16
+
     def __init__(self, structure: TwoStage, levels: Mapping[str, Tensor], targets: Sequence[Target]) -> None:
         self.structure, self.levels, self.targets = structure, levels, targets
         self.reach = _reach_boxes(targets, structure.to_image)

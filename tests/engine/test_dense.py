@@ -108,6 +108,8 @@ def worst(adapter: YOLOAdapter, features: Features, full: Tail, fast: Tail, n: i
 class Each:
     """Tails of several groups of targets as one: few targets have small windows, many together large ones."""
 
+    cpu_most = 8
+
     def __init__(
         self, adapter: YOLOAdapter, features: Features, targets: list[Target], groups: list[list[int]]
     ) -> None:
