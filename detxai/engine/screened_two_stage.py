@@ -42,6 +42,8 @@ class ScreenedTwoStage:
         first = self.tail.look(ablated, chosen)
         best = best.maximum(self.tail.answer(first, batch, probes))
         second = self.tail.look(ablated, self._within(ablated, best) & ~chosen)
+        if probes == list(self.tail.targets):  # the score is the quality
+            return best.maximum(self.tail.answer(second, batch))
         return self.tail.answer([*ablated.staying, *first, *second], batch)
 
     def _within(self, ablated: Ablated, best: Tensor) -> Tensor:
