@@ -14,7 +14,7 @@ import argparse
 import json
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ import detxai
 from detxai.geometry import box_iou
 from detxai.scenes import CLASS_NAMES, KINDS, generate
 
+FILLS: tuple[Literal["zero", "mean"], ...] = ("zero", "mean")
 FIRST_SEED = 500  # none of them used in training
 
 
@@ -55,7 +56,7 @@ def measure(detector: Any, scene: Any) -> list[tuple[str, float, float]]:
     if len(found) == 0:
         return []
     eigen = detxai.EigenCAM()(detector, scene.image)
-    ablation = detxai.AblationCAM(progress=False)(detector, scene.image, found)
+    zero, mean = (detxai.AblationCAM(fill=fill, progress=False)(detector, scene.image, found) for fill in FILLS)
     results = []
     names = [found.name(i) for i in range(len(found))]
     for i in range(len(scene)):
@@ -66,7 +67,8 @@ def measure(detector: Any, scene: Any) -> list[tuple[str, float, float]]:
             continue
         j = max(same, key=lambda j: float(iou[j]))
         maps = {
-            "ablation_cam": ablation[j].values,
+            "ablation_cam": zero[j].values,
+            "ablation_cam, mean fill": mean[j].values,
             "eigen_cam": eigen.values,
             "the box": box_map(found.boxes[j].tolist(), mask.shape),
         }
@@ -81,7 +83,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     table = []
-    print(f"{'detector':<14} {'kind':<10} {'method':<13} {'objects':>7} {'AUC':>6} {'gain':>6}")
+    print(f"{'detector':<14} {'kind':<10} {'method':<23} {'objects':>7} {'AUC':>6} {'gain':>6}")
     for name in given.detectors:
         detector = detxai.wrap(name)
         for kind in KINDS:
@@ -93,7 +95,11 @@ def main() -> None:
                 auc, times_chance = (statistics.mean(column) for column in zip(*entries))
                 table.append({"detector": name, "kind": kind, "method": method, "n": len(entries)})
                 table[-1] |= {"auc": auc, "gain": times_chance}
-                print(f"{name:<14} {kind:<10} {method:<13} {len(entries):>7} {auc:>6.3f} {times_chance:>6.2f}")
+                print(f"{name:<14} {kind:<10} {method:<23} {len(entries):>7} {auc:>6.3f} {times_chance:>6.2f}")
+        for method in dict.fromkeys(entry["method"] for entry in table):
+            of_all = [entry for entry in table if (entry["detector"], entry["method"]) == (name, method)]
+            auc, times_chance = (statistics.mean(entry[key] for entry in of_all) for key in ("auc", "gain"))
+            print(f"{name:<14} {'mean':<10} {method:<23} {'':>7} {auc:>6.3f} {times_chance:>6.2f}")
     if given.json:
         given.json.write_text(json.dumps(table, indent=2) + "\n")
 

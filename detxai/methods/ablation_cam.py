@@ -52,7 +52,9 @@ class AblationCAM:
         batch_size: ablations at once; None: what fits the device.
         target: from a detection's box and label to the question asked of it.
         layers: names of the layers; default: the adapter's.
-        fill: what an ablated channel is set to: ``"zero"`` (the paper), its own ``"mean"``, or a number.
+        fill: what an ablated channel is set to: ``"zero"`` (the paper), a number (the map still shows A_c, as
+            grad-cam's does), or its own ``"mean"``: the map then shows A_c less that mean, which is what the ablation
+            takes away, without the background that comes of where a channel's zero lies.
         ranking: what "expected to matter most" means: ``"tracked"`` (the drop of the candidate that answers each
             target now, followed through every ablation: a small part of an exact one), ``"first_order"`` (one backward
             pass), ``"energy"`` (no gradients), or a callable from ``Features`` to (C,) numbers, larger first. Where
@@ -119,7 +121,7 @@ class AblationCAM:
             return []
         targets = ask_about(detections, self.target)
         scores = self._scores(detector, features, targets)
-        values = combine_levels(features, channel_weights(scores))
+        values = combine_levels(self._shown(features), channel_weights(scores))
         cost = Cost(time.perf_counter() - start, forward_passes=1 + scores.passes)
         model = {**detector.describe(), "layers": list(features.layers)}
         return [
@@ -144,6 +146,11 @@ class AblationCAM:
         with autocast(detector.device, self.precision):
             features = detector.features(inputs, self.layers)
         return features.with_levels({k: v.to(detector.dtype).contiguous() for k, v in features.levels.items()})
+
+    def _shown(self, features: Features) -> Features:
+        if self.fill != "mean":
+            return features
+        return features.with_levels({k: v - v.mean((2, 3), keepdim=True) for k, v in features.levels.items()})
 
     def _scores(self, detector: Adapter, features: Features, targets: Sequence[Target]) -> AblatedScores:
         channels = Channels.of(features)

@@ -31,7 +31,7 @@ def detector() -> Adapter:
     return detxai.wrap(small_faster_rcnn(width=8).double())
 
 
-def _by_hand(detector: Adapter, image: Tensor, target: Any, fill: float = 0.0) -> tuple[Tensor, Tensor]:
+def _by_hand(detector: Adapter, image: Tensor, target: Any, fill: Any = "zero") -> tuple[Tensor, Tensor]:
     """Drops (C,) and map (H, W), one channel at a time through the whole detector."""
     features = detector.features(image)
     geometry = features.inputs.geometries[0]
@@ -41,21 +41,23 @@ def _by_hand(detector: Adapter, image: Tensor, target: Any, fill: float = 0.0) -
         for name, level in features.levels.items():
             for channel in range(level.shape[1]):
                 changed = level.clone()
-                changed[0, channel] = fill
+                mean = level[0, channel].mean()
+                changed[0, channel] = 0 if fill == "zero" else mean if fill == "mean" else fill
                 y_c = score_targets([target], detector.resume(features.with_levels({name: changed})))[0, 0]
                 drops.append(y - y_c)
-                total += geometry.map_to_image(level[0, channel]) * (y - y_c) / y
+                shown = level[0, channel] - (mean if fill == "mean" else 0)
+                total += geometry.map_to_image(shown) * (y - y_c) / y
     return torch.stack(drops), total
 
 
-@pytest.mark.parametrize("fill", ["zero", 0.7])
+@pytest.mark.parametrize("fill", ["zero", 0.7, "mean"])
 def test_is_the_papers_formula(detector: Adapter, fill: Any) -> None:
     image = photo(1)
     found = detector.detect(image, 0)[:3]
     explanations = AblationCAM(fill=fill)(detector, image, found)
     assert len(explanations) == 3
     for explanation, target in zip(explanations, ClassScoreTarget.of(found)):
-        drops, values = _by_hand(detector, image, target, 0.0 if fill == "zero" else fill)
+        drops, values = _by_hand(detector, image, target, fill)
         torch.testing.assert_close(explanation.channel_effects, drops, atol=1e-9, rtol=0)
         np.testing.assert_allclose(explanation.values, values.numpy(), atol=1e-5)
         assert float(explanation.values.min()) < 0 <= float(explanation.heatmap.min())
@@ -317,6 +319,16 @@ def test_lower_precision_changes_the_features_and_not_how_they_are_ablated(detec
         ]
     effects = torch.stack([e.channel_effects for e in half if e.channel_effects is not None])
     torch.testing.assert_close(effects, torch.cat(drops, 1), atol=5e-5, rtol=0)
+
+
+def test_a_compiled_backbone_of_the_users_own_is_explained_too() -> None:
+    image, model = photo(1).double(), small_faster_rcnn(width=8).double()
+    found = detxai.wrap(model).detect(image, 0)[:2]
+    plain = AblationCAM()(detxai.wrap(model), image, found)
+    model.backbone.compile(backend="eager")  # needs no compiler
+    compiled = AblationCAM()(detxai.wrap(model), image, found)
+    for one, other in zip(plain, compiled, strict=True):
+        np.testing.assert_allclose(one.values, other.values, atol=1e-6)
 
 
 def test_channels_last_gives_the_same(detector: Adapter) -> None:
