@@ -30,12 +30,12 @@ from detxai.targets import ClassScoreTarget, Target
 
 BATCH = 8
 SETTINGS: tuple[dict[str, float], ...] = (
-    {"margin": 0.2},
-    {"margin": 0.1},
+    {"margin": 0.8},
+    {"margin": 0.5},
     {"ratio_channels_to_ablate": 0.1},
-    {"ratio_channels_to_ablate": 0.1, "margin": 0.1},
+    {"ratio_channels_to_ablate": 0.1, "margin": 0.5},
     {"ratio_channels_to_ablate": 0.02},
-    {"ratio_channels_to_ablate": 0.02, "margin": 0.1},
+    {"ratio_channels_to_ablate": 0.02, "margin": 0.5},
 )
 
 

@@ -13,14 +13,14 @@ class ScreenedTwoStage:
     """The tail of a two-stage detector, without a look at moved proposals that nobody expects to answer a target.
 
     What is expected of a proposal is what its anchor's was worth in the clean pass. First those are looked at that
-    come within ``margin`` of the best there was; then those that come within it of the best that is left. Proposals
-    whose anchors had none in the clean pass are looked at always. Wrong only where an ablation makes a proposal better
-    by more than the margin, and better than all others.
+    come near the best there was; then those that come near the best that is left. Proposals whose anchors had none in
+    the clean pass are looked at always. Wrong only where an ablation makes a proposal that was far from the best
+    better than all that were near it.
 
     Args:
         tail: the exact one.
         probes: T targets of the same boxes, whose score is a candidate's quality.
-        margin: in [0, 1], of a quality.
+        margin: in [0, 1]: near the best is what has at least ``1 - margin`` of its quality.
     """
 
     cpu_most = 16
@@ -47,10 +47,10 @@ class ScreenedTwoStage:
         return self.tail.answer([*ablated.staying, *first, *second], batch)
 
     def _within(self, ablated: Ablated, best: Tensor) -> Tensor:
-        """(R,) which moved proposals are expected within the margin of the best quality (T, B) of their ablation."""
+        """(R,) which moved proposals are expected near the best quality (T, B) of their ablation."""
         anchors = ablated.survivors.anchors[ablated.row, ablated.column]
         expected = self._expected[ablated.level][:, anchors]
-        return (expected >= best[:, ablated.row] - self.margin).any(0)
+        return (expected >= (1 - self.margin) * best[:, ablated.row]).any(0)
 
     def _of_anchors(self, level: str) -> Tensor:
         """(T, anchors) the quality of each anchor's proposal in the clean pass; inf where there was none in reach."""

@@ -40,7 +40,7 @@ def tracked(tail: Tail) -> Tail | None:
 
 
 def screened(tail: Tail, margin: float) -> Tail:
-    """The tail that looks only at proposals expected within ``margin`` of the best; the exact one where none moves.
+    """The tail that looks only at proposals expected near the best; the exact one where none moves.
 
     Exact too where a target may look at any candidate.
     """
