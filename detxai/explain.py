@@ -66,9 +66,10 @@ def explain(
     decoded = image if isinstance(image, Tensor) else array  # decode a file only once
     if not asked.asks_about_boxes:
         return [asked(adapter, decoded)]
-    if detections is None:
-        detections = adapter.detect(decoded, score_threshold)
-    return list(asked(adapter, decoded, detections))
+    if detections is not None:
+        return list(asked(adapter, decoded, detections))
+    with adapter.remembering():  # the boxes and their maps, of one pass through the backbone
+        return list(asked(adapter, decoded, adapter.detect(decoded, score_threshold)))
 
 
 def make_method(method: str | Method, /, **settings: Any) -> Method:

@@ -112,9 +112,10 @@ class _Run:
     def image(self, path: Path, folder: Path) -> dict[str, Any]:
         """Explain one image into ``folder``, whole or not at all; its summary."""
         array = load_image(path)
-        detections = self.detector.detect(array, self.score_threshold)
         asks = self.method.asks_about_boxes
-        found = explain(self.detector, array, self.method, detections) if len(detections) or not asks else []
+        with self.detector.remembering():  # the boxes and their maps, of one pass through the backbone
+            detections = self.detector.detect(array, self.score_threshold)
+            found = explain(self.detector, array, self.method, detections) if len(detections) or not asks else []
         request = {**self.request, "image": str(path), "redo": self._redo(path)}
         record: dict[str, Any] = {
             "image": str(path), "height": array.shape[0], "width": array.shape[1], "folder": str(folder),

@@ -13,8 +13,8 @@ from detxai.engine.two_stage import TwoStageTail
 from detxai.geometry import box_iou
 from detxai.targets import Target
 
-MOST = 8  # proposals followed for a target
-SHARE = 0.7  # of the best quality: what ablations take away is less, so that only these can be the best then
+MOST = 5  # proposals followed for a target
+SHARE = 0.8  # of the best quality: what ablations take away is less, so that only these can be the best then
 RIVALS = 0.4  # IoU from which on a proposal may come to suppress another, whose threshold is higher (0.7)
 
 

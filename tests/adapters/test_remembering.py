@@ -78,6 +78,24 @@ def test_the_trunk_runs_once(detector: Adapter, monkeypatch: pytest.MonkeyPatch)
         assert len(ran) == passes
 
 
+def test_explain_finds_the_boxes_and_their_maps_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, image, ran = detxai.wrap(small_faster_rcnn()), picture(0), list[int]()
+    method = detxai.AblationCAM(ratio_channels_to_ablate=0.1, progress=False)
+    apart = detxai.explain(detector, image, method, detector.detect(image, 0))
+    stem = next(module for module in detector.model.modules() if isinstance(module, nn.Conv2d))
+    convolved = stem._conv_forward
+
+    def counted(*given: Any) -> Any:
+        ran.append(1)
+        return convolved(*given)
+
+    monkeypatch.setattr(stem, "_conv_forward", counted)
+    explanations = detxai.explain(detector, image, method, score_threshold=0)
+    assert len(ran) == 1
+    assert len(explanations) == len(apart) > 0
+    assert all(np.array_equal(one.values, other.values) for one, other in zip(explanations, apart, strict=True))
+
+
 def test_detections_and_candidates_can_share_the_heads_too(detector: Adapter) -> None:
     images = [picture(0), picture(1)]
 
