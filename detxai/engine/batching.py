@@ -52,9 +52,9 @@ def _free_host_memory() -> int:
         return 2 * 1024**3
 
 
-def batch_size_for(device: torch.device, bytes_each: int, cpu_most: int | None = None) -> int:
+def batch_size_for(device: torch.device, bytes_each: int, cpu_most: int = CPU_MOST) -> int:
     """How many items of ``bytes_each`` fit the free memory of ``device``; at least 1, on a CPU at most ``cpu_most``."""
-    most = (cpu_most or CPU_MOST) if device.type == "cpu" else GPU_MOST
+    most = cpu_most if device.type == "cpu" else GPU_MOST
     return max(1, min(most, int(free_memory(device) * SHARE_OF_FREE) // max(bytes_each, 1)))
 
 

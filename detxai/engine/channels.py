@@ -116,14 +116,15 @@ class NoGradientsError(ValueError):
     """The targets' scores cannot be differentiated by the features."""
 
 
-def _distance_to_fill(features: Features, fill: Tensor) -> Mapping[str, Tensor]:
+def distance_to_fill(features: Features, fill: Tensor) -> Mapping[str, Tensor]:
+    """Level -> (1, C, h, w) what ablating each channel takes away: the feature less its fill (C,)."""
     fills = Channels.of(features).split(fill)
     return {name: level - fills[name][None, :, None, None] for name, level in features.levels.items()}
 
 
 def _energy(features: Features, fill: Tensor) -> Tensor:
     # a level's places are many or few: the mean makes levels comparable
-    return torch.cat([d.square().mean((0, 2, 3)) for d in _distance_to_fill(features, fill).values()])
+    return torch.cat([d.square().mean((0, 2, 3)) for d in distance_to_fill(features, fill).values()])
 
 
 def _differentiable_scores(
@@ -143,7 +144,7 @@ def predicted_drops(detector: Adapter, features: Features, targets: Sequence[Tar
     Raises:
         NoGradientsError: the targets have none.
     """
-    distances = _distance_to_fill(features, fill).values()
+    distances = distance_to_fill(features, fill).values()
     rows = []
     with torch.enable_grad():
         scores, levels = _differentiable_scores(detector, features, targets)
@@ -158,6 +159,6 @@ def _first_order(detector: Adapter, features: Features, targets: Sequence[Target
         scores, levels = _differentiable_scores(detector, features, targets)
         total = (scores / scores.detach().abs().clamp(min=torch.finfo(scores.dtype).eps)).sum()
         gradients = torch.autograd.grad(total, levels, allow_unused=True, materialize_grads=True)
-    distances = _distance_to_fill(features, fill).values()
+    distances = distance_to_fill(features, fill).values()
     # absolute values before the sum over places: targets lie at different places and must not cancel
     return torch.cat([(g * d).sum(0).abs().sum((1, 2)) for g, d in zip(gradients, distances, strict=True)])

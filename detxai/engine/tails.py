@@ -44,5 +44,7 @@ def screened(tail: Tail, margin: float) -> Tail:
 
     Exact too where a target may look at any candidate.
     """
-    probes = probes_of(tail.targets) if isinstance(tail, TwoStageTail) else None
-    return tail if probes is None or not isinstance(tail, TwoStageTail) else ScreenedTwoStage(tail, probes, margin)
+    if not isinstance(tail, TwoStageTail):
+        return tail
+    probes = probes_of(tail.targets)
+    return tail if probes is None else ScreenedTwoStage(tail, probes, margin)

@@ -110,7 +110,7 @@ class TwoStageTail:
 
     def scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
         ablated = self.ablated(level, channels, fill)
-        return self.answer([*ablated.staying, *self.look(ablated, torch.ones_like(ablated.row).bool())], len(channels))
+        return self.answer([*ablated.staying, *self.look(ablated)], len(channels))
 
     def ablated(self, level: str, channels: Tensor, fill: Tensor) -> Ablated:
         """What the ablations leave, before the proposals that moved are looked at."""
@@ -125,8 +125,8 @@ class TwoStageTail:
         row, column = (comes & self._in_reach(new.boxes)).nonzero(as_tuple=True)
         return Ablated(level, channels, fill, staying, new, row, column)
 
-    def look(self, ablated: Ablated, chosen: Tensor) -> list[Candidates]:
-        """The candidates of those proposals of the ablated level for which ``chosen`` (R,) is True, if any."""
+    def look(self, ablated: Ablated, chosen: Tensor | slice = slice(None)) -> list[Candidates]:
+        """The candidates of those proposals of the ablated level for which ``chosen`` (R,) is True, or all; if any."""
         row, column = ablated.row[chosen], ablated.column[chosen]
         if not len(row):
             return []

@@ -19,6 +19,7 @@ from detxai.engine.channels import (
     Channels,
     Fill,
     Ranking,
+    distance_to_fill,
     fill_values,
     n_to_ablate,
     order_channels,
@@ -146,12 +147,15 @@ class AblationCAM:
             inputs = replace(inputs, tensor=inputs.tensor.contiguous(memory_format=torch.channels_last))
         with autocast(detector.device, self.precision):
             features = detector.features(inputs, self.layers)
-        return features.with_levels({k: v.to(detector.dtype).contiguous() for k, v in features.levels.items()})
+        levels = features.levels
+        if self.precision != "full":
+            levels = {name: level.to(detector.dtype) for name, level in levels.items()}
+        return features.with_levels({name: level.contiguous() for name, level in levels.items()})
 
     def _shown(self, features: Features) -> Features:
         if self.fill != "mean":
             return features
-        return features.with_levels({k: v - v.mean((2, 3), keepdim=True) for k, v in features.levels.items()})
+        return features.with_levels(distance_to_fill(features, fill_values(features, self.fill)))
 
     def _scores(self, detector: Adapter, features: Features, targets: Sequence[Target]) -> AblatedScores:
         channels = Channels.of(features)

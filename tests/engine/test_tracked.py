@@ -32,10 +32,11 @@ def exact_and_tracked(
         follower = tracked(tail)
         assert follower is not None
         torch.testing.assert_close(follower.clean, tail.clean, atol=0, rtol=0)
-        return _scores(tail, features), _scores(follower, features)
+        return scores_of(tail, features), scores_of(follower, features)
 
 
-def _scores(tail: Tail, features: Features) -> torch.Tensor:
+def scores_of(tail: Tail, features: Features) -> torch.Tensor:
+    """(T, C) of all channels, each set to zero."""
     return torch.cat(
         [
             tail.scores(name, torch.arange(level.shape[1]), level.new_zeros(level.shape[1]))
@@ -127,6 +128,21 @@ def test_what_may_look_anywhere_is_not_tracked() -> None:
         assert tracked(FullTail(adapter, features, [ClassScoreTarget([0, 0, 9, 9], 1)])) is None
 
 
+def n_looked_at(tail: Any, way: Tail, features: Features, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many proposals ``way``, which asks ``tail``, looks at anew when all channels are ablated."""
+    looked_at: list[int] = []
+    own = tail.second.without
+
+    def noted(boxes: torch.Tensor, *rest: Any) -> Any:
+        looked_at.append(len(boxes))
+        return own(boxes, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tail.second, "without", noted)
+        scores_of(way, features)
+    return sum(looked_at)
+
+
 def test_following_fewer_rivals_costs_less_than_looking_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """What makes it cheap: of the second stage it computes a fraction of the boxes."""
     adapter = detxai.wrap(small_faster_rcnn())
@@ -136,19 +152,7 @@ def test_following_fewer_rivals_costs_less_than_looking_at_all(monkeypatch: pyte
     with adapter.borrowed(), torch.no_grad():
         tail: Any = tail_of(adapter, features, targets)
         follower: Any = tracked(tail)
-        looked_at: list[int] = []
-        own = tail.second.without
-
-        def noted(boxes: torch.Tensor, *rest: Any) -> Any:
-            looked_at.append(len(boxes))
-            return own(boxes, *rest)
-
-        monkeypatch.setattr(tail.second, "without", noted)
-        counts = []
-        for way in (tail, follower):
-            looked_at.clear()
-            _scores(way, features)
-            counts.append(sum(looked_at))
+        counts = [n_looked_at(tail, way, features, monkeypatch) for way in (tail, follower)]
     assert counts[1] < counts[0] / 3
     assert tracked_two_stage.MOST * len(targets) >= max(
         len(followed.moving) for followed in follower._followed.values()
