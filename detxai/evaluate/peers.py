@@ -49,8 +49,8 @@ class GradCamEigenCAM:
 class UltralyticsLayerCAM:
     """The map behind the overlay of Ultralytics' ``predict(visualize=True)``: one for the whole image.
 
-    The ``LayerCAM`` of each of the highest-scored candidates before suppression, asked for its best class's score;
-    the largest of them at each pixel. So it is of no one box, and the objects whose swarm of candidates fills the
+    The ``LayerCAM`` of each of the highest-scored candidates before suppression, asked for its best class's score,
+    every level divided by its largest value; the largest of all at each pixel. So it is of no one box, and the objects whose swarm of candidates fills the
     list are all it is of. Re-implemented, because Ultralytics returns no map but writes a picture; a test compares
     the two. It looks at the score where Ultralytics looks at the logit: a positive factor, which the division by
     each level's largest value takes out, unless a score is so high that it rounds to 1 and has no gradient.
@@ -78,7 +78,8 @@ class UltralyticsLayerCAM:
                 best = seen.candidates.class_scores[0].amax(-1)
                 n = max(1, min(int((best >= self.score_threshold).sum()), self.most))
                 scores = best.topk(n).values
-            maps = [seen.layer_cam(score) for score in scores]
+            maps = torch.cat([seen.level_maps(score) for score in scores])
         cost = Cost(time.perf_counter() - start, forward_passes=1)
-        values = torch.stack(maps).amax(0).cpu().numpy()
+        scaled = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-7)
+        values = scaled.amax(0).cpu().numpy()
         return Explanation(values, seen.inputs.images[0], self.name, settings_of(self), cost)

@@ -22,8 +22,11 @@ from detxai.targets import ClassScoreTarget, Target, ask_about, score_targets
 class LayerCAM:
     """Gradient times feature at each place by itself, so that the map is of this box and not of all like it.
 
-    ``M_l = relu(sum_c relu(dy / dA_c) A_c)`` for each level l, brought to the image and divided by its largest value;
-    ``values`` is the largest of the levels at each pixel, in [0, 1]. One forward pass, and one backward pass a box.
+    ``M_l = relu(sum_c relu(dy / dA_c) A_c)`` for each level l, brought to the image. With one level ``values`` is M, in
+    the score's units: twice the gradient, twice the value. Several levels are joined at the scale of the strongest:
+    ``values = max_l M_l * m / m_l`` at each pixel, m_l the largest value of M_l and m the largest of all. A cell's
+    share of a score says how many pixels it stands for as much as how much it matters, so that without this only the
+    coarsest level would show. One forward pass, and one backward pass a box.
 
     Ablation-CAM weighs a channel as a whole: whatever else lights up the same channels lights up in its maps. Here
     only what this box's candidate reads can. It says what small changes would do, and nothing of what the box would
@@ -98,7 +101,17 @@ class Traced:
         return cls(level_names(outputs), candidates, inputs)
 
     def layer_cam(self, score: Tensor) -> Tensor:
-        """(H, W) in [0, 1], pixels of the image.
+        """(H, W) from 0, raw, pixels of the image: the levels joined at the scale of the strongest.
+
+        Raises:
+            ValueError: the score has no gradients.
+        """
+        maps = self.level_maps(score)
+        peaks = maps.amax((1, 2), keepdim=True)
+        return (maps * (peaks.amax() / torch.where(peaks > 0, peaks, 1))).amax(0)
+
+    def level_maps(self, score: Tensor) -> Tensor:
+        """(L, H, W) from 0, raw, pixels of the image: one map for each level.
 
         Raises:
             ValueError: the score has no gradients.
@@ -110,6 +123,5 @@ class Traced:
         on_image = []
         for level, gradient in zip(levels, gradients, strict=True):
             cells = (gradient[0].float().clamp(min=0) * level[0].detach().float()).sum(0).clamp(min=0)
-            pixels = self.inputs.geometries[0].map_to_image(cells)
-            on_image.append(pixels / pixels.amax().clamp(min=1e-7))
-        return torch.stack(on_image).amax(0)
+            on_image.append(self.inputs.geometries[0].map_to_image(cells))
+        return torch.stack(on_image)

@@ -34,7 +34,7 @@ def test_equals_its_formula_written_out(small: Any) -> None:
             score = target(small.candidates(inputs))
         (levels,) = outputs.values()
         gradients = torch.autograd.grad(score, list(levels.values()), allow_unused=True)
-        expected = np.zeros(explanation.values.shape)
+        on_image = []
         for level, gradient in zip(levels.values(), gradients):
             if gradient is None:
                 continue
@@ -44,10 +44,24 @@ def test_equals_its_formula_written_out(small: Any) -> None:
                 for column in range(level.shape[3]):
                     total = sum(max(g[row][column], 0) * a[row][column] for g, a in zip(strengths, features))
                     cells[row, column] = max(total, 0)
-            on_image = inputs.geometries[0].map_to_image(cells).numpy()
-            expected = np.maximum(expected, on_image / max(on_image.max(), 1e-7))
-        assert explanation.values == pytest.approx(expected, abs=1e-4)
-        assert explanation.values.max() == pytest.approx(1)
+            on_image.append(inputs.geometries[0].map_to_image(cells).numpy())
+        strongest = max(float(level_map.max()) for level_map in on_image)
+        joined = [level_map * strongest / level_map.max() for level_map in on_image if level_map.max() > 0]
+        expected = np.maximum.reduce(joined)
+        assert explanation.values == pytest.approx(expected, abs=1e-4 * strongest)
+
+
+def test_values_are_in_the_units_of_the_score(small: Any) -> None:
+    """A question of which twice is asked for is answered by twice the map; no map is divided by its largest value."""
+    found = small.detect(photo(), 0.2)[:1]
+
+    def twice(box: Any, label: int) -> Any:
+        target = ClassScoreTarget(box, label)
+        return lambda output: 2 * target(output)
+
+    once, doubled = (LayerCAM(target=target)(small, photo(), found)[0] for target in (ClassScoreTarget, twice))
+    assert once.values.max() > 0
+    np.testing.assert_allclose(doubled.values, 2 * once.values, rtol=1e-4, atol=1e-7)
 
 
 def test_of_no_boxes_is_nothing_and_leaves_the_model_alone(small: Any) -> None:
@@ -73,7 +87,7 @@ def test_agrees_with_grad_cams_on_one_level() -> None:
         cells = peer.get_cam_image(view.input_tensor, None, None, features.numpy(), gradients.numpy(), False)[0]
     (ours,) = LayerCAM()(detector, image, found)
     expected = detector.prepare(image).geometries[0].map_to_image(torch.from_numpy(cells).clamp(min=0))
-    np.testing.assert_allclose(ours.values, expected / expected.max(), atol=1e-5)
+    np.testing.assert_allclose(ours.values / ours.values.max(), expected / expected.max(), atol=1e-5)
 
 
 def test_a_map_lies_where_its_own_box_is_where_ablation_cam_lights_up_both() -> None:
