@@ -50,10 +50,11 @@ class UltralyticsLayerCAM:
     """The map behind the overlay of Ultralytics' ``predict(visualize=True)``: one for the whole image.
 
     The ``LayerCAM`` of each of the highest-scored candidates before suppression, asked for its best class's score,
-    every level divided by its largest value; the largest of all at each pixel. So it is of no one box, and the objects whose swarm of candidates fills the
-    list are all it is of. Re-implemented, because Ultralytics returns no map but writes a picture; a test compares
-    the two. It looks at the score where Ultralytics looks at the logit: a positive factor, which the division by
-    each level's largest value takes out, unless a score is so high that it rounds to 1 and has no gradient.
+    every level divided by its largest value; the largest of all at each pixel. So it is of no one box, and the objects
+    whose swarm of candidates fills the list are all it is of. Re-implemented, because Ultralytics returns no map but
+    writes a picture; a test compares the two. It looks at the score where Ultralytics looks at the logit: a positive
+    factor, which the division by each level's largest value takes out, unless a score is so high that it rounds to 1
+    and has no gradient.
 
     Args:
         layers: names of the layers; default: the adapter's, which are those that Ultralytics takes.
