@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -60,32 +59,45 @@ def _from_file(path: Path) -> Array:
     if path.is_dir():
         raise ValueError(f"image must be a file, got the folder {path}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            with _open(path) as opened:
-                opened.load()
-                return _from_pil(opened)
+        opened = _open(path)
     except (PIL.UnidentifiedImageError, ImportError):
         raise ValueError(f"image: {path} is not an image that Pillow can read") from None
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"image: {path} is damaged or truncated ({error})") from error
     except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"image: {path} is larger than Pillow's limit of {PIL.Image.MAX_IMAGE_PIXELS} pixels; "
-            "resize it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
-        ) from error
+        raise _too_large(path) from error
+    except Exception as error:
+        raise _damaged(path, error) from error
+    with opened:
+        if PIL.Image.MAX_IMAGE_PIXELS is not None and opened.width * opened.height > PIL.Image.MAX_IMAGE_PIXELS:
+            raise _too_large(path)
+        return _from_pil(opened, path)
 
 
-def _from_pil(image: PIL.Image.Image) -> Array:
+def _from_pil(image: PIL.Image.Image, path: Path | None = None) -> Array:
     if 0 in image.size:
         raise ValueError(f"image must not be empty, got {image.width} x {image.height} pixels")
-    image = PIL.ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("image must have integer pixels, got PIL mode F; hand a float (3, H, W) tensor in [0, 1]")
-    if image.mode.startswith("I"):  # 16-bit grey: convert("RGB") would clip at 255 instead of scaling
-        high_byte = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-        image = PIL.Image.fromarray(high_byte.astype(np.uint8))
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    try:
+        image.load()
+        upright = PIL.ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16-bit grey: convert("RGB") would clip at 255 instead of scaling
+            high_byte = np.asarray(upright).astype(np.int64).clip(0, 65535) >> 8
+            upright = PIL.Image.fromarray(high_byte.astype(np.uint8))
+        return np.array(upright.convert("RGB"), dtype=np.uint8)
+    except Exception as error:  # each of Pillow's decoders raises what it likes: OSError, ValueError, struct.error, ...
+        raise _damaged(path, error) from error
+
+
+def _too_large(path: Path) -> ValueError:
+    return ValueError(
+        f"image: {path} is larger than Pillow's limit of {PIL.Image.MAX_IMAGE_PIXELS} pixels; "
+        "resize it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+    )
+
+
+def _damaged(path: Path | None, error: Exception) -> ValueError:
+    which = "the image" if path is None else path
+    return ValueError(f"image: {which} is damaged or truncated ({' '.join(str(error).split())})")
 
 
 def _from_array(array: npt.NDArray[np.generic]) -> Array:

@@ -11,7 +11,6 @@ process has held: after the bare passes, and how much more the measure took.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import sys
 import time
@@ -65,6 +64,11 @@ def a_case(detector: Adapter, image: Path | None, n_boxes: int, threshold: float
 
 
 def megabytes() -> float:
+    """The most that this process has held; 0 where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
 
 

@@ -67,3 +67,22 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ValueError, match="larger than Pillow's limit"):
         load_image(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "bmp", "ppm", "tif", "webp"])
+def test_a_truncated_file_is_told_as_that(tmp_path: Path, ending: str) -> None:
+    whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
+    PIL.Image.fromarray(np.tile(RGB, (9, 9, 1))).save(whole)
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    with pytest.raises(ValueError, match=rf"^image: .*cut\.{ending} is (damaged or truncated|not an image)"):
+        load_image(cut)
+
+
+def test_an_opened_image_whose_file_is_cut_off_is_refused_too(tmp_path: Path) -> None:
+    PIL.Image.fromarray(np.tile(RGB, (9, 9, 1))).save(tmp_path / "whole.ppm")
+    (tmp_path / "cut.ppm").write_bytes((tmp_path / "whole.ppm").read_bytes()[:-9])
+    with (
+        PIL.Image.open(tmp_path / "cut.ppm") as opened,
+        pytest.raises(ValueError, match=r"^image: the image is damaged or truncated"),
+    ):
+        load_image(opened)

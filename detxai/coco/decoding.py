@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.utils.data import DataLoader, Dataset
 
 from detxai.images import load_image, to_uint8
 
-AHEAD = 4  # images that a worker holds ready
+AHEAD = 4  # images held ready for each worker
 
 
 @dataclass(frozen=True)
@@ -54,37 +54,36 @@ class ImageFile:
         return array
 
 
-class _Files(Dataset[tuple[Any, str]]):
-    def __init__(self, files: Sequence[ImageFile]) -> None:
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Any, str]:
-        try:
-            return self.files[index].read(), ""
-        except Exception as error:  # whatever is wrong with a file, it is told in the main process
-            return None, f"{type(error).__name__}: {error}"
-
-
 def decoded(files: Sequence[ImageFile], workers: int = 0) -> Iterator[tuple[ImageFile, npt.NDArray[np.uint8] | str]]:
     """Each image in its order, or what is wrong with it.
 
     Args:
         files: the images.
-        workers: processes that decode ahead; 0: this one does, one image when it is asked for. Memory holds at most
-            ``workers * AHEAD`` images however many there are. Workers end with this process, also when it is killed.
+        workers: threads that decode ahead (Pillow's decoders run beside Python); 0: this one does, one image when it
+            is asked for. Memory holds at most ``workers * AHEAD`` images however many there are. Threads and not
+            processes: where a process starts by importing the script again (macOS, Windows), a script without
+            ``if __name__ == "__main__"`` would start anew in each of them.
     """
-    there = _Files(files)
-    read: Iterable[tuple[Any, str]] = (there[index] for index in range(len(files)))
-    if workers:
-        read = DataLoader(
-            there,
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=AHEAD,
-            generator=torch.Generator(),  # else the loader would draw from the user's random state
-        )
-    for file, (array, problem) in zip(files, read, strict=True):
-        yield file, problem if array is None else np.asarray(array)
+    if not workers:
+        yield from ((file, _read(file)) for file in files)
+        return
+    waiting: deque[tuple[ImageFile, Future[npt.NDArray[np.uint8] | str]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="detxai-decoding")
+    try:
+        for file in files:
+            waiting.append((file, pool.submit(_read, file)))
+            if len(waiting) >= workers * AHEAD:
+                first, reading = waiting.popleft()
+                yield first, reading.result()
+        while waiting:
+            first, reading = waiting.popleft()
+            yield first, reading.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(file: ImageFile) -> npt.NDArray[np.uint8] | str:
+    try:
+        return file.read()
+    except Exception as error:  # whatever is wrong with a file is told with the image, and the others go on
+        return f"{type(error).__name__}: {error}"

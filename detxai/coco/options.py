@@ -27,7 +27,7 @@ class Options:
             layer explained, or, where the method explains none, of the detector's own.
         rows_per_part: about how many explanations a killed run loses at most.
         shard: which parts this process does; all shards write into one folder, or their folders are merged.
-        workers: processes that decode images ahead; None: 2 where the detector is on an accelerator, else 0, as they
+        workers: threads that decode images ahead; None: 2 where the detector is on an accelerator, else 0, as they
             would only take the processor away from the model.
         overlays: also write a picture of each explanation.
         report: write ``report.html`` once all parts are there.

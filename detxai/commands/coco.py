@@ -108,7 +108,7 @@ def _add_way(command: argparse.ArgumentParser) -> None:
     way.add_argument("--rows-per-part", type=int, default=32, metavar="N", help="explanations to a file; default: 32")
     way.add_argument("--shard", default="1/1", metavar="i/n", help="do the i-th of n shares of the work")
     way.add_argument(
-        "--workers", type=int, metavar="N", help="processes that decode ahead; default: 2 with a GPU, else 0"
+        "--workers", type=int, metavar="N", help="threads that decode ahead; default: 2 with a GPU, else 0"
     )
     way.add_argument("--overlays", action="store_true", help="a picture of each explanation too")
     way.add_argument("--no-report", action="store_true", help="no report.html")
