@@ -21,7 +21,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
 from detxai.detections import Detections
-from detxai.explanation import Explanation, replacing
+from detxai.explanation import Explanation
+from detxai.runs.files import replacing
 
 Mode = Literal["evidence", "signed"]
 FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from detxai.detections import Detections
-from detxai.explanation import Cost, Explanation, plain, replacing
+from detxai.explanation import Cost, Explanation, plain
+from detxai.runs.files import replacing
 
 VALUES = np.array([[0.5, -2.0, 0.0], [1.0, 0.25, -0.5]], dtype=np.float32)
 IMAGE = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)

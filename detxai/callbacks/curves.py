@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detxai.explanation import replacing
+from detxai.runs.files import replacing
 
 
 class Curves:

@@ -14,8 +14,9 @@ from matplotlib import colormaps
 from PIL import ImageDraw, ImageFont
 
 from detxai.detections import Detections
-from detxai.explanation import Explanation, replacing
+from detxai.explanation import Explanation
 from detxai.render import COLOURS
+from detxai.runs.files import replacing
 
 HEIGHT, WIDEST = 240, 480  # pixels of a frame's photo: small enough to write every epoch
 LINE = 18  # pixels of a line of the caption

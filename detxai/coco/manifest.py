@@ -12,8 +12,8 @@ import numpy as np
 
 from detxai.coco.folder import Folder
 from detxai.coco.schema import FORMAT
-from detxai.evaluate.folder import differences
 from detxai.explanation import installed_version, plain
+from detxai.runs.request import differences
 
 log = logging.getLogger(__name__)
 

@@ -135,9 +135,10 @@ def _report(found: Evaluation, *, as_json: bool) -> None:
         failures = [dict(failure) for failure in found.failures]
         print(json.dumps({"out": str(found.out), **found.summary.as_json(), "failures": failures}, indent=2))
         return
-    print(rank_table(found.summary))
     if found.failures:
-        print(f"\n{len(found.failures)} failures: {found.out / 'failures.json'}")
+        unread = sum(failure["method"] is None for failure in found.failures)
+        print(f"{len(found.failures)} failures: {found.out / 'failures.json'}; {unread} images are in no figure\n")
+    print(rank_table(found.summary))
     print(f"\nopen {found.out / 'index.html'}")
 
 

@@ -34,8 +34,9 @@ from detxai.commands.options import (
 )
 from detxai.detections import Detections
 from detxai.explain import Method, explain, make_method
-from detxai.explanation import Explanation, plain, replacing
+from detxai.explanation import Explanation, plain
 from detxai.images import load_image
+from detxai.runs.files import replacing
 
 
 def add_explain(commands: Any) -> argparse.ArgumentParser:

@@ -13,13 +13,15 @@ from typing import Any
 from torch import nn
 
 from detxai.adapters.adapter import Adapter
-from detxai.explanation import replacing
+from detxai.runs.files import is_temporary, make_folder, remove_abandoned, replacing, write_new
+from detxai.runs.request import differences
 
 
 @dataclass(frozen=True)
 class Folder:
     """The folder of one evaluation: ``request.json``, and ``parts/`` with a file for each image, and for each of its
-    methods. A file appears whole, under its final name, or not at all; each holds the key of the request.
+    methods. A file appears whole, under its final name, or not at all; each holds the key of the request, and the
+    fingerprint of the image and its annotations.
 
     Attributes:
         path: the folder.
@@ -39,38 +41,72 @@ class Folder:
 
         Raises:
             FileExistsError: ``path`` is a file.
-            ValueError: the folder holds the evaluation of another request.
+            ValueError: the folder holds the evaluation of another request, or something else.
+            WriteError: nothing can be written there.
         """
         folder = Path(path)
         if folder.exists() and not folder.is_dir():
             raise FileExistsError(f"out must be a folder, {folder} is a file")
         text = json.dumps(request, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
-        earlier = _read(folder / "request.json")
-        if earlier is not None and earlier.get("key") != key:
-            differ = differences(earlier.get("request", {}), json.loads(text))
+        file = folder / "request.json"
+        if not file.exists():
+            _expect_no_other_files(folder)
+        make_folder(folder / "parts")
+        write_new(file, json.dumps({"key": key, "request": dict(request)}, indent=2, allow_nan=False) + "\n")
+        saved = _read(file)
+        if saved is None or "key" not in saved or not isinstance(saved.get("request"), dict):
+            raise ValueError(f"out: {file} is damaged; give another folder")
+        if saved["key"] != key:
             raise ValueError(
-                f"out: {folder} holds another evaluation ({differ}); "
+                f"out: {folder} holds another evaluation ({differences(saved['request'], json.loads(text))}); "
                 "give the same command to go on with it, or another folder"
             )
-        (folder / "parts").mkdir(parents=True, exist_ok=True)
-        for left in (folder / "parts").glob(".*.partial*"):  # of a run that was killed while it wrote
-            left.unlink(missing_ok=True)
-        if earlier is None:
-            _write(folder / "request.json", {"key": key, "request": dict(request)}, indent=2)
+        remove_abandoned(folder / "parts")
         return cls(folder, key)
 
-    def read(self, number: int, what: str) -> dict[str, Any] | None:
-        """The part called ``what`` of image ``number``; None where there is none of this request."""
-        part = _read(self._part(number, what))
-        return part if part is not None and part.get("key") == self.key else None
+    def read(self, number: int, what: str, content: str) -> dict[str, Any] | None:
+        """The part called ``what`` of image ``number``; None where there is none of this request and content.
 
-    def write(self, number: int, what: str, part: Mapping[str, Any]) -> None:
-        """Keep a part in place of an earlier one."""
-        _write(self._part(number, what), {"key": self.key, **part})
+        Args:
+            number: of the image.
+            what: the part's name.
+            content: fingerprint of the image and of what is annotated in it.
+        """
+        part = _read(self._part(number, what))
+        return part if part is not None and (part.get("key"), part.get("content")) == (self.key, content) else None
+
+    def write(self, number: int, what: str, content: str, part: Mapping[str, Any]) -> None:
+        """Keep a part in place of an earlier one.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        with replacing(self._part(number, what)) as temporary:
+            text = json.dumps({**part, "key": self.key, "content": content}, allow_nan=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
 
     def _part(self, number: int, what: str) -> Path:
-        return self.path / "parts" / f"{number:06d}.{what}.json"
+        return self.path / "parts" / f"{number:06d}.{_file_name(what)}.json"
+
+
+def _file_name(what: str) -> str:
+    """A name of its own for every ``what``, also where files whose names differ in case are one, and short.
+
+    >>> _file_name("d_rise"), _file_name("D_RISE")
+    ('d_rise', 'D_RISE-3c6d7a6d')
+    """
+    if what == what.casefold() and len(what) <= 80:
+        return what
+    return f"{what[:80]}-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
+
+
+def _expect_no_other_files(folder: Path) -> None:
+    """A folder without a request is empty, or holds no more than what a run killed at its very start left."""
+    others = [path for path in folder.iterdir() if not is_temporary(path)] if folder.is_dir() else []
+    empty = all(path.name == "parts" and path.is_dir() and not any(path.iterdir()) for path in others)
+    if not empty and not (folder / "request.json").exists():  # now it may: of a run begun at the same instant
+        raise ValueError(f"out: {folder} holds files, but no evaluation; give an empty or a new folder")
 
 
 def network_of(detector: Adapter) -> nn.Module | None:
@@ -87,23 +123,3 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _write(path: Path, content: Mapping[str, Any], indent: int | None = None) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs, in words.
-
-    >>> differences({"seed": 0, "steps": 9}, {"seed": 1, "steps": 9})
-    'seed: 0, not 1'
-    """
-    names = [name for name in {**earlier, **now} if earlier.get(name) != now.get(name)]
-    return "; ".join(f"{name}: {_short(earlier.get(name))}, not {_short(now.get(name))}" for name in names)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."

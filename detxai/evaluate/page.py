@@ -19,8 +19,8 @@ from detxai.evaluate.samples import Photo
 from detxai.evaluate.statistics import Interval
 from detxai.evaluate.summary import GROUP_NOTES, Ranking, Summary
 from detxai.evaluate.table import as_rank, between
-from detxai.explanation import replacing
 from detxai.render import sheet
+from detxai.runs.files import replacing
 
 log = logging.getLogger(__name__)
 

@@ -24,17 +24,17 @@ from detxai.evaluate.folder import Folder
 from detxai.evaluate.measuring import Again, at_once, make_maps, make_measures, measure_some
 from detxai.evaluate.page import write_page
 from detxai.evaluate.records import Record, from_json, import_pyarrow, quantities_of, write_parquet
-from detxai.evaluate.samples import Photo, Sample, draw, objects_of, some
+from detxai.evaluate.samples import Photo, Sample, draw, fingerprint, objects_of, some
 from detxai.evaluate.summary import Summary
 from detxai.explain import check_threshold
-from detxai.explanation import plain, replacing, settings_of
+from detxai.explanation import plain, settings_of
 from detxai.metrics import Measure
 from detxai.progress import hides_bar
+from detxai.runs.failures import FailureGuard, expect_item_failure, let_go
+from detxai.runs.files import replacing
 
 log = logging.getLogger(__name__)
 
-# a file that is no image, a map that a measure refuses, an image that no batch size fits: the others go on
-IMAGE_ERRORS = (ValueError, OSError, RuntimeError)
 FOUND = "0_detections"  # no method is called so: methods' names have no part of theirs before a letter
 
 
@@ -47,6 +47,7 @@ class Evaluation:
         records: one for each detection and method.
         summary: the rankings.
         failures: ``image``, ``method`` (None: all of them) and ``error``; tried again when the request is repeated.
+            An image that cannot be read is in no figure.
         request: what was asked for.
     """
 
@@ -94,8 +95,9 @@ def evaluate(
         progress: a bar; None: where standard error is a terminal.
 
     Raises:
-        ValueError: a setting is wrong, ``out`` holds another evaluation, there is nothing to measure, or every image
-            failed.
+        ValueError: a setting is wrong, ``out`` holds another evaluation, there is nothing to measure, every image
+            failed, or the first twenty did.
+        WriteError: ``out`` cannot be written to; what is finished is kept.
         ImportError: pyarrow is not installed.
     """
     import_pyarrow()
@@ -106,6 +108,8 @@ def evaluate(
     for name, value in (("max_images", max_images), ("max_detections", max_detections)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} must be a whole number from 1, or None, got {value!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be a whole number from 0, got {seed!r}")
     adapter = wrap(detector)
     chosen = some(photos, max_images, seed)
     request = {
@@ -141,19 +145,23 @@ class _Run:
 
     def samples(self, score_threshold: float, n: int | None, seed: int, *, unmatched: bool) -> list[Sample]:
         """The detections to measure, by image."""
-        found: dict[int, tuple[Detections, list[int]]] = {}
+        found: dict[int, tuple[Detections, list[int], str]] = {}
+        guard = FailureGuard()
         for number, photo in enumerate(tqdm(self.photos, desc="detecting", unit="image", disable=self.hidden)):
             try:
                 found[number] = self._find(number, photo, score_threshold)
-            except IMAGE_ERRORS as error:
+            except Exception as error:
                 self._failed(photo, None, error)
+                guard.failed(f"{photo.name}: {self.failures[-1]['error']}")
+            else:
+                guard.succeeded()
         eligible = {
             number: [place for place, owner in enumerate(owners) if owner >= 0 or unmatched]
-            for number, (_, owners) in found.items()
+            for number, (_, owners, _) in found.items()
         }
         drawn = draw(eligible, n, seed)
         if not drawn and found:
-            n_found = sum(len(detections) for detections, _ in found.values())
+            n_found = sum(len(detections) for detections, _, _ in found.values())
             raise ValueError(
                 f"there is nothing to measure: of {n_found} detections above {score_threshold} in {len(found)} images "
                 "none is of an annotated object; lower score_threshold, or take unmatched ones too"
@@ -167,6 +175,7 @@ class _Run:
                 found[number][0][places],
                 tuple(places),
                 tuple(found[number][1][place] for place in places),
+                found[number][2],
             )
             for number, places in drawn.items()
         ]
@@ -179,13 +188,15 @@ class _Run:
                 for name, method in self.methods.items():
                     try:
                         yield from self._part(sample, name, method, bar)
-                    except IMAGE_ERRORS as error:
+                    except Exception as error:
                         self._failed(sample.photo, name, error)
 
-    def _find(self, number: int, photo: Photo, score_threshold: float) -> tuple[Detections, list[int]]:
-        part = self.folder.read(number, FOUND)
+    def _find(self, number: int, photo: Photo, score_threshold: float) -> tuple[Detections, list[int], str]:
+        """What is found in an image, the object that each detection is of, and the image's fingerprint."""
+        image, truth = photo.load()
+        content = fingerprint(image, truth)
+        part = self.folder.read(number, FOUND, content)
         if part is None:
-            image, truth = photo.load()
             detections = self.detector.detect(image, score_threshold).to("cpu")
             part = {
                 "image": photo.name,
@@ -194,13 +205,14 @@ class _Run:
                 "labels": detections.labels.tolist(),
                 "object_of": objects_of(detections, truth.objects),
             }
-            self.folder.write(number, FOUND, part)
+            self.folder.write(number, FOUND, content, part)
         names = self.detector.class_names
-        return Detections(part["boxes"], part["scores"], part["labels"], names), part["object_of"]
+        return Detections(part["boxes"], part["scores"], part["labels"], names), part["object_of"], content
 
     def _part(self, sample: Sample, name: str, method: Contestant, bar: Any) -> list[Record]:
         """The records of one method on one image; each is kept as soon as it is measured."""
-        part = self.folder.read(sample.number, name) or {"image": sample.photo.name, "method": name, "detections": {}}
+        kept = self.folder.read(sample.number, name, sample.content)
+        part = kept or {"image": sample.photo.name, "method": name, "detections": {}}
         done = part["detections"]
         missing = [place for place in range(len(sample.detections)) if str(sample.places[place]) not in done]
         bar.update(len(sample.detections) - len(missing))
@@ -214,14 +226,17 @@ class _Run:
                     self.measures, method, self.detector, sample, places, image, truth, maps[places], again
                 )
                 done |= {str(sample.places[place]): of for place, of in zip(places, measured, strict=True)}
-                self.folder.write(sample.number, name, part)
+                self.folder.write(sample.number, name, sample.content, part)
                 bar.update(len(places))
         return [_record(sample, place, name, part) for place in range(len(sample.detections))]
 
     def _failed(self, photo: Photo, method: str | None, error: Exception) -> None:
+        expect_item_failure(error)
         log.warning("%s%s: %s", photo.name, "" if method is None else f", {method}", error)
         log.debug("traceback", exc_info=error)
-        self.failures.append({"image": photo.name, "method": method, "error": " ".join(str(error).split())})
+        text = " ".join(str(error).split()) or type(error).__name__
+        self.failures.append({"image": photo.name, "method": method, "error": text})
+        let_go(error)
 
 
 def _record(sample: Sample, place: int, method: str, part: Mapping[str, Any]) -> Record:

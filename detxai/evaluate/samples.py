@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -59,6 +60,7 @@ class Sample:
         detections: of length T.
         places: (T,) their places among all that the detector reports for the image.
         object_of: (T,) the annotated object that each is of; -1: none.
+        content: fingerprint of the image and of what is known of it.
     """
 
     number: int
@@ -66,6 +68,7 @@ class Sample:
     detections: Detections
     places: tuple[int, ...]
     object_of: tuple[int, ...]
+    content: str = ""
 
     def known(self, truth: Truth, places: Sequence[int]) -> dict[str, object]:
         """What a ``Case`` of the detections at these places may be told."""
@@ -76,6 +79,17 @@ class Sample:
             known["evidence"] = torch.stack([truth.evidence[owner] if owner >= 0 else nowhere for owner in owners])
             known["causes"] = [truth.causes[owner] if owner >= 0 else nowhere.expand(0, -1, -1) for owner in owners]
         return known
+
+
+def fingerprint(image: Pixels, truth: Truth) -> str:
+    """What an image shows and what is known of it, as a SHA-256: what is measured of another image is not of this."""
+    digest = hashlib.sha256(f"{image.shape}".encode())
+    digest.update(np.ascontiguousarray(image).tobytes())
+    objects = truth.objects
+    for known in (objects.boxes, objects.labels, objects.masks, truth.evidence, *(truth.causes or ())):
+        array = None if known is None else known.cpu().numpy()
+        digest.update(b"nothing" if array is None else f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def objects_of(detections: Detections, objects: Objects, least: float = SAME_OBJECT) -> list[int]:

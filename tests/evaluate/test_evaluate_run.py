@@ -248,6 +248,10 @@ def test_a_run_killed_while_it_writes_goes_on(
     done = counted(monkeypatch)
     assert without_seconds(small_run(frcnn, tmp_path)) == without_seconds(whole)
     assert 0 < len(done) < len(whole.records)
+    # it might as well be what another run is writing just now: it goes when nobody has written to it for long
+    (kept,) = [path for path in (tmp_path / "parts").iterdir() if ".partial" in path.name]
+    os.utime(kept, (0, 0))
+    small_run(frcnn, tmp_path)
     assert not [path for path in (tmp_path / "parts").iterdir() if ".partial" in path.name]
 
 
@@ -273,9 +277,9 @@ def test_parts_that_are_damaged_are_made_again(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"seed": 2}, "seed: 1, not 2"),
+        ({"seed": 2}, "seed: saved 1, requested 2"),
         ({"methods": ["random"], "settings": None}, "methods: "),
-        ({"score_threshold": 0.5}, "score_threshold: 0.25, not 0.5"),
+        ({"score_threshold": 0.5}, "score_threshold: saved 0.25, requested 0.5"),
         ({"measures": ["sparseness"]}, "measures: "),
     ],
 )
@@ -294,6 +298,53 @@ def test_other_weights_are_another_request(whole: Evaluation) -> None:
         next(other.model.parameters()).add_(1e-3)
     with pytest.raises(ValueError, match="weights: "):
         small_run(other, whole.out)
+
+
+def test_another_image_or_annotation_under_the_same_name_is_measured_anew(
+    frcnn: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(listed: list[Photo], out: Path) -> Evaluation:
+        return evaluate(frcnn, listed, ["eigen_cam", "box"], out, measures=["energy"], progress=False, unmatched=True)
+
+    first, second = photos(frcnn, ["local"], 2)
+    image, truth = second.load()
+    moved = dataclasses.replace(truth, objects=dataclasses.replace(truth.objects, boxes=truth.objects.boxes + 1))
+    for other in (Photo(first.name, second.load, "local"), Photo(second.name, lambda: (image, moved), "local")):
+        listed = [other if other.name == photo.name else photo for photo in (first, second)]
+        out = tmp_path / other.name
+        run([first, second], out)
+        with monkeypatch.context() as patch:
+            done = counted(patch)
+            again = run(listed, out)
+        assert len(done) == sum(record.image == other.name for record in again.records) > 0
+        assert without_seconds(again) == without_seconds(run(listed, tmp_path / f"anew-{other.name}"))
+
+
+def test_methods_whose_names_differ_in_case_keep_files_of_their_own(frcnn: Adapter, tmp_path: Path) -> None:
+    methods = {"maps": "box", "Maps": "random", "MAPS": "eigen_cam"}
+    found = evaluate(frcnn, photos(frcnn, ["local"], 1), methods, tmp_path, measures=["energy"], progress=False)
+    names = [path.name.casefold() for path in (tmp_path / "parts").iterdir()]
+    assert len(set(names)) == len(names) == 4
+    values = {record.method: tuple(record.values.values()) for record in found.records}
+    assert len(set(values.values())) == 3
+
+
+def test_a_folder_of_something_else_is_left_alone_and_leftovers_are_not(frcnn: Adapter, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "index.html").write_text("my page")
+    with pytest.raises(ValueError, match=r"out: .*mine holds files, but no evaluation"):
+        small_run(frcnn, mine)
+    assert [path.name for path in mine.iterdir()] == ["index.html"]
+    begun = tmp_path / "begun"
+    (begun / "parts").mkdir(parents=True)
+    assert small_run(frcnn, begun, methods=["random"], settings=None).records
+
+
+def test_a_bad_seed_is_refused_before_a_folder_is_made(frcnn: Adapter, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="seed must be a whole number from 0, got -1"):
+        small_run(frcnn, tmp_path / "out", seed=-1)
+    assert not (tmp_path / "out").exists()
 
 
 # --- what goes wrong ---------------------------------------------------------------------------------------------
@@ -331,6 +382,46 @@ def test_a_bad_image_is_recorded_and_skipped(frcnn: Adapter, tmp_path: Path) -> 
     assert json.loads((tmp_path / "failures.json").read_text()) == [dict(f) for f in found.failures]
     assert {record.image for record in found.records} == {"local-500", "local-501"}
     assert "damaged &lt;or truncated&gt;" in (tmp_path / "index.html").read_text()
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A method that raises at its second image."""
+
+    name: ClassVar[str] = "failing"
+    asks_about_boxes: ClassVar[bool] = True
+    error: Exception | None = None
+    seen: list[int] = dataclasses.field(default_factory=list)
+
+    def __call__(self, detector: Adapter, image: Any, detections: Detections) -> list[Explanation]:
+        self.seen.append(1)
+        if len(self.seen) == 2:
+            if self.error is None:
+                detections.no_such_attribute  # type: ignore[attr-defined]  # noqa: B018
+            raise self.error  # type: ignore[misc]
+        values = np.full(image.shape[:2], 0.5, np.float32)
+        return [Explanation(values, image, self.name, {}, Cost(0, 0), d) for d in detections]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("99 GiB"), MemoryError(), KeyError("name"), None],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_an_image_fails_of_the_others_go_on(frcnn: Adapter, tmp_path: Path, error: Exception | None) -> None:
+    listed = photos(frcnn, ["local"], 3)
+    found = evaluate(frcnn, listed, [Failing(error)], tmp_path, measures=["sparseness"], progress=False)
+    assert [failure["image"] for failure in found.failures] == [listed[1].name]
+    assert {record.image for record in found.records} == {listed[0].name, listed[2].name}
+
+
+def test_a_wrong_folder_stops_it(frcnn: Adapter, tmp_path: Path) -> None:
+    def missing() -> Any:
+        raise FileNotFoundError("image: no such file: a.jpg")
+
+    listed = [*(Photo(f"{i}.jpg", missing) for i in range(20)), *photos(frcnn, ["local"], 1)]
+    with pytest.raises(ValueError, match=r"the first 20 images all failed; the last: 19.jpg: image: no such file"):
+        evaluate(frcnn, listed, ["random"], tmp_path, measures=["sparseness"], progress=False)
 
 
 def test_a_map_that_was_cropped_to_its_box_is_refused_by_name(frcnn: Adapter, tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""What becomes of an exception in a long run: an item's failure is recorded and skipped, a defect is shown."""
+
+from __future__ import annotations
+
+import dis
+import logging
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from detxai.runs.files import WriteError
+
+log = logging.getLogger(__name__)
+
+MAX_INITIAL_FAILURES = 20  # so many items failing one after the other from the start are no accident
+DEFECTS = (TypeError, AttributeError, NameError)  # of whoever wrote the code, where they were not raised on purpose
+_PACKAGE = Path(__file__).parents[1]
+
+
+def expect_item_failure(error: Exception) -> None:
+    """Return where ``error`` is a failure of the item that was worked on; else raise it again.
+
+    A file that is no image, an image that does not fit the memory, whatever a user's own detector raises: such are
+    failures of their item, and the others go on. What is no item's fault ends the run: a file of the run that cannot
+    be written, for the next could not be either, and a programming error in detxai, which is logged with its
+    traceback. Ctrl-C is no ``Exception`` and never comes here.
+    """
+    if isinstance(error, WriteError):
+        raise error
+    if isinstance(error, DEFECTS) and _slipped_through(error.__traceback__):
+        log.error("an error in detxai itself: please report it", exc_info=error)
+        raise error
+
+
+def _slipped_through(trace: TracebackType | None) -> bool:
+    """Whether the innermost code is detxai's own and has no ``raise`` there, which would say what is wrong and why."""
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    on_purpose = code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return _PACKAGE in Path(code.co_filename).parents and not on_purpose
+
+
+def let_go(error: BaseException | None) -> None:
+    """Let go of the tensors that a failed call holds, so that running out of memory does not cost the next item too."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line: its kind and what it says, the first 300 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+class AllFailedError(ValueError):
+    """The first items all failed: the request is at fault, not they."""
+
+
+class FailureGuard:
+    """Stops a run whose every item fails from the start.
+
+    Args:
+        items: what they are, for the message: ``images``.
+    """
+
+    def __init__(self, items: str = "images") -> None:
+        self.items = items
+        self.n_initial: int | None = 0  # failures so far; None once an item succeeded
+
+    def succeeded(self) -> None:
+        self.n_initial = None
+
+    def failed(self, why: str) -> None:
+        """Count a failure.
+
+        Raises:
+            AllFailedError: it is the last straw.
+        """
+        if self.n_initial is None:
+            return
+        self.n_initial += 1
+        if self.n_initial == MAX_INITIAL_FAILURES:
+            raise AllFailedError(f"the first {MAX_INITIAL_FAILURES} {self.items} all failed; the last: {why}")
