@@ -110,7 +110,6 @@ class Adapter(ABC):
     def __init__(self, model: nn.Module, class_names: Mapping[int, str]) -> None:
         self.model = model
         self.class_names = dict(class_names)
-        self._borrowing = False
 
     @property
     @abstractmethod
@@ -144,16 +143,12 @@ class Adapter(ABC):
 
     @contextmanager
     def borrowed(self) -> Iterator[None]:
-        """The model in eval mode, given back as it was. Calls inside one ``with`` borrow it only once."""
-        if self._borrowing:
-            yield
-            return
+        """The model in eval mode, given back as it was; other threads that ask for it wait until then.
+
+        Calls inside one ``with`` borrow it only once.
+        """
         with borrowed(self.model):
-            self._borrowing = True
-            try:
-                yield
-            finally:
-                self._borrowing = False
+            yield
 
     @contextmanager
     def remembering(self, *, heads: bool = False) -> Iterator[None]:
@@ -166,15 +161,16 @@ class Adapter(ABC):
             heads: share also what lies behind these layers. ``structure`` then finds heads that are not their own, so
                 that methods take the slow way: only for detections and candidates.
         """
-        if self._remembering:
-            yield
-            return
-        with self.borrowed(), remembered(self.model, self.default_layers, heads=heads):
-            self._remembering = True
-            try:
+        with self.borrowed():
+            if self._remembering:
                 yield
-            finally:
-                self._remembering, self._prepared = False, None
+                return
+            with remembered(self.model, self.default_layers, heads=heads):
+                self._remembering = True
+                try:
+                    yield
+                finally:
+                    self._remembering, self._prepared = False, None
 
     def prepare(self, images: Image | Sequence[Image] | Inputs) -> Inputs:
         """One image or several, as the model reads them: its own resizing, padding and normalisation."""
@@ -185,12 +181,12 @@ class Adapter(ABC):
         if not images:
             raise ValueError("images must not be empty")
         arrays = [load_image(image) for image in images]
-        if self._prepared is not None and len(arrays) == 1 and arrays[0] is self._prepared.images[0]:
-            return self._prepared
         with self.borrowed(), torch.no_grad():
+            if self._prepared is not None and len(arrays) == 1 and arrays[0] is self._prepared.images[0]:
+                return self._prepared
             inputs = self._prepare(arrays)
-        if self._remembering and self._prepared is None and len(arrays) == 1:
-            self._prepared = inputs
+            if self._remembering and self._prepared is None and len(arrays) == 1:
+                self._prepared = inputs
         return inputs
 
     def candidates(self, images: Image | Sequence[Image] | Inputs) -> Candidates:

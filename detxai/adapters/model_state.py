@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +14,83 @@ from torch import Tensor, nn
 
 # what nn.Module itself keeps; everything else in a module's __dict__ is a plain attribute of its author
 _MODULE_STATE = frozenset(vars(nn.Module()))
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[nn.Module]:
+    """``model`` in eval mode; on the way out, also by an exception or Ctrl-C, as it was.
+
+    Detectors keep notes on themselves while they run (ultralytics' head its anchors, torchvision's RoI pooling the
+    scales of the first image it saw), batch norms and users' modules may move buffers, and sampling layers draw
+    random numbers: training modes, attributes, buffers and the random state all come back. Parameters and their
+    gradients are never touched.
+
+    One thread has the model at a time, whoever wrapped it how often; the others wait. The thread that has it may
+    borrow it again, which does nothing. Where inference mode is on, it is off inside, and gradients with it: what is
+    computed inside is later asked for gradients, which inference mode's tensors cannot give.
+    """
+    with _lock_of(model) as lock, _ordinary_tensors():
+        if lock.is_borrowed:
+            yield model
+            return
+        with _given_back(model):
+            lock.is_borrowed = True
+            try:
+                yield model
+            finally:
+                lock.is_borrowed = False
+
+
+@dataclass(eq=False)
+class _ModelLock:
+    lock: Any = field(default_factory=threading.RLock)
+    is_borrowed: bool = False  # by the thread that holds the lock
+
+    def __enter__(self) -> _ModelLock:
+        self.lock.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, _ModelLock] = weakref.WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+def _lock_of(model: nn.Module) -> _ModelLock:
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(model, _ModelLock())
+
+
+@contextmanager
+def _ordinary_tensors() -> Iterator[None]:
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+@contextmanager
+def _given_back(model: nn.Module) -> Iterator[None]:
+    states = [_state_of(module) for module in model.modules()]  # all that can fail, before anything is changed
+    buffers = _Buffers.by_device(model.buffers())
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        try:
+            for state in states:
+                state.module.training = False
+            yield
+        finally:
+            for state in states:
+                state.restore()
+            for on_device in buffers:
+                on_device.restore()
+
+
+def _state_of(module: nn.Module) -> _ModuleState | _ScriptState:
+    return _ScriptState.of(module) if isinstance(module, torch.jit.ScriptModule) else _ModuleState.of(module)
 
 
 @dataclass(frozen=True)
@@ -36,27 +115,48 @@ class _ModuleState:
         state.update(self.attributes)
 
 
-@contextmanager
-def borrowed(model: nn.Module) -> Iterator[nn.Module]:
-    """``model`` in eval mode; on the way out, also by an exception or Ctrl-C, as it was.
+@dataclass(frozen=True)
+class _ScriptState:
+    """A scripted or traced module keeps its attributes, training mode and buffers in C++."""
 
-    Detectors keep notes on themselves while they run (ultralytics' head its anchors, torchvision's RoI pooling the
-    scales of the first image it saw), batch norms and users' modules may move buffers, and sampling layers draw
-    random numbers: training modes, attributes, buffers and the random state all come back. Parameters and their
-    gradients are never touched.
-    """
-    states = [_ModuleState.of(module) for module in model.modules()]
-    copies = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
-        try:
-            for state in states:
-                state.module.training = False
-            yield model
-        finally:
-            for state in states:
-                state.restore()
-            with torch.no_grad():
-                for buffer, version, copy in copies:
-                    if buffer._version != version:
-                        buffer.copy_(copy)
+    module: Any
+    attributes: dict[str, Any]
+
+    @classmethod
+    def of(cls, module: Any) -> _ScriptState:
+        kind = getattr(module, "_concrete_type", None)  # a frozen module has none, and nothing to change
+        names = (
+            ["training"]
+            if kind is None
+            else [n for n, (_, is_parameter) in kind.get_attributes().items() if not is_parameter]
+        )
+        return cls(module, {name: module._c.getattr(name) for name in names if module._c.hasattr(name)})
+
+    def restore(self) -> None:
+        for name, value in self.attributes.items():
+            self.module._c.setattr(name, value)
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """The buffers on one device. By value: batch norms move theirs without a new version."""
+
+    tensors: list[Tensor]
+    copies: list[Tensor]
+
+    @classmethod
+    def by_device(cls, buffers: Iterable[Tensor]) -> list[_Buffers]:
+        devices: dict[torch.device, list[Tensor]] = {}
+        for buffer in buffers:
+            devices.setdefault(buffer.device, []).append(buffer)
+        return [cls(tensors, [tensor.detach().clone() for tensor in tensors]) for tensors in devices.values()]
+
+    def restore(self) -> None:
+        """Those that changed, and no others: a graph of the user's may hold them as they are."""
+        pairs = list(zip(self.tensors, self.copies, strict=True))
+        with torch.no_grad():
+            changed = torch.stack([(tensor != copy).any() for tensor, copy in pairs]).tolist()  # one wait for a device
+        for (tensor, copy), is_changed in zip(pairs, changed, strict=True):
+            with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
+                if is_changed:
+                    tensor.copy_(copy)
