@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from os import PathLike, fspath
+from os.path import exists
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -54,7 +55,7 @@ def load_image(image: Image) -> Array:
 
 
 def _from_file(path: Path) -> Array:
-    if not path.exists():
+    if not exists(path):  # Path.exists raises where a name is too long
         raise FileNotFoundError(f"image: no such file: {path}")
     if path.is_dir():
         raise ValueError(f"image must be a file, got the folder {path}")

@@ -35,8 +35,8 @@ from detxai.coco.matching import evaluate, matching
 from detxai.coco.misses import Miss
 from detxai.coco.parts import Explaining
 from detxai.coco.planning import Job, plan
-from detxai.coco.reading import as_predictions, read_annotations, read_predictions
 from detxai.coco.selecting import Selection, select
+from detxai.data.coco_files import as_predictions, read_annotations, read_predictions
 from detxai.formats import category_names, to_coco_results
 
 Answer = TypeVar("Answer")

@@ -25,7 +25,8 @@ FLOORS = (  # from the ground up: a floor uses only itself and the floors below 
     {"adapters"},
     {"engine"},
     {"methods"},
-    {"explain", "metrics", "render", "bench", "bench_d_rise", "bench_eigen_cam", "evaluate", "demo", "demo_page"},
+    {"explain", "metrics", "data", "render"},
+    {"bench", "bench_d_rise", "bench_eigen_cam", "evaluate", "demo", "demo_page"},
     {"callbacks", "coco"},
     {"commands", "cli"},
 )

@@ -14,10 +14,10 @@ from detxai.coco.categories import label_to_category
 from detxai.coco.folder import Folder
 from detxai.coco.matching import finished
 from detxai.coco.options import Finished, Options
-from detxai.coco.reading import as_annotations, as_predictions
 from detxai.coco.running import Run
 from detxai.coco.schema import arrow
 from detxai.coco.selecting import Selection
+from detxai.data.coco_files import as_annotations, as_predictions
 from detxai.explain import Method, make_method
 
 

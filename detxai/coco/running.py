@@ -22,12 +22,12 @@ from detxai.coco.matching import evaluate, matching
 from detxai.coco.options import Finished, Options
 from detxai.coco.parts import Explaining
 from detxai.coco.planning import Part, plan
-from detxai.coco.reading import as_predictions
 from detxai.coco.report import write_report
 from detxai.coco.reusing import Earlier, forget, put_away
 from detxai.coco.rows import Row, box_row
 from detxai.coco.schema import BOX_COLUMNS, FAILURE_COLUMNS
 from detxai.coco.selecting import Selection, select
+from detxai.data.coco_files import as_predictions
 from detxai.explain import Method
 from detxai.explanation import settings_of
 from detxai.formats import category_names

@@ -18,7 +18,6 @@ from detxai.coco.explaining import quiet_method
 from detxai.coco.folder import Folder
 from detxai.coco.options import Finished, Options
 from detxai.coco.planning import Shard
-from detxai.coco.reading import read_annotations, read_predictions
 from detxai.coco.running import Run
 from detxai.coco.schema import arrow
 from detxai.coco.selecting import Selection
@@ -33,6 +32,7 @@ from detxai.commands.options import (
     setting,
     shows_progress,
 )
+from detxai.data.coco_files import read_annotations, read_predictions
 
 GROUPS = {
     "all": tuple(kind for kind in KINDS if kind != "ignored"),

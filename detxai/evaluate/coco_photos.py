@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detxai.data.coco_files import check_annotations, read_json
+from detxai.data.segmentation import check_segmentation, draw_segmentation
 from detxai.evaluate.samples import Photo, Pixels, Truth
 from detxai.formats import category_names, from_coco, match_categories
 from detxai.images import load_image, to_uint8
@@ -37,7 +39,8 @@ def coco_photos(
 
     Raises:
         FileNotFoundError: no such folder or file, or none of the images is in the folder.
-        ValueError: the file is no COCO annotation file, or no category is a class of the detector.
+        ValueError: the file is no COCO annotation file, or no category is a class of the detector; the message names
+            the entry.
     """
     folder, file = Path(images), Path(annotations)
     if not folder.is_dir():
@@ -50,12 +53,12 @@ def coco_photos(
             of_image.setdefault(annotation["image_id"], []).append(annotation)
     photos = [
         Photo(
-            str(image["file_name"]),
-            partial(_load, folder / str(image["file_name"]), tuple(of_image.get(image["id"], ())), labels),
+            image["file_name"],
+            partial(_load, folder / image["file_name"], tuple(of_image.get(image["id"], ())), labels),
         )
         for image in content["images"]
     ]
-    if photos and not any((folder / photo.name).exists() for photo in photos):
+    if photos and not any(exists(folder / photo.name) for photo in photos):
         raise FileNotFoundError(f"images: none of the {len(photos)} images that {file} lists is in {folder}")
     return photos
 
@@ -93,23 +96,12 @@ def _listed(names: Any) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise FileNotFoundError(f"annotations: no such file: {file}")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"annotations: {file} is not JSON: {error}") from error
-    needed = {"images": {"id", "file_name"}, "annotations": {"image_id", "category_id", "bbox"}, "categories": {"id"}}
-    for part, entries in needed.items():
-        listed = content.get(part) if isinstance(content, dict) else None
-        if not isinstance(listed, list):
-            raise ValueError(f"annotations: {file} is no COCO annotation file: it has no list of {part}")
-        for record in listed:
-            missing = sorted(entries - set(record)) if isinstance(record, dict) else sorted(entries)
-            if missing:
-                raise ValueError(
-                    f"annotations: {file}: an entry of {part} has no {', '.join(missing)}: {record!r:.200}"
-                )
+    content: dict[str, Any] = read_json(file, "annotations")
+    where = f"annotations: {file}"
+    check_annotations(content, where, ids=False, names=False)
+    for place, annotation in enumerate(content["annotations"]):
+        if annotation.get("segmentation"):
+            check_segmentation(annotation["segmentation"], f"{where}: annotations[{place}]")
     return content
 
 
@@ -121,22 +113,10 @@ def _load(path: Path, annotations: Sequence[dict[str, Any]], labels: Mapping[int
 
 
 def _masks(annotations: Sequence[dict[str, Any]], height: int, width: int) -> Tensor | None:
-    from pycocotools import mask as rle
-
     if not annotations or not all(annotation.get("segmentation") for annotation in annotations):
         return None
-    drawn = []
-    for annotation in annotations:
-        outline = annotation["segmentation"]
-        if isinstance(outline, list):
-            outline = rle.merge(rle.frPyObjects(outline, height, width))
-        elif isinstance(outline["counts"], list):
-            outline = rle.frPyObjects(outline, height, width)
-        mask = rle.decode(outline)
-        if mask.shape != (height, width):
-            raise ValueError(
-                f"annotation {annotation.get('id')}: segmentation must be of the image's {height} x {width} pixels, "
-                f"got {mask.shape[0]} x {mask.shape[1]}"
-            )
-        drawn.append(mask.astype(bool))
+    drawn = [
+        draw_segmentation(annotation["segmentation"], (height, width), f"annotation {annotation.get('id')}")
+        for annotation in annotations
+    ]
     return torch.from_numpy(np.stack(drawn))

@@ -20,7 +20,7 @@ from detxai.coco.categories import label_to_category
 from detxai.coco.errors import cases
 from detxai.coco.matching import evaluate, matching, summary
 from detxai.coco.planning import Shard, plan
-from detxai.coco.reading import as_annotations, as_predictions, read_annotations
+from detxai.data.coco_files import as_annotations, as_predictions, read_annotations
 
 pytest.importorskip("pyarrow")
 

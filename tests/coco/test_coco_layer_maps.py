@@ -14,7 +14,7 @@ from faster_rcnns import small_faster_rcnn
 
 import detxai
 import detxai.coco
-import detxai.coco.reading
+import detxai.data.coco_files
 from detxai.coco.maps import Cells, load_map, store_map
 from detxai.geometry import Geometry
 
@@ -70,7 +70,7 @@ def test_cells_say_what_is_wrong_with_their_picture() -> None:
 @pytest.mark.parametrize("method", SETTINGS)
 def test_a_run_keeps_maps_at_the_finest_layer(tmp_path: Path, method: str) -> None:
     data, model = detected_dataset(tmp_path, n_images=2), small_faster_rcnn()
-    annotations = detxai.coco.reading.read_annotations(data["annotations"])
+    annotations = detxai.data.coco_files.read_annotations(data["annotations"])
     whole, layers = (
         detxai.coco.explain_errors(
             annotations, None, model, images=data["images"], out=tmp_path / name,

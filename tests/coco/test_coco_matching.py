@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from detxai.coco.ap_loss import ap_losses
 from detxai.coco.errors import FALSE_POSITIVES, Case, cases
 from detxai.coco.matching import class_ap, evaluate, finished, matching, summary
-from detxai.coco.reading import as_annotations, as_predictions, read_annotations
+from detxai.data.coco_files import as_annotations, as_predictions, read_annotations
 
 SEEDS = range(6)
 

@@ -30,7 +30,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = detected_dataset(folder, n_images=4)
     content = json.loads(data["annotations"].read_text())
     content["categories"][0]["name"] = HOSTILE
-    from detxai.coco.reading import read_annotations
+    from detxai.data.coco_files import read_annotations
 
     annotations = read_annotations(write_json(folder / "hostile.json", content))
     kinds = [kind for kind in KINDS if kind != "ignored"]

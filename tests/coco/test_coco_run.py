@@ -21,8 +21,8 @@ from faster_rcnns import small_faster_rcnn
 import detxai
 import detxai.coco
 from detxai.cli import main
-from detxai.coco.reading import read_annotations
 from detxai.coco.schema import EXPLANATION_COLUMNS, TIMED, arrow
+from detxai.data.coco_files import read_annotations
 from detxai.metrics.energy import energy_share
 from detxai.metrics.maps import box_masks
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from pycocotools import mask as rle
 
+from detxai.data.segmentation import draw_segmentation
 from detxai.detections import Detections
 from detxai.evaluate.coco_photos import coco_photos, labels_of_categories
 from detxai.evaluate.samples import Sample, draw, objects_of
@@ -105,17 +106,81 @@ def test_no_category_that_fits_is_an_error(class_names: dict[int, str], categori
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is not JSON"),
-        ("[]", "has no list of images"),
-        ('{"images": [], "annotations": {}}', "has no list of annotations"),
-        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "an entry of images has no file_name"),
-        ('{"images": [], "annotations": [], "categories": [3]}', "an entry of categories has no id"),
+        ("{", "is no JSON"),
+        ("[]", "must be a JSON object, got a JSON list; is it a predictions file"),
+        ('{"images": [], "annotations": {}}', "must have the list 'annotations', got a JSON object"),
+        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', r"images\[0\] must have a 'file_name'"),
+        (
+            '{"images": [], "annotations": [], "categories": [3]}',
+            r"categories\[0\] must be a JSON object, got the number 3",
+        ),
     ],
 )
 def test_what_is_no_coco_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^annotations: .*x.json:? .*{message}"):
         coco_photos(tmp_path, tmp_path / "x.json", NAMES)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"bbox": None}, "must have 'bbox' .*, got None"),
+        ({"bbox": [1, 2, 3]}, "must have 'bbox' .*, four finite numbers"),
+        ({"bbox": [1, 2, float("inf"), 4]}, "must have 'bbox' .*, four finite numbers"),
+        ({"bbox": [1, 2, -3, 4]}, "'bbox' must have a width and height of 0 or more"),
+        ({"category_id": float("inf")}, "must have a whole number as 'category_id', got inf"),
+        ({"image_id": 8}, "image_id must be one of the 1 images"),
+        ({"iscrowd": "no"}, "'iscrowd' must be 0 or 1"),
+        ({"segmentation": [[]]}, "'segmentation' must be polygons .* of three corners or more"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "'segmentation' must be polygons .* of three corners or more"),
+        ({"segmentation": [[1e9, 1, 3, 1, 3, 3]]}, "within 100000 pixels of the image"),
+        ({"segmentation": [[1, 1, 3, None, 3, 3]]}, "'segmentation' must be polygons"),
+        ({"segmentation": "00"}, "'segmentation' must be polygons, or run lengths"),
+        ({"segmentation": {"size": [8, 12]}}, "'segmentation' must be polygons, or run lengths"),
+        ({"segmentation": {"size": [8, 12], "counts": [-1, 97]}}, "'segmentation' must be polygons, or run lengths"),
+        ({"segmentation": {"size": [8, float("nan")], "counts": [96]}}, "'segmentation' must be polygons, or run"),
+    ],
+)
+def test_a_wrong_entry_of_an_annotation_is_named(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    file = coco_file(tmp_path, [annotation(1, [0, 0, 2, 2]), annotation(1, [0, 0, 2, 2], **changed)])
+    with pytest.raises(ValueError, match=rf"^annotations: .*instances\.json: annotations(\[1\])?:? .*{message}"):
+        coco_photos(tmp_path, file, NAMES)
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), None, 1.5, 2**60])
+def test_a_category_without_a_whole_id_is_named(tmp_path: Path, number: Any) -> None:
+    file = coco_file(tmp_path, [], categories=[{"id": number, "name": "dog"}])
+    with pytest.raises(ValueError, match=r"categories\[0\] must have a whole number below 2\*\*53 as 'id'"):
+        coco_photos(tmp_path, file, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([0, 95], "must add up to 8 x 12 pixels, got 95"),  # pycocotools would draw what memory happens to hold
+        ([0, 97], "must add up to 8 x 12 pixels, got 97"),
+        ("abc", "are damaged or cut off"),
+        ("0", "must add up to 8 x 12 pixels, got 0"),
+        ("0\u00e9", "cannot hold 'é'"),
+        ("o" * 10**5, "cannot hold 'o'"),
+    ],
+)
+def test_run_lengths_that_do_not_fill_the_image_are_refused(tmp_path: Path, counts: Any, message: str) -> None:
+    listed = [annotation(1, [0, 0, 2, 2], segmentation={"size": [8, 12], "counts": counts})]
+    (photo,) = coco_photos(tmp_path, coco_file(tmp_path, listed), NAMES)
+    with pytest.raises(ValueError, match=f"annotation 1: .*{message}"):
+        photo.load()
+
+
+def test_run_lengths_are_read_as_pycocotools_reads_them(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(40):
+        height, width = (int(side) for side in generator.integers(1, 40, 2))
+        drawn = np.asfortranarray(generator.random((height, width)) < generator.random(), dtype=np.uint8)
+        text = rle.encode(drawn)["counts"].decode()
+        found = draw_segmentation({"size": [height, width], "counts": text}, (height, width), "it")
+        np.testing.assert_array_equal(found, drawn.astype(bool))
 
 
 def test_absent_files_and_folders_are_named(tmp_path: Path) -> None:

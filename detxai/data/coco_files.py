@@ -32,7 +32,7 @@ def read_annotations(path: str | PathLike[str]) -> Any:
         FileNotFoundError: no such file.
         ValueError: it is no JSON, or no COCO annotation file; the message names the entry.
     """
-    return as_annotations(_read_json(path, "annotations"), f"annotations: {path}")
+    return as_annotations(read_json(path, "annotations"), f"annotations: {path}")
 
 
 def read_predictions(path: str | PathLike[str], annotations: Any) -> Any:
@@ -46,24 +46,45 @@ def read_predictions(path: str | PathLike[str], annotations: Any) -> Any:
         FileNotFoundError: no such file.
         ValueError: it is no JSON, no results file, or about other images or categories than the annotations.
     """
-    return as_predictions(_read_json(path, "predictions"), annotations, f"predictions: {path}")
+    return as_predictions(read_json(path, "predictions"), annotations, f"predictions: {path}")
 
 
 def as_annotations(content: Any, where: str = "annotations") -> Any:
     """The content of an annotation file as a ``COCO``; see ``read_annotations``."""
+    check_annotations(content, where)
+    rows = [_completed(record) for record in content["annotations"]]
+    return indexed({**content, "annotations": _without_id_zero(rows)})
+
+
+def check_annotations(content: Any, where: str = "annotations", *, ids: bool = True, names: bool = True) -> None:
+    """Raise where the content of a file is not that of a COCO annotation file.
+
+    Args:
+        content: what JSON gave.
+        where: how messages begin.
+        ids: every annotation must have an id of its own.
+        names: every category must have a name of its own.
+
+    Raises:
+        ValueError: the message names the entry.
+    """
     if not isinstance(content, dict):
         hint = "; is it a predictions file?" if isinstance(content, list) else ""
         raise ValueError(f"{where} must be a JSON object, got {_kind(content)}{hint}")
     for part in ("images", "annotations", "categories"):
         if not isinstance(content.get(part), list):
             raise ValueError(f"{where} must have the list {part!r}, got {_kind(content.get(part))}")
+    named = names or all(isinstance(one, dict) and "name" in one for one in content["categories"])
     images = _distinct_ids(content["images"], f"{where}: images", _check_image)
-    categories = _distinct_ids(content["categories"], f"{where}: categories", _check_category)
-    _refuse_equal_names(content["categories"], where)
-    _distinct_ids(content["annotations"], f"{where}: annotations", _check_box_record)
+    categories = _distinct_ids(content["categories"], f"{where}: categories", _check_category if named else _unchecked)
+    if named:
+        _refuse_equal_names(content["categories"], where)
+    if ids:
+        _distinct_ids(content["annotations"], f"{where}: annotations", _unchecked)
+    for place, record in enumerate(content["annotations"]):
+        _check_box_record(record, f"{where}: annotations[{place}]")
+        _check_counted(record, f"{where}: annotations[{place}]")
     _check_known(content["annotations"], f"{where}: annotations", images, categories)
-    rows = [_completed(record, f"{where}: annotations[{i}]") for i, record in enumerate(content["annotations"])]
-    return indexed({**content, "annotations": _without_id_zero(rows)})
 
 
 def as_predictions(records: Any, annotations: Any, where: str = "predictions") -> Any:
@@ -103,7 +124,13 @@ def indexed(dataset: dict[str, Any]) -> Any:
     return coco
 
 
-def _read_json(path: str | PathLike[str], name: str) -> Any:
+def read_json(path: str | PathLike[str], name: str) -> Any:
+    """The content of a JSON file; ``name`` is the argument that gave its path.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is a folder, or no JSON.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{name}: no such file: {path}")
@@ -132,7 +159,7 @@ def _distinct_ids(records: Sequence[Any], where: str, check: Callable[[Record, s
 
 
 def _check_image(record: Record, name: str) -> None:
-    if not isinstance(record.get("file_name"), str) or not record["file_name"]:
+    if not _is_text(record.get("file_name")):
         raise ValueError(f"{name} must have a 'file_name', got {_shown(record.get('file_name'))}")
     for side in ("height", "width"):
         if side in record and not (_is_id(record[side]) and record[side] > 0):
@@ -140,7 +167,7 @@ def _check_image(record: Record, name: str) -> None:
 
 
 def _check_category(record: Record, name: str) -> None:
-    if not isinstance(record.get("name"), str) or not record["name"].strip():
+    if not _is_text(record.get("name")):
         raise ValueError(f"{name} must have a 'name', got {_shown(record.get('name'))}")
 
 
@@ -156,14 +183,22 @@ def _check_box_record(record: Any, name: str) -> None:
         raise ValueError(f"{name}: 'bbox' must have a width and height of 0 or more, got {_shown(box)}")
 
 
-def _completed(record: Record, name: str) -> dict[str, Any]:
-    """An annotation with the entries that COCOeval reads."""
-    area, crowd = record.get("area", record["bbox"][2] * record["bbox"][3]), record.get("iscrowd", 0)
+def _check_counted(record: Record, name: str) -> None:
+    area, crowd = record.get("area", 0), record.get("iscrowd", 0)
     if not _is_number(area) or area < 0:
         raise ValueError(f"{name}: 'area' must be a finite number of pixels, got {_shown(area)}")
     if crowd not in (0, 1):  # True and False are 1 and 0
         raise ValueError(f"{name}: 'iscrowd' must be 0 or 1, got {_shown(crowd)}")
-    return {**record, "area": area, "iscrowd": int(crowd)}
+
+
+def _completed(record: Record) -> dict[str, Any]:
+    """An annotation with the entries that COCOeval reads."""
+    area = record.get("area", record["bbox"][2] * record["bbox"][3])
+    return {**record, "area": area, "iscrowd": int(record.get("iscrowd", 0))}
+
+
+def _unchecked(record: Record, name: str) -> None:
+    """Nothing is asked of it."""
 
 
 def _without_id_zero(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -208,6 +243,13 @@ def _is_number(value: Any) -> bool:
         return math.isfinite(value) and abs(value) < 1e15  # beyond this, areas and sums lose their digits
     except OverflowError:
         return False
+
+
+def _is_text(value: Any) -> bool:
+    """Text that can be printed and written; JSON may hold half of a sign that takes two (a lone surrogate)."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        return False
+    return value.encode("utf-8", "ignore").decode() == value
 
 
 def _few(values: Sequence[Any]) -> str:

@@ -1,0 +1,1 @@
+"""Data sets as files: annotations and predictions, checked before any work."""
