@@ -89,12 +89,16 @@ def make_method(method: str | Method, /, **settings: Any) -> Method:
         near = difflib.get_close_matches(method, METHODS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"method must be one of {sorted(METHODS)}, got {method!r}{hint}")
-    kind = METHODS[method]
-    known = [field.name for field in dataclasses.fields(kind)]
+    known = setting_names(method)
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ValueError(f"{method} has the settings {known}, got {', '.join(unknown)}")
-    return kind(**settings)
+    return METHODS[method](**settings)
+
+
+def setting_names(method: str) -> list[str]:
+    """The settings that the method called ``method`` has; none where there is no such method."""
+    return [field.name for field in dataclasses.fields(METHODS[method])] if method in METHODS else []
 
 
 def check_threshold(score_threshold: float) -> None:

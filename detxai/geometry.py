@@ -85,7 +85,7 @@ def interpolation_matrix(n_out: int, n_in: int, start: float, step: float) -> Te
 def _nearest(reads: Tensor) -> Tensor:
     """(n, m): from what ``reads`` (m, n) makes of n values back to the values, by least squares."""
     steps = torch.diff(torch.eye(reads.shape[1], dtype=reads.dtype), dim=0)
-    return torch.linalg.solve(reads.T @ reads + EVENNESS * steps.T @ steps, reads.T)
+    return torch.cholesky_solve(reads.T, torch.linalg.cholesky(reads.T @ reads + EVENNESS * steps.T @ steps))
 
 
 @dataclass(frozen=True)

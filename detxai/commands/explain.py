@@ -33,7 +33,7 @@ from detxai.commands.options import (
     shows_progress,
 )
 from detxai.detections import Detections
-from detxai.explain import Method, explain, make_method
+from detxai.explain import Method, explain, make_method, setting_names
 from detxai.explanation import Explanation, plain
 from detxai.images import load_image
 from detxai.runs.files import replacing
@@ -74,7 +74,10 @@ def _explain(given: argparse.Namespace) -> int:
     class_names = None if given.class_names is None else read_class_names(given.class_names)
     if given.out.exists() and not given.out.is_dir():
         raise ValueError(f"--out must be a folder, got the file {given.out}")
-    method = make_method(given.method, **no_repeats(given.settings))
+    settings = no_repeats(given.settings)
+    if "keep_partial" in setting_names(given.method):
+        settings.setdefault("keep_partial", True)  # what Ctrl-C leaves is written, marked as partial
+    method = make_method(given.method, **settings)
     detector = on_device(load_detector(given.model, weights=given.weights, class_names=class_names), given.device)
     run = _Run(detector, method, given.score_threshold, _request(given))
 

@@ -51,10 +51,11 @@ def scores_under(
         inputs = canvas.inputs(masks(part))
         if channels_last:
             inputs = replace(inputs, tensor=inputs.tensor.contiguous(memory_format=torch.channels_last))
-        return score_targets(targets, detector.candidates(inputs)).float()
+        # entered and left for each batch: a generator that yields inside a context imposes it on its consumer
+        with detector.borrowed(), torch.no_grad(), autocast(device, precision):
+            return score_targets(targets, detector.candidates(inputs)).float()
 
-    with detector.borrowed(), torch.no_grad(), autocast(device, precision):
-        done = 0
-        for part, scores in in_batches(wanted, batch_size or images_at_once(canvas.clean.tensor), run):
-            yield done, scores
-            done += len(part)
+    done = 0
+    for part, scores in in_batches(wanted, batch_size or images_at_once(canvas.clean.tensor), run):
+        yield done, scores
+        done += len(part)

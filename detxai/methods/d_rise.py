@@ -89,6 +89,8 @@ class DRISE:
         batch_size: masked images at once; None: what fits the device.
         precision: ``"full"`` (the model's own), ``"bf16"`` or ``"fp16"`` autocast.
         channels_last: hand the detector its images in that memory format.
+        keep_partial: whether Ctrl-C ends the work and gives the map of the masks so far, marked ``partial``; by
+            default it is raised, as anywhere else.
         progress: a bar; None: where standard error is a terminal.
 
     Source: Petsiuk et al., 2021, D-RISE (CVPR), section 3; masks of RISE (BMVC 2018). Differs in the normalisation,
@@ -111,6 +113,7 @@ class DRISE:
     batch_size: int | None = None
     precision: str = "full"
     channels_last: bool = False
+    keep_partial: bool = False
     progress: bool | None = None
 
     def __post_init__(self) -> None:
@@ -142,7 +145,7 @@ class DRISE:
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection, with the standard error of every pixel.
 
-        Ctrl-C after the first masks ends the work and gives what there is, marked as ``partial``.
+        With ``keep_partial``, Ctrl-C after the first masks gives what there is, marked as ``partial``.
 
         Raises:
             ValueError: a setting or a label is wrong.
@@ -222,7 +225,7 @@ class DRISE:
         settings: dict[str, Any] = {
             "batch_size": self.batch_size, "precision": self.precision, "channels_last": self.channels_last
         }  # fmt: skip
-        with self._bar(most) as bar:
+        with detector.borrowed(), self._bar(most) as bar:
             try:
                 for stop in _looks(most) if self.n_masks == "auto" or not bar.disable else [most]:
                     wanted = range(done, stop)
@@ -235,7 +238,7 @@ class DRISE:
                     if stop < most and self._settled(sample, bar):
                         break
             except KeyboardInterrupt:
-                if done < WORTH_KEEPING:
+                if not self.keep_partial or done < WORTH_KEEPING:
                     raise
                 return replace(sample, scores=scores[:, :done], partial=True)
         return sample

@@ -35,6 +35,19 @@ def weights() -> dict[str, Tensor]:
     return {"every pixel": spread / spread.sum(), "one patch": patch / patch.sum()}
 
 
+def test_the_linear_model_is_the_same_on_two_threads() -> None:
+    lattice = Lattice(RiseMasks((160, 240), (12, 18)))
+    scores = torch.rand(5, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    threads, models = torch.get_num_threads(), []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            models.append(LinearModel.fit(lattice, torch.arange(400), scores))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(models[0].weights, models[1].weights, rtol=1e-7, atol=1e-12)
+
+
 @pytest.mark.parametrize("which", ["every pixel", "one patch"])
 @pytest.mark.parametrize("reduction", ["control_variate", "none"])
 def test_a_linear_detector_has_the_slopes_that_theory_says(which: str, reduction: VarianceReduction) -> None:

@@ -224,11 +224,13 @@ class Failing:
         return sees(patch())(images)
 
 
-def test_ctrl_c_gives_what_there_is() -> None:
+def test_ctrl_c_gives_what_there_is_where_it_was_asked_for() -> None:
     function = Failing(KeyboardInterrupt(), calls=8)
     detector = detxai.wrap(function)
     detections = sees(patch())([WHITE])[0]
-    (explanation,) = detxai.DRISE(n_masks=1000, grid=(4, 5), batch_size=8)(detector, WHITE, detections)
+    (explanation,) = detxai.DRISE(n_masks=1000, grid=(4, 5), batch_size=8, keep_partial=True)(
+        detector, WHITE, detections
+    )
     assert explanation.partial
     assert explanation.record()["partial"] is True
     assert explanation.details["n_masks"] == 56  # the first call was the whole image
@@ -237,10 +239,13 @@ def test_ctrl_c_gives_what_there_is() -> None:
     assert np.array_equal(whole.values, explanation.values)
 
 
-def test_ctrl_c_before_there_is_anything_is_ctrl_c() -> None:
+@pytest.mark.parametrize(("keep_partial", "calls"), [(False, 100), (True, 3)], ids=["not asked for", "too early"])
+def test_ctrl_c_stops(keep_partial: bool, calls: int) -> None:
     detections = sees(patch())([WHITE])[0]
     with pytest.raises(KeyboardInterrupt):
-        detxai.DRISE(batch_size=4)(detxai.wrap(Failing(KeyboardInterrupt(), calls=3)), WHITE, detections)
+        detxai.DRISE(batch_size=4, keep_partial=keep_partial)(
+            detxai.wrap(Failing(KeyboardInterrupt(), calls=calls)), WHITE, detections
+        )
 
 
 def test_running_out_of_memory_halves_the_batch() -> None:
