@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
@@ -87,12 +86,13 @@ class FasterRCNNAdapter(Adapter):
         if layers != self.default_layers:
             return super()._features(inputs, layers)
         outputs = {"backbone": self.model.backbone(inputs.tensor)}
-        return Features(level_names(outputs), layers, replace(inputs, tensor=_sizes_only(inputs.tensor)))
+        return Features(level_names(outputs), layers, inputs)
 
     def _resume(self, features: Features) -> Candidates:
         if features.layers != self.default_layers:
             return super()._resume(features)
-        pyramid = OrderedDict((name.partition(":")[2] or "0", level) for name, level in features.levels.items())
+        # copies: a head of the user's may write into what it reads
+        pyramid = OrderedDict((name.partition(":")[2] or "0", level.clone()) for name, level in features.levels.items())
         geometries = features.inputs.geometries
         return self._candidates(pyramid, geometries * (features.batch_size // len(geometries)))
 
@@ -139,11 +139,6 @@ def _class_names(model: FasterRCNN, names: Mapping[int, str] | Sequence[str] | N
         n_classes = getattr(getattr(model.roi_heads.box_predictor, "cls_score", None), "out_features", None)
         names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"] if n_classes == N_COCO_CLASSES else {}
     return name_of_each(names)
-
-
-def _sizes_only(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape that holds one number: what resuming needs of the pixels is their count."""
-    return tensor.new_zeros(1).expand(tensor.shape)
 
 
 def _pixels_per_input(geometry: Geometry, like: Tensor) -> Tensor:

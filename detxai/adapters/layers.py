@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -29,18 +30,30 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
 def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Any]]:
     """What each layer puts out while the ``with`` block runs the model once.
 
+    The outputs stay as they are whatever runs behind them: an in-place ReLU writes into what it is given. Without
+    gradients they are copies; with gradients they are the layer's own, of which what follows gets a copy.
+
     Raises:
         LookupError: a layer did not run.
-        ValueError: a layer ran more than once, so that no single output is its own.
+        ValueError: a layer ran more than once, so that no single output is its own; or, with gradients, its output is
+            memory that it shares with its input, and something wrote into it.
     """
     outputs: dict[str, Any] = {}
     runs = dict.fromkeys(layers, 0)
+    shared: dict[str, list[tuple[Tensor, int]]] = {}
     with ExitStack() as hooks:
         for name in layers:
 
-            def keep(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
-                outputs[name] = output
+            def keep(module: nn.Module, args: Any, output: Any, name: str = name) -> Any:
                 runs[name] += 1
+                copy = copied(output)
+                if not torch.is_grad_enabled():
+                    outputs[name] = copy
+                    return None
+                outputs[name] = output
+                if _share_memory(output, args):  # a copy in its place: what writes into one no longer reaches the other
+                    shared[name] = [(tensor, tensor._version) for tensor in (*tensors_of(output), *tensors_of(copy))]
+                return copy
 
             hooks.callback(find_layer(model, name).register_forward_hook(keep).remove)
         yield outputs
@@ -49,6 +62,10 @@ def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Any]]
             raise LookupError(f"layer {name!r} did not run, so there is nothing of it to explain")
         if n > 1:
             raise ValueError(f"layer {name!r} runs {n} times in one pass; choose a layer that runs once")
+        if any(tensor._version != version for tensor, version in shared.get(name, [])):
+            raise ValueError(
+                f"layer {name!r} puts out its own input, which is then changed in place; choose another layer"
+            )
 
 
 @contextmanager
@@ -57,8 +74,62 @@ def replaced(model: nn.Module, outputs: Mapping[str, Any], levels: Mapping[str, 
     with ExitStack() as hooks:
         for name, output in outputs.items():
             new = with_levels(name, output, levels)
-            hooks.callback(find_layer(model, name).register_forward_hook(lambda *_, new=new: new).remove)
+            # a copy: what runs behind may write into it
+            hooks.callback(find_layer(model, name).register_forward_hook(lambda *_, new=new: copied(new)).remove)
         yield
+
+
+def copied(output: Any) -> Any:
+    """A layer's output with tensors of its own memory, differentiable in the original."""
+    return changed_tensors(output, Tensor.clone)
+
+
+def changed_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A layer's output with every tensor changed; what is no tensor stays."""
+    if isinstance(output, Tensor):
+        return change(output)
+    if isinstance(output, Mapping):
+        entries = ((entry, changed_tensors(value, change)) for entry, value in output.items())
+        return type(output)(entries)  # type: ignore[call-arg]
+    if isinstance(output, (list, tuple)):
+        return _sequence_like(output, [changed_tensors(value, change) for value in output])
+    return output
+
+
+def _sequence_like(output: Any, values: list[Any]) -> Any:
+    return output._make(values) if hasattr(output, "_make") else type(output)(values)  # a named tuple takes no list
+
+
+def leaves_its_input(layer: nn.Module) -> bool:
+    """True where ``layer`` is known not to write into what it reads, so that this can be kept and read again.
+
+    Known are torch's and ultralytics' own layers: their in-place activations stand behind a convolution, unless one is
+    a layer by itself or a part of a sequence.
+    """
+    forward = getattr(layer.forward, "forward", layer.forward)  # of a layer that is remembered
+    if not getattr(forward, "__module__", "").startswith(("torch.nn.modules.", "ultralytics.nn.")):
+        return False
+    if _is_in_place(layer):
+        return False
+    behind = not isinstance(layer, nn.Sequential)
+    return all((behind and _is_in_place(part)) or leaves_its_input(part) for part in layer.children())
+
+
+def _is_in_place(layer: nn.Module) -> bool:
+    return bool(getattr(layer, "inplace", False)) and type(layer).__module__.startswith("torch.")  # not YOLO heads
+
+
+def _share_memory(output: Any, given: Any) -> bool:
+    own = {tensor.untyped_storage().data_ptr() for tensor in tensors_of(output)}
+    return any(tensor.untyped_storage().data_ptr() in own for tensor in tensors_of(given))
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """All tensors in a layer's output or arguments."""
+    if isinstance(value, (list, tuple, Mapping)):
+        entries = value.values() if isinstance(value, Mapping) else value
+        return [tensor for entry in entries for tensor in tensors_of(entry)]
+    return [value] if isinstance(value, Tensor) else []
 
 
 def level_names(outputs: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -83,7 +154,7 @@ def with_levels(layer: str, output: Any, levels: Mapping[str, Tensor]) -> Any:
         return levels[layer]
     if isinstance(output, Mapping):
         return type(output)((entry, levels[f"{layer}:{entry}"]) for entry in output)  # type: ignore[call-arg]
-    return type(output)(levels[f"{layer}:{entry}"] for entry, _ in _entries(output))
+    return _sequence_like(output, [levels[f"{layer}:{entry}"] for entry, _ in _entries(output)])
 
 
 def _entries(output: Any) -> list[tuple[object, Any]]:

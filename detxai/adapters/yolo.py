@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
-from detxai.adapters.layers import level_names, with_levels
+from detxai.adapters.layers import changed_tensors, leaves_its_input, level_names, with_levels
 from detxai.adapters.structure import Dense
 from detxai.adapters.yolo_checkpoint import load_checkpoint, ultralytics_module
 from detxai.adapters.yolo_graph import IMAGE, Tail, for_batch, layer_sources, run_layers, tail_from
@@ -202,12 +202,15 @@ class YOLOAdapter(Adapter):
 
     def _features(self, inputs: Inputs, layers: tuple[str, ...]) -> Features:
         tail = self.tail(layers)
-        if tail is None:
+        if tail is None or not all(leaves_its_input(layer) for layer in self.model.model):  # type: ignore[union-attr]
             return super()._features(inputs, layers)
         keep = {*tail.given, *tail.cached}
         outputs = run_layers(self.model, {IMAGE: inputs.tensor}, range(max(keep) + 1), keep)
         given = {layer: outputs[int(layer.partition(".")[2])] for layer in layers}
-        cache = _Cache(tail, given, {place: outputs[place] for place in tail.cached})
+        kept = {
+            place: changed_tensors(outputs[place], lambda tensor: tensor.to(self.dtype)) for place in tail.cached
+        }  # under autocast they are others
+        cache = _Cache(tail, given, kept)
         return Features(level_names(given), layers, inputs, cache)
 
     def _resume(self, features: Features) -> Candidates:

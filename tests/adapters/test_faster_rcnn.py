@@ -298,3 +298,10 @@ def test_real_cells(shared_data: Any) -> None:
         assert torch.equal(found.boxes, own["boxes"])
         assert len(found) > 5
         assert (scores >= found.scores - 1e-5).all()
+
+
+def test_the_inputs_of_features_are_the_image() -> None:
+    detector = detxai.wrap(small_faster_rcnn())
+    with torch.no_grad():
+        again = detector.candidates(detector.features(photo(1)).inputs)
+        assert torch.equal(again.class_scores, detector.candidates(photo(1)).class_scores)

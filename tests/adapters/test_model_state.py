@@ -70,6 +70,9 @@ def test_the_thread_that_has_the_model_may_borrow_it_again() -> None:
 class Counts(nn.Module):
     """Notes every run in a buffer changed in place, in one put in anew, and in a number."""
 
+    written: Tensor
+    anew: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("written", torch.zeros(2))
@@ -79,7 +82,7 @@ class Counts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.runs += 1
-        self.written += 1
+        self.written.add_(1)
         self.anew = self.anew + 1
         return self.norm(x)
 
@@ -122,7 +125,7 @@ def test_what_a_model_notes_of_itself_is_put_back(make: Callable[[], Any], fails
 def test_a_traced_part_is_put_back_too() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = nn.Sequential(torch.jit.trace(nn.BatchNorm2d(3).train(), torch.rand(2, 3, 4, 4))).train()
+        model: Any = nn.Sequential(torch.jit.trace(nn.BatchNorm2d(3).train(), torch.rand(2, 3, 4, 4))).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with borrowed(model):
         model(torch.rand(2, 3, 4, 4))  # traced while training: it goes on counting

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,12 +16,14 @@ pytest.importorskip("ultralytics")
 from yolo_seeded import (
     DUAL,
     FAMILIES,
+    SIZE,
     bus,
     one_thread,  # noqa: F401  (a fixture that applies to every test here)
     same,
     seeded,
 )
 
+import detxai
 from detxai.adapters.adapter import Adapter
 from detxai.adapters.yolo import YOLOAdapter
 from detxai.adapters.yolo_graph import tail_from
@@ -218,3 +221,22 @@ def test_half_precision_models_are_read_in_half_and_decoded_in_full() -> None:
         adapter.detect(bus())
     finally:
         seeded.cache_clear()  # its weights are rounded now
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_layer_in_half_precision_keeps_its_skip_connections_in_the_models_own(precision: str) -> None:
+    """Layer 21 is one of three that the head reads; the other two are kept, and were computed under autocast."""
+    detector = YOLOAdapter(seeded("v8"), input_size=SIZE)
+    with torch.no_grad():
+        seen = detector.candidates(bus())
+    coarse = seen.class_scores[0, -20:].amax(1).argmax() - 20  # the last 5 x 4 candidates are those of layer 21
+    score, label = seen.class_scores[0, coarse].max(0)
+    found = detxai.Detections(seen.boxes[0, coarse], score[None], label[None])
+    whole, half = (
+        detxai.AblationCAM(0.02, layers="model.21", ranking="energy", rest="zero", precision=name, progress=False)(
+            detector, bus(), found
+        )[0]
+        for name in ("full", precision)
+    )
+    assert half.channel_effects is not None
+    assert np.corrcoef(whole.values.ravel(), half.values.ravel())[0, 1] > 0.5  # random weights magnify rounding
