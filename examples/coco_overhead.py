@@ -138,7 +138,7 @@ def questions(given: argparse.Namespace, out: Path) -> dict[tuple[str, str], tup
                 detector, quiet_method(name, METHODS[name]), {category: label for label, category in pairs.items()},
                 names, 0.5, threshold, from_file=given.predictions is not None, fail_fast=True,
             )  # fmt: skip
-            chosen = select(every, Selection(wanted, image_ids=list(found)), names)
+            chosen = select(every, Selection(wanted, min_score=0.25, image_ids=list(found)), names)
             jobs = [job for part in plan(chosen, files, 32) for job in part.jobs]
             folder = out / f"{name} {kinds}"
             folder.mkdir()

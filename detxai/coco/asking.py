@@ -18,10 +18,11 @@ from detxai.coco.decoding import ImageFile
 from detxai.coco.errors import Case
 from detxai.coco.maps import Cells
 from detxai.coco.misses import Miss, look_for, reproduce
-from detxai.coco.rows import Row, box_row, failure, reason
+from detxai.coco.rows import Row, box_row, image_failure, pixels_sha256
 from detxai.detections import Detections
 from detxai.explain import Method, explain
 from detxai.explanation import Explanation, plain
+from detxai.runs.failures import expect_item_failure, let_go, reason
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Asker:
         category_names: category id -> name.
         iou: from which a box covers an annotation.
         score_threshold: at which the detector is asked what it finds now.
+        operating_point: score from which a detection finds an annotation.
         from_file: whether the predictions are of another run, and so have to be found again.
         misses: annotation id -> where it is lost, as this run saw when it made the predictions; None where the
             detector has to be asked.
@@ -84,17 +86,19 @@ class Asker:
     misses: Mapping[int, Miss] | None = None
     layer_maps: bool = False
     fail_fast: bool = False
+    operating_point: float = 0.25
 
     def ask(self, file: ImageFile, image: Pixels, asked: Sequence[Asked]) -> Answer:
         """Explain these boxes of one image."""
         try:
             return self._ask(file, image, asked)
-        except Exception as error:  # in a long run a failing image is recorded, whatever it fails of
+        except Exception as error:
+            expect_item_failure(error)
             if self.fail_fast:
                 raise
-            _forget(error)
+            let_go(error)
             if len(asked) == 1:
-                return Answer([], [], [failure(file, "explaining", error, 1, asked[0].case)])
+                return Answer([], [], [image_failure(file, "explaining", error, 1, asked[0].case)])
             log.warning("%s: all boxes together: %s; now one by one", file.file_name, reason(error))
         return self._one_by_one(file, image, asked)
 
@@ -116,13 +120,14 @@ class Asker:
             found = [self._found_now(one.case, now) for one in asked]
             explanations = explain(detector, image, self.method, self._detections(asked, found))
             cells = self._cells(image) if self.layer_maps else None
+        if any(explanation.partial for explanation in explanations):
+            raise KeyboardInterrupt  # the method gave what it had when Ctrl-C came: the image is explained anew
         if not self.method.asks_about_boxes:
             explanations = explanations * len(asked)
+        height, width = image.shape[:2]
+        picture = {"image_height": height, "image_width": width, "image_sha256": pixels_sha256(image)}
         rows = [
-            {"file_name": file.file_name, "image_height": image.shape[0], "image_width": image.shape[1]}
-            | self._about(one)
-            | answer
-            | self._made(explanation)
+            {"file_name": file.file_name} | picture | self._about(one) | answer | self._made(explanation)
             for one, answer, explanation in zip(asked, found, explanations, strict=True)
         ]
         return Answer(rows, explanations, [], cells)
@@ -211,12 +216,6 @@ class _Now:
             return self.asker.detector.candidates(self.image)
 
     def look_for(self, case: Case, label: int) -> Miss:
-        threshold = self.asker.score_threshold
-        return look_for(self.candidates, self.detections, case.box, label, iou=self.asker.iou, threshold=threshold)
-
-
-def _forget(error: BaseException) -> None:
-    """Let go of what the failed call held, so that running out of memory does not cost the next image too."""
-    error.__traceback__ = None
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+        point = self.asker.operating_point
+        counted = self.detections[self.detections.scores >= point]
+        return look_for(self.candidates, counted, case.box, label, iou=self.asker.iou, threshold=point)

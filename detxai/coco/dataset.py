@@ -11,6 +11,7 @@ from typing import Any, overload
 
 from detxai.coco.folder import Folder
 from detxai.coco.maps import Cells, StoredMap, load_map
+from detxai.coco.rows import pixels_sha256
 from detxai.coco.schema import EXPLANATION_COLUMNS, arrow, arrow_schema
 from detxai.detections import Detections
 from detxai.explanation import Cost, Explanation
@@ -54,6 +55,7 @@ class ExplainedBoxes(Sequence[Explanation]):
         Raises:
             IndexError: no such row.
             FileNotFoundError: the image is no longer there; give ``images``.
+            ValueError: another picture is there in its place.
         """
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
@@ -89,9 +91,12 @@ class ExplainedBoxes(Sequence[Explanation]):
         # a missed annotation has no score of its own: its explanation was asked with the best candidate's
         score = row["candidate_score"] if row["score"] is None else row["score"]
         detection = Detections([row["box"]], [min(max(score, 0.0), 1.0)], [row["label"]], names)
+        image = to_uint8(load_image(self.images / row["file_name"]))
+        if pixels_sha256(image) != row["image_sha256"]:
+            raise ValueError(f"images: {self.images / row['file_name']} is not the picture that was explained")
         return Explanation(
             values_of(row),
-            to_uint8(load_image(self.images / row["file_name"])),
+            image,
             row["method"],
             json.loads(row["settings"]),
             Cost(row["seconds"], row["forward_passes"]),

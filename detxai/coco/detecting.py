@@ -16,9 +16,10 @@ from detxai.coco.decoding import ImageFile, decoded
 from detxai.coco.errors import xyxy
 from detxai.coco.folder import Folder
 from detxai.coco.misses import Miss, look_for
-from detxai.coco.rows import Row, failure
+from detxai.coco.rows import Row, UnreadableImageError, image_failure, pixels_sha256
 from detxai.detections import Detections
 from detxai.formats import to_coco_results
+from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, let_go
 
 CHUNK = 16  # images to a file
 
@@ -31,6 +32,7 @@ class Detecting:
         detector: asked once an image.
         label_to_category: labels without a category are never counted.
         score_threshold: below which boxes are dropped.
+        operating_point: score from which a detection finds an annotation.
         folder: of the run.
         workers: see ``detxai.coco.decoding.decoded``.
         fail_fast: raise what fails.
@@ -47,22 +49,33 @@ class Detecting:
     fail_fast: bool = False
     annotations: Any | None = None
     iou: float = 0.5
+    operating_point: float = 0.25
 
     def chunks(self, files: Sequence[ImageFile], first: int = 0) -> Iterator[int]:
         """Make every chunk that is missing, beginning with ``first``; yields how many images each has.
 
         Shards that share a disk begin at different chunks, and find what the others made; on disks of their own each
         makes them all.
+
+        Raises:
+            AllFailedError: the first images all failed, or all there are; then no chunk of them is kept.
         """
         parts = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+        guard, made = FailureGuard(), []
         for step in range(len(parts)):
             number = (first + step) % len(parts)
-            path = self.chunk(number)
-            if not path.is_file():
-                results, misses, failures = self._detect(parts[number])
-                self.folder.write_failures(f"detecting-{number:06d}", failures)
-                self.folder.write_json(self._lost(number), misses)
-                self.folder.write_json(path, results)  # last: a chunk that is there is complete
+            kept = self._read(number)
+            if kept is None:
+                made.append(number)
+                try:
+                    self._make(number, parts[number], guard)
+                    if guard.n_initial == len(files):
+                        raise AllFailedError(f"all {len(files)} images failed; the last: {self._last_reason(number)}")
+                except AllFailedError:
+                    self._remove(made)
+                    raise
+            elif kept["images"]:
+                guard.succeeded()
             yield len(parts[number])
 
     def forget_failed(self) -> None:
@@ -74,44 +87,72 @@ class Detecting:
         """All chunks, in the order of the images: COCO results."""
         found: list[dict[str, Any]] = []
         for number in range(-(-n_images // CHUNK)):
-            found += json.loads(self.chunk(number).read_text(encoding="utf-8"))
+            found += self._expect(number)["results"]
         return found
 
     def misses(self, n_images: int) -> dict[int, Miss]:
         """Annotation id -> where it is lost if it is, of all chunks."""
         found: dict[int, Miss] = {}
         for number in range(-(-n_images // CHUNK)):
-            for annotation, entries in json.loads(self._lost(number).read_text(encoding="utf-8")).items():
+            for annotation, entries in self._expect(number)["misses"].items():
                 found[int(annotation)] = Miss(**entries)
         return found
 
     def chunk(self, number: int) -> Path:
-        return self.folder.parts / f"predictions-{number:06d}.json"
+        return self.folder.parts / f"detected-{number:06d}.json"
 
-    def _lost(self, number: int) -> Path:
-        return self.folder.parts / f"misses-{number:06d}.json"
+    def _read(self, number: int) -> dict[str, Any] | None:
+        """A chunk; None where it is not there, or damaged."""
+        try:
+            content = json.loads(self.chunk(number).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        whole = isinstance(content, dict) and {"results", "misses", "images"} <= set(content)
+        return content if whole else None
 
-    def _detect(self, files: Sequence[ImageFile]) -> tuple[list[dict[str, Any]], dict[int, Any], list[Row]]:
+    def _expect(self, number: int) -> dict[str, Any]:
+        content = self._read(number)
+        if content is None:
+            raise ValueError(f"out: {self.chunk(number)} is gone or damaged; give the same command again")
+        return content
+
+    def _make(self, number: int, files: Sequence[ImageFile], guard: FailureGuard) -> None:
+        content, failures = self._detect(files, guard)
+        self.folder.write_failures(f"detecting-{number:06d}", failures)
+        self.folder.write_json(self.chunk(number), content)  # last: a chunk that is there is complete
+
+    def _last_reason(self, number: int) -> str:
+        return str(self.folder.failures(f"detecting-{number:06d}")[-1]["reason"])
+
+    def _remove(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self.chunk(number).unlink(missing_ok=True)
+            self.folder.write_failures(f"detecting-{number:06d}", [])
+
+    def _detect(self, files: Sequence[ImageFile], guard: FailureGuard) -> tuple[dict[str, Any], list[Row]]:
         results: list[dict[str, Any]] = []
         misses: dict[int, Any] = {}
+        images: dict[str, str] = {}
         failures: list[Row] = []
         for file, image in decoded(files, self.workers):
-            if isinstance(image, str):
-                if self.fail_fast:
-                    raise ValueError(image)
-                failures.append(failure(file, "reading", image, 0))
-                continue
             try:
+                if isinstance(image, str):
+                    raise UnreadableImageError(image)
                 detections, lost = self._look(file, image)
-            except Exception as error:  # as in explaining: recorded, and on with the next
+            except Exception as error:
+                expect_item_failure(error)
                 if self.fail_fast:
                     raise
-                failures.append(failure(file, "detecting", error, 0))
+                failures.append(image_failure(file, "detecting", error, 0))
+                let_go(error)
+                guard.failed(f"{file.file_name}: {failures[-1]['reason']}")
                 continue
+            guard.succeeded()
             misses |= lost
+            images[file.file_name] = pixels_sha256(image)
             known = [place for place, label in enumerate(detections.labels.tolist()) if label in self.label_to_category]
             results += to_coco_results(detections[known], file.image_id, label_to_category=self.label_to_category)
-        return results, misses, failures
+        return {"results": results, "misses": misses, "images": images}, failures
 
     def _look(self, file: ImageFile, image: Pixels) -> tuple[Detections, dict[int, Any]]:
         """What is found in an image, and for each annotation of it, where it is lost if it is."""
@@ -123,11 +164,12 @@ class Detecting:
         with self.detector.remembering(heads=True), torch.no_grad():
             found = self.detector.detect(image, self.score_threshold).to("cpu")
             candidates = self.detector.candidates(image)
+        counted = found[found.scores >= self.operating_point]
         return found, {
             one["id"]: asdict(
                 look_for(
-                    candidates, found, xyxy(one["bbox"]), labels[one["category_id"]],
-                    iou=self.iou, threshold=self.score_threshold,
+                    candidates, counted, xyxy(one["bbox"]), labels[one["category_id"]],
+                    iou=self.iou, threshold=self.operating_point,
                 )
             )
             for one in asked

@@ -41,6 +41,8 @@ class Case:
         area: square pixels: an annotation's own ``area``, a prediction's box.
         covered_by: for a missed annotation, the misplaced or misclassified prediction that meant it: TIDE then counts
             that error and not the miss.
+        found_below: for a missed annotation, the score of the prediction that finds it below the operating point;
+            None where none does.
         ap_loss: how much the mean AP would rise were this mistake alone not there: ``detxai.coco.ap_loss``.
     """
 
@@ -56,6 +58,7 @@ class Case:
     iou: float | None = None
     area: float = 0.0
     covered_by: int | None = None
+    found_below: float | None = None
     ap_loss: float | None = None
 
 

@@ -12,12 +12,27 @@ from detxai.coco.matching import class_ap, iou_place, summary
 
 
 def evaluation_record(
-    evaluation: Any, cases: Sequence[Case], category_names: Mapping[int, str], iou: float
+    evaluation: Any,
+    cases: Sequence[Case],
+    category_names: Mapping[int, str],
+    iou: float,
+    operating_point: float,
+    left_out: Sequence[str] = (),
 ) -> dict[str, Any]:
     """COCO's numbers and the counts of kinds, as JSON can hold them; None where there is nothing to count.
 
+    AP is of all predictions, as COCO's is; kinds are of those from the operating point on.
+
     ``missed`` counts every annotation that nobody found, as COCOeval does; ``missed_alone`` those of them that no
     misplaced or misclassified prediction meant, which is what TIDE calls missed.
+
+    Args:
+        evaluation: a finished COCOeval.
+        cases: at the operating point.
+        category_names: category id -> name.
+        iou: from which a prediction finds an annotation.
+        operating_point: score from which a prediction counts.
+        left_out: file names of the images that are in no figure, because they could not be read or detected in.
     """
     over_ious, at_iou = (
         class_ap(evaluation),
@@ -35,7 +50,9 @@ def evaluation_record(
         for category, ap in over_ious.items()
     ]
     return {
+        "images": {"evaluated": len(evaluation.params.imgIds), "left_out": list(left_out)},
         "iou": iou,
+        "operating_point": operating_point,
         "summary": {name: _number(value) for name, value in summary(evaluation).items()},
         "kinds": {kind: sum(row[kind] for row in classes) for kind in KINDS},
         "missed_alone": sum(case.kind == "missed" and case.covered_by is None for case in cases),

@@ -46,7 +46,8 @@ def explain_errors(
         method: a method's name, or a method with its settings.
         settings: the method's settings, where it is given by name.
         evaluation: a finished ``COCOeval`` of the two, whose matches are taken as they are; default: one is made.
-        selection: which boxes; default: false positives of score 0.25 and more, and missed annotations.
+        selection: which boxes; default: false positives from the operating point on (a score of 0.25, unless
+            ``operating_point`` says otherwise), and annotations that are missed there.
         labels: which label is which category: see ``detxai.coco.categories.label_to_category``.
         options: of ``detxai.coco.options.Options``: ``iou``, ``workers``, ``overlays``, ``map_stride``, ...
 
@@ -54,7 +55,7 @@ def explain_errors(
         What it came to. ``detxai.coco.load(out)`` reads the explanations.
 
     Raises:
-        TypeError, ValueError, LookupError: bad arguments, before any work.
+        TypeError, ValueError, LookupError: bad arguments, before anything is written.
         ImportError: pyarrow or pycocotools is not installed.
     """
     arrow()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from detxai.coco.schema import EXPLANATION_COLUMNS, FAILURE_COLUMNS, arrow, arrow_schema
+from detxai.runs.files import is_temporary, make_folder, remove_abandoned, replacing, write_new
 
 Row = Mapping[str, Any]
 Columns = tuple[tuple[str, str, str], ...]
@@ -47,6 +47,15 @@ class Folder:
     def has_part(self, number: int) -> bool:
         return is_whole(self.part(number))
 
+    def has_rows(self) -> bool:
+        """Whether anything is explained."""
+        parts = filter(is_whole, self.explanations.glob("part-*.parquet"))
+        return any(arrow().parquet.read_metadata(part).num_rows for part in parts)
+
+    def remove_part(self, number: int) -> None:
+        self.part(number).unlink(missing_ok=True)
+        self.write_failures(f"part-{number:06d}", [])
+
     def write_part(self, number: int, rows: Sequence[Row], failures: Sequence[Row]) -> None:
         """One part of the dataset. Its failures are written first: a part that is there is complete."""
         self.write_failures(f"part-{number:06d}", failures)
@@ -63,7 +72,12 @@ class Folder:
         """The failures so far, of every shard: while ``detecting``, in each ``part``, or all."""
         found = []
         for path in sorted(self.parts.glob(f"failures-{while_}*.parquet")):
-            found += arrow().parquet.read_table(path).to_pylist()
+            try:
+                found += arrow().parquet.read_table(path).to_pylist()
+            except FileNotFoundError:  # another shard has just done it again, without a failure
+                continue
+            except (OSError, arrow().ArrowException) as error:
+                raise ValueError(f"out: {path} is damaged; give a new folder") from error
         return found
 
     def write_table(self, path: Path, rows: Iterable[Row], columns: Columns) -> None:
@@ -74,22 +88,39 @@ class Folder:
         self._write(path, lambda temporary: pa.parquet.write_table(table, temporary))
 
     def write_json(self, path: Path, content: Any) -> None:
-        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        self._write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        self.write_text(path, _json(content))
+
+    def write_new_json(self, path: Path, content: Any) -> bool:
+        """A file that is not there yet, whole; False where another process was first."""
+        make_folder(self.parts)
+        return write_new(path, _json(content), self.parts)
 
     def write_text(self, path: Path, text: str) -> None:
         self._write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     def _write(self, path: Path, write: Any) -> None:
         # half-written files stay out of the dataset's folder: whoever reads it while the run goes on sees whole ones
-        self.parts.mkdir(parents=True, exist_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.parts / f"partial-{os.getpid()}-{path.name}"
-        try:
+        make_folder(self.parts)
+        make_folder(path.parent)
+        with replacing(path, self.parts) as temporary:
             write(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+    def expect_no_other_files(self) -> None:
+        """Raise where a folder without a manifest holds more than a run killed at its very start may have left."""
+        if not self.root.is_dir():
+            return
+        ours = [self.parts] if self.parts.is_dir() and all(map(is_temporary, self.parts.iterdir())) else []
+        others = [path for path in self.root.iterdir() if path not in ours]
+        if others and not (self.root / "manifest.json").is_file():  # now it may: of a shard begun at the same instant
+            raise ValueError(f"out: {self.root} holds files, but no run of detxai coco; give a new folder")
+
+    def remove_abandoned(self) -> None:
+        """Delete temporary files that nobody has written to for long."""
+        remove_abandoned(self.parts)
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def is_whole(path: Path) -> bool:

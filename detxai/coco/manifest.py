@@ -6,11 +6,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from detxai.coco.folder import Folder
+from detxai.coco.same_images import expect_same_images
 from detxai.coco.schema import FORMAT
 from detxai.explanation import installed_version, plain
 from detxai.runs.request import differences
@@ -48,21 +50,38 @@ def begin(folder: Folder, question: Mapping[str, Any], about: Mapping[str, Any])
         about: further entries that do not, such as the command.
 
     Raises:
-        ValueError: the folder holds another run, or something else.
+        ValueError: the folder holds another run, or something else, or the images are others than it explained.
+        WriteError: nothing can be written there.
     """
-    asked = json.loads(json.dumps({"format": FORMAT, **plain(question)}))  # as it will read back
+    requested = json.loads(json.dumps({"format": FORMAT, **plain(question)}))  # as it will read back
     path = folder.root / "manifest.json"
     if not path.is_file():
-        if folder.root.is_dir() and any(folder.root.iterdir()):
-            raise ValueError(f"out: {folder.root} holds files, but no run of detxai coco; give a new folder")
-        folder.write_json(path, {"question": asked, "versions": versions(), **plain(about)})
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        different = differences(before["question"], asked)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"out: {path} is damaged; give a new folder") from error
+        folder.expect_no_other_files()
+        if folder.write_new_json(path, {"question": requested, "versions": versions(), **plain(about)}):
+            return
+    saved = read_manifest(path)
+    different = differences(saved["question"], requested)
     if different:
-        raise ValueError(f"out: {folder.root} holds a run that was asked otherwise ({different}); give a new folder")
-    if before.get("versions") != versions():
-        log.warning("this run was begun with other versions (%s): maps may differ a little", before.get("versions"))
+        raise ValueError(
+            f"out: {folder.root} holds a run that was started with different settings ({different}); give a new folder"
+        )
+    folder.remove_abandoned()
+    if saved.get("versions") != versions():
+        log.warning("this run was begun with other versions (%s): maps may differ a little", saved.get("versions"))
+    if saved.get("images") != about.get("images"):
+        expect_same_images(folder, Path(str(about.get("images"))))
+        folder.write_json(path, {**saved, "images": about.get("images")})
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The content of ``manifest.json``.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        dict(content["question"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"out: {path} is damaged; give a new folder") from error
+    return content

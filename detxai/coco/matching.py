@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -37,14 +37,36 @@ class Matching:
     ignored_predictions: frozenset[int]
     ignored_annotations: frozenset[int]
 
+    def from_score(self, predictions: Any, score: float) -> Matching:
+        """What would have been matched had the detector said nothing below ``score``.
 
-def evaluate(annotations: Any, predictions: Any, like: Any | None = None) -> Any:
+        COCOeval lets surer predictions choose first, so those that stay keep their matches; an annotation that only a
+        weaker one found is found by none.
+
+        Args:
+            predictions: the ``COCO`` that was matched.
+            score: from which predictions count.
+        """
+        kept = {number for number in self.predictions if predictions.anns[number]["score"] >= score}
+        return Matching(
+            self.iou,
+            {number: found for number, found in self.predictions.items() if number in kept},
+            {number: finder if finder in kept else 0 for number, finder in self.annotations.items()},
+            self.ignored_predictions & kept,
+            self.ignored_annotations,
+        )
+
+
+def evaluate(
+    annotations: Any, predictions: Any, like: Any | None = None, image_ids: Sequence[int] | None = None
+) -> Any:
     """A finished ``pycocotools.cocoeval.COCOeval`` of boxes, without what it prints.
 
     Args:
         annotations: a ``COCO``.
         predictions: a ``COCO``, as ``loadRes`` gives it.
         like: ``Params`` of another evaluation to take over: images, categories, IoUs, areas, detections per image.
+        image_ids: the images that count; None: all.
     """
     from pycocotools.cocoeval import COCOeval
 
@@ -53,6 +75,8 @@ def evaluate(annotations: Any, predictions: Any, like: Any | None = None) -> Any
         for name in ("imgIds", "catIds", "iouThrs", "recThrs", "maxDets", "areaRng", "areaRngLbl"):
             if like is not None and hasattr(like, name):
                 setattr(evaluation.params, name, copy.deepcopy(getattr(like, name)))
+        if image_ids is not None:
+            evaluation.params.imgIds = sorted(image_ids)
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
@@ -120,9 +144,19 @@ def _all_areas(evaluation: Any) -> int:
 
 def iou_place(evaluation: Any, iou: float) -> int:
     """Where ``iou`` stands among the IoUs of an evaluation."""
-    thresholds = np.asarray(evaluation.params.iouThrs, dtype=float)
+    return _place(np.asarray(evaluation.params.iouThrs, dtype=float), iou)
+
+
+def expect_iou(evaluation: Any | None, iou: float) -> None:
+    """Raise ``ValueError`` where ``iou`` is none of the evaluation's; of COCO's ten where it is still to be made."""
+    from pycocotools.cocoeval import Params
+
+    _place(np.asarray((Params("bbox") if evaluation is None else evaluation.params).iouThrs, dtype=float), iou)
+
+
+def _place(thresholds: npt.NDArray[np.float64], iou: float) -> int:
     place = int(np.abs(thresholds - iou).argmin())
-    if abs(thresholds[place] - iou) > 1e-6:
+    if not abs(thresholds[place] - iou) <= 1e-6:  # also where it is NaN
         raise ValueError(f"iou must be one of the evaluation's {thresholds.round(4).tolist()}, got {iou}")
     return place
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,23 +22,27 @@ class Options:
 
     Args:
         iou: from which a prediction finds an annotation; one of the evaluation's.
-        score_threshold: at which the detector is asked; None: 0.001, or, where predictions come from a file, the
-            lowest score in it.
+        operating_point: the one score from which a prediction counts: what it finds there is found, what it does not is
+            missed, and both are explained; an object that only a weaker prediction finds is missed. AP is of all
+            predictions. Nothing lies below ``score_threshold``: where that is higher, it is the operating point.
+        score_threshold: down to which predictions are made, for the sake of AP; None: 0.001, or, where predictions
+            come from a file, the lowest score in it.
         map_stride: image pixels to a stored one; 1 keeps the image's resolution. ``"layer"``: the cells of the finest
             layer explained, or, where the method explains none, of the detector's own.
         rows_per_part: about how many explanations a killed run loses at most.
         shard: which parts this process does; all shards write into one folder, or their folders are merged.
         workers: threads that decode images ahead; None: 2 where the detector is on an accelerator, else 0, as they
             would only take the processor away from the model.
-        overlays: also write a picture of each explanation.
+        overlays: also write a picture of each explanation, drawn from the dataset: a finished run gets them too.
         report: write ``report.html`` once all parts are there.
         fail_fast: stop at the first failure.
-        retry_failed: do parts with failures anew. Where images failed while predictions were made, make these too; what
-            is explained stays where an image is still asked about the same boxes.
+        retry_failed: explain what failed. Where images failed while predictions were made, make these too; what is
+            explained stays where an image is still asked about the same boxes.
         progress: bars; None: where standard error is a terminal.
     """
 
     iou: float = 0.5
+    operating_point: float = 0.25
     score_threshold: float | None = None
     map_stride: int | Literal["layer"] = 1
     rows_per_part: int = 32
@@ -52,6 +57,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.score_threshold is not None:
             check_threshold(self.score_threshold)
+        if not math.isfinite(self.operating_point):
+            raise ValueError(f"operating_point must be a finite score, got {self.operating_point}")
         for name, least in (("map_stride", 1), ("rows_per_part", 1), ("workers", 0)):
             given = getattr(self, name)
             if name == "map_stride" and given == "layer":

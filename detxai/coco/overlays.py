@@ -2,18 +2,58 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from detxai.coco.asking import Answer
+from detxai.coco.dataset import ExplainedBoxes
 from detxai.coco.folder import Folder
+from detxai.coco.planning import Part
+from detxai.coco.rows import Row
+from detxai.runs.files import WriteError, make_folder
+
+log = logging.getLogger(__name__)
 
 
-def save_overlays(folder: Folder, answer: Answer) -> None:
-    """Write ``overlays/000012_cat_localisation.png`` for row 12 and so on."""
-    folder.overlays.mkdir(parents=True, exist_ok=True)
-    for row, explanation in zip(answer.rows, answer.explanations, strict=True):
-        name = re.sub(r"[^\w-]+", "_", row["category"])[:40]
-        caption = f"{row['category']}, {row['kind'].replace('_', ' ')}"
-        caption += "" if row["score"] is None else f", {row['score']:.2f}"
-        path = folder.overlays / f"{row['row']:06d}_{name}_{row['kind']}.png"
-        explanation.save(path, caption=f"{caption} · {row['method']}")
+def save_overlays(
+    folder: Folder, images: Path, parts: Sequence[Part], tick: Callable[[int], object] = lambda n: None
+) -> None:
+    """Write ``overlays/000012_cat_localisation.png`` for row 12 and so on, where it is not there yet.
+
+    They are drawn from the dataset, so a finished run gets them too, without its detector; where maps are kept coarser
+    than the image, these are what is drawn.
+
+    Args:
+        folder: of the run.
+        images: the folder of the images; one that is gone gets no picture, which is logged.
+        parts: whose rows.
+        tick: called with 1 after each row.
+    """
+    explained = ExplainedBoxes(folder.root, images)
+    wanted = {one.row for part in parts for job in part.jobs for one in job.asked}
+    make_folder(folder.overlays)
+    for index in range(len(explained)):
+        row = explained.row(index)
+        if row["row"] not in wanted:
+            continue
+        path = folder.overlays / _name(row)
+        try:
+            if not path.is_file():
+                explained[index].save(path, caption=_caption(row))
+        except WriteError:
+            raise
+        except (OSError, ValueError) as error:
+            log.warning("row %d gets no overlay: %s", row["row"], error)
+        tick(1)
+
+
+def _name(row: Row) -> str:
+    category = re.sub(r"[^\w-]+", "_", row["category"])[:40]
+    return f"{row['row']:06d}_{category}_{row['kind']}.png"
+
+
+def _caption(row: Row) -> str:
+    caption = f"{row['category']}, {row['kind'].replace('_', ' ')}"
+    caption += "" if row["score"] is None else f", {row['score']:.2f}"
+    return f"{caption} · {row['method']}"

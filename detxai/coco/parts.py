@@ -10,10 +10,9 @@ from detxai.coco.decoding import decoded
 from detxai.coco.folder import Folder
 from detxai.coco.planning import Job, Part
 from detxai.coco.recording import Recorder
-from detxai.coco.reusing import Earlier
-from detxai.coco.rows import failure
-
-HOPELESS = 10  # so many images failing one after the other from the start are no accident
+from detxai.coco.reusing import ArchivedRows
+from detxai.coco.rows import UnreadableImageError, image_failure
+from detxai.runs.failures import AllFailedError, FailureGuard
 
 
 @dataclass(frozen=True)
@@ -25,16 +24,14 @@ class Explaining:
         folder: of the run.
         map_stride: image pixels to a stored one.
         workers: see ``detxai.coco.decoding.decoded``.
-        overlays: also write a picture of each explanation.
-        earlier: where to look first; None: nowhere.
+        archive: where to look first.
     """
 
     asker: Asker
     folder: Folder
     map_stride: int = 1
     workers: int = 0
-    overlays: bool = False
-    earlier: Earlier | None = None
+    archive: ArchivedRows | None = None
 
     def make(self, parts: Sequence[Part], tick: Callable[[int], object] = lambda n: None) -> None:
         """Make these parts, whether they are there or not.
@@ -44,43 +41,43 @@ class Explaining:
             tick: called after each image with how many boxes of it were asked about.
 
         Raises:
-            ValueError: the first images all failed, so that the question is at fault, not they.
+            AllFailedError: the first images all failed, so that the request is at fault, not they; then no part of
+                them is kept.
+            WriteError: a part cannot be written; those that are there are whole.
         """
-        recorder = Recorder(self.folder, self.map_stride, overlays=self.overlays)
+        try:
+            self._make(parts, tick)
+        except AllFailedError:
+            for part in parts:
+                self.folder.remove_part(part.number)
+            raise
+
+    def _make(self, parts: Sequence[Part], tick: Callable[[int], object]) -> None:
         images = decoded([job.file for part in parts for job in part.jobs], self.workers)
-        luck = _Luck()
-        with recorder:
+        guard = FailureGuard()
+        if self.folder.has_rows():
+            guard.succeeded()
+        with Recorder(self.folder, self.map_stride) as recorder:
             for part in parts:
                 for job in part.jobs:
                     _, image = next(images)
                     answer = self._answer(job, image)
-                    luck.expect(answer)
+                    if answer.rows or answer.ready:
+                        guard.succeeded()
+                    else:
+                        guard.failed(f"{job.file.file_name}: {answer.failures[-1]['reason']}")
                     recorder.take(answer)
                     tick(len(job.asked))
                 recorder.finish(part.number)
 
     def _answer(self, job: Job, image: Pixels | str) -> Answer:
         """The explanations of an image, or the failure that it could not be read."""
-        ready = None if self.earlier is None else self.earlier.rows(job)
+        ready = None if self.archive is None else self.archive.rows(job)
         if ready is not None:
             return Answer([], [], [], ready=ready)
         if not isinstance(image, str):
             return self.asker.ask(job.file, image, job.asked)
+        unreadable = UnreadableImageError(image)
         if self.asker.fail_fast:
-            raise ValueError(image)
-        return Answer([], [], [failure(job.file, "reading", image, len(job.asked))])
-
-
-class _Luck:
-    """Stops a run whose every image fails from the start: then the question is at fault, not the images."""
-
-    def __init__(self) -> None:
-        self.n_failed: int | None = 0
-
-    def expect(self, answer: Answer) -> None:
-        if answer.rows or answer.ready:
-            self.n_failed = None
-        elif self.n_failed is not None and answer.failures[-1]["step"] == "explaining":
-            self.n_failed += 1
-            if self.n_failed == HOPELESS:
-                raise ValueError(f"the first {HOPELESS} images all failed: {answer.failures[-1]['reason']}")
+            raise unreadable
+        return Answer([], [], [image_failure(job.file, "reading", unreadable, len(job.asked))])

@@ -10,7 +10,6 @@ from typing import Any
 
 from detxai.coco.asking import Answer
 from detxai.coco.folder import Folder
-from detxai.coco.overlays import save_overlays
 from detxai.coco.rows import Evidence, Row, map_row
 
 BEHIND = 4  # answers that may wait to be recorded: bounds the memory they hold
@@ -22,11 +21,10 @@ class Recorder:
     Args:
         folder: of the run.
         map_stride: image pixels to a stored one, where answers have no cells.
-        overlays: also write a picture of each explanation.
     """
 
-    def __init__(self, folder: Folder, map_stride: int, *, overlays: bool) -> None:
-        self.folder, self.map_stride, self.overlays = folder, map_stride, overlays
+    def __init__(self, folder: Folder, map_stride: int) -> None:
+        self.folder, self.map_stride = folder, map_stride
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="detxai-recorder")
         self._waiting: deque[Future[None]] = deque()
         self._broken = False
@@ -39,7 +37,7 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=error is not None)
+        self._thread.shutdown(wait=True)  # also after Ctrl-C: a part that is complete may wait to be written
         for waiting in self._waiting if error is None else ():
             waiting.result()
 
@@ -47,7 +45,7 @@ class Recorder:
         """The next answer of the part. Waits where too many are not recorded yet.
 
         Raises:
-            OSError: an earlier one could not be written.
+            WriteError: an earlier one could not be written.
         """
         self._do(self._record, answer)
 
@@ -79,8 +77,6 @@ class Recorder:
             map_, evidence = packed[id(values)]
             self._rows.append(row | map_ | evidence.measures(row["box"]))
         self._failures += answer.failures
-        if self.overlays:
-            save_overlays(self.folder, answer)
 
     def _write(self, number: int) -> None:
         self.folder.write_part(number, self._rows, self._failures)

@@ -19,18 +19,21 @@ log = logging.getLogger(__name__)
 CARDS = 24  # of each kind
 
 
-def write_report(folder: Folder, evaluation: dict[str, Any], tick: Callable[[int], object] = lambda n: None) -> Path:
+def write_report(
+    folder: Folder, evaluation: dict[str, Any], images: Path, tick: Callable[[int], object] = lambda n: None
+) -> Path:
     """Write the page of a dataset; a pass over its rows, one part in memory at a time.
 
     Args:
-        folder: of the run; its images must still be where they were.
+        folder: of the run.
         evaluation: the content of ``evaluation.json``.
+        images: the folder of the images.
         tick: called with 1 after each row.
 
     Returns:
         The path of ``report.html``.
     """
-    explained = ExplainedBoxes(folder.root)
+    explained = ExplainedBoxes(folder.root, images)
     findings = gather(explained, CARDS, tick)
     cards = [card for kind in KINDS for index in findings.worst[kind] if (card := _card(explained, index)) is not None]
     text = page(evaluation, explained.manifest, findings, _averages(findings), cards, len(folder.failures()))
@@ -96,6 +99,8 @@ def _story(row: Row) -> str:
 def _story_of_miss(row: Row) -> str:
     score, iou = row["candidate_score"], row["candidate_iou"]
     best = f"best candidate {score:.3f} at IoU {iou:.2f}"
+    if row["found_below"] is not None:
+        best += f"; found only by a prediction of {row['found_below']:.3f}, below the operating point"
     return {
         "found_now": f"found now ({best}): COCOeval gave that box away, or the predictions are of another run",
         "no_proposal": f"no candidate covers it: {best}",

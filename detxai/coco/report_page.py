@@ -74,7 +74,7 @@ def page(
 <title>detxai coco: why the mistakes happened</title><style>{STYLE}</style></head><body><main>
 <h1>Why the mistakes happened</h1>
 <p class="soft">{findings.n} boxes explained by {escape(method)}.{failed} {escape(_asks_nothing(method, manifest))}</p>
-{_ap(evaluation)}
+{_left_out(evaluation)}{_ap(evaluation)}
 {_kinds(evaluation, findings)}
 {_averages(averages)}
 {_context(findings)}
@@ -91,6 +91,16 @@ def _asks_nothing(method: str, manifest: Mapping[str, Any]) -> str:
     return "It asks no question of a box: its map is of the image, the same for all its boxes, and cannot tell why."
 
 
+def _left_out(evaluation: Mapping[str, Any]) -> str:
+    names = evaluation["images"]["left_out"]
+    if not names:
+        return ""
+    return (
+        f"<p><b>{len(names)} images could not be read or detected in, and are in no figure:</b> "
+        f"{escape(', '.join(names[:20]))}{', ...' if len(names) > 20 else ''}</p>\n"
+    )
+
+
 def _ap(evaluation: Mapping[str, Any]) -> str:
     tiles = "".join(
         f"<div><small>{escape(name)}</small><b>{_share(value)}</b></div>"
@@ -105,7 +115,8 @@ def _ap(evaluation: Mapping[str, Any]) -> str:
         for row in evaluation["classes"]
     )
     return f"""<section><h2>AP</h2><div class="tiles">{tiles}</div>
-<p class="soft">By class; the counts are of all predictions, however low their score. Click a heading to sort.</p>
+<p class="soft">AP is of all predictions; the counts are of those that score {evaluation["operating_point"]:g} or more.
+Click a heading to sort.</p>
 <div class="tall"><table class="sorts"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div></section>"""
 
 
@@ -124,7 +135,8 @@ def _kinds(evaluation: Mapping[str, Any], findings: Findings) -> str:
     gone, n = findings.unreproduced
     again = f"<p>{gone} of {n} predictions explained could not be reproduced: the detector says otherwise now.</p>"
     return f"""<section><h2>What kinds of boxes there are</h2>
-<p>At IoU {evaluation["iou"]:g}, by COCOeval's own matching and TIDE's definitions. TIDE itself counts {alone} of the
+<p>Of predictions that score {evaluation["operating_point"]:g} or more, at IoU {evaluation["iou"]:g}, by COCOeval's own
+matching and TIDE's definitions. TIDE itself counts {alone} of the
 missed: the others were meant by a misplaced or misclassified box.</p>
 <table class="kinds"><thead><tr><th>kind</th><th>boxes</th><th></th><th>explained</th><th>of them flat</th>
 <th></th></tr></thead>

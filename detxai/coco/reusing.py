@@ -1,9 +1,9 @@
-"""Explanations of an earlier plan, taken over where an image is asked about the same boxes again."""
+"""Rows that are explained already, taken over where an image is asked about the same boxes again."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,46 +13,47 @@ from detxai.coco.folder import Folder, is_whole
 from detxai.coco.planning import Job
 from detxai.coco.rows import Row, box_row
 from detxai.coco.schema import arrow
+from detxai.runs.files import make_folder
 
 
-def put_away(folder: Folder, plan: str) -> None:
-    """Clear the dataset for a new plan, and keep what the old one has explained for ``Earlier``.
+def archive_parts(folder: Folder, plan: str) -> None:
+    """Clear the dataset for a new plan, and keep what the old one has explained for ``ArchivedRows``.
 
     Args:
         folder: of the run.
         plan: what tells the old plan from others.
     """
-    kept = _kept(folder)
-    kept.mkdir(parents=True, exist_ok=True)
+    make_folder(_archive(folder))
     for path in folder.explanations.glob("part-*.parquet"):
         with suppress(FileNotFoundError):  # another shard was faster
-            path.replace(kept / f"{plan[:12]}-{path.name}")
+            path.replace(_archive(folder) / f"{plan[:12]}-{path.name}")
     for path in folder.parts.glob("failures-part-*.parquet"):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder.overlays, ignore_errors=True)  # named by the rows of the old plan
 
 
-def forget(folder: Folder) -> None:
-    """Remove what was put away."""
-    shutil.rmtree(_kept(folder), ignore_errors=True)
+def delete_archive(folder: Folder) -> None:
+    """Remove what was archived."""
+    shutil.rmtree(_archive(folder), ignore_errors=True)
 
 
-def _kept(folder: Folder) -> Path:
+def _archive(folder: Folder) -> Path:
     return folder.parts / "earlier"
 
 
-class Earlier:
-    """The rows that were put away, one file in memory at a time.
+class ArchivedRows:
+    """The rows that were archived, and those of parts that are to be made again; one file in memory at a time.
 
     Args:
         folder: of the run.
         category_names: category id -> name.
+        again: parts of the dataset in which something failed.
     """
 
-    def __init__(self, folder: Folder, category_names: Mapping[int, str]) -> None:
+    def __init__(self, folder: Folder, category_names: Mapping[int, str], again: Sequence[Path] = ()) -> None:
         self.category_names = category_names
         self._file_of: dict[int, Path] = {}
-        for path in sorted(filter(is_whole, _kept(folder).glob("*.parquet"))):
+        for path in filter(is_whole, [*sorted(_archive(folder).glob("*.parquet")), *again]):
             images = arrow().parquet.read_table(path, columns=["image_id"])["image_id"].to_pylist()
             self._file_of.update(dict.fromkeys(images, path))
         self._open: tuple[Path, list[Row]] | None = None
@@ -66,7 +67,10 @@ class Earlier:
         if path is None:
             return None
         if self._open is None or self._open[0] != path:
-            self._open = (path, arrow().parquet.read_table(path).to_pylist())
+            try:
+                self._open = (path, arrow().parquet.read_table(path).to_pylist())
+            except OSError:  # another shard finished the dataset, and deleted the archive
+                return None
         rows = [row for row in self._open[1] if row["image_id"] == job.file.image_id]
         asked = [(one.case.category_id, list(one.case.box), one.case.score) for one in job.asked]
         if [(row["category_id"], row["box"], row["score"]) for row in rows] != asked:

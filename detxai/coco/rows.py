@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from detxai.coco.decoding import ImageFile
 from detxai.coco.errors import Case
 from detxai.coco.maps import Cells, store_map
+from detxai.runs.failures import reason
 
 Row = dict[str, Any]
 
@@ -96,23 +98,29 @@ def box_row(case: Case, category_names: Mapping[int, str]) -> Row:
         "iou": case.iou,
         "area": case.area,
         "covered_by": case.covered_by,
+        "found_below": case.found_below,
         "ap_loss": case.ap_loss,
     }
 
 
-def failure(file: ImageFile, step: str, error: BaseException | str, n_boxes: int, case: Case | None = None) -> Row:
+class UnreadableImageError(ValueError):
+    """An image could not be read; what is wrong with it."""
+
+
+def image_failure(file: ImageFile, step: str, error: BaseException, n_boxes: int, case: Case | None = None) -> Row:
     """A row of ``failures.parquet``."""
+    unreadable = isinstance(error, UnreadableImageError)
     return {
         "image_id": file.image_id,
         "file_name": file.file_name,
-        "step": step,
+        "step": "reading" if unreadable else step,
         "prediction_id": None if case is None else case.prediction_id,
         "annotation_id": case.annotation_id if case is not None and case.prediction_id is None else None,
         "n_boxes": n_boxes,
-        "reason": error if isinstance(error, str) else reason(error),
+        "reason": str(error) if unreadable else reason(error),
     }
 
 
-def reason(error: BaseException) -> str:
-    """An error in one line: its kind and what it says, the first 300 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+def pixels_sha256(image: npt.NDArray[np.uint8]) -> str:
+    """Which picture (height, width, 3) it is, whatever its file is called: as ``Explanation.record`` says it too."""
+    return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()

@@ -5,25 +5,27 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from detxai.adapters.adapter import Adapter
-from detxai.coco.ap_loss import ap_losses
 from detxai.coco.asking import Asker
+from detxai.coco.checking import check_request
 from detxai.coco.decoding import ImageFile
 from detxai.coco.detecting import CHUNK, Detecting
-from detxai.coco.errors import Case, cases
+from detxai.coco.errors import Case
 from detxai.coco.evaluation import evaluation_record
 from detxai.coco.folder import Folder
+from detxai.coco.labelling import label
 from detxai.coco.manifest import begin, fingerprint
-from detxai.coco.matching import evaluate, matching
+from detxai.coco.matching import evaluate
 from detxai.coco.options import Finished, Options
+from detxai.coco.overlays import save_overlays
 from detxai.coco.parts import Explaining
 from detxai.coco.planning import Part, plan
 from detxai.coco.report import write_report
-from detxai.coco.reusing import Earlier, forget, put_away
+from detxai.coco.reusing import ArchivedRows, archive_parts, delete_archive
 from detxai.coco.rows import Row, box_row
 from detxai.coco.schema import BOX_COLUMNS, FAILURE_COLUMNS
 from detxai.coco.selecting import Selection, select
@@ -31,10 +33,11 @@ from detxai.data.coco_files import as_predictions
 from detxai.explain import Method
 from detxai.explanation import settings_of
 from detxai.formats import category_names
+from detxai.runs.files import WriteError
 
 log = logging.getLogger(__name__)
 
-MADE_AT = 0.001  # score down to which the detector's own predictions are kept, as evaluations do for the sake of AP
+DEFAULT_SCORE_THRESHOLD = 0.001  # the detector's own predictions are kept down to it, for the sake of AP
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,14 @@ class Run:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self) -> Finished:
-        """Do what is still to do."""
+        """Do what is still to do.
+
+        Raises:
+            ValueError: the request cannot be answered (then nothing is written), the folder holds another run, or the
+                first twenty images all failed.
+            WriteError: the folder cannot be written to: what is finished is kept, and the same run goes on.
+        """
+        check_request(self)
         begin(self.folder, self._question(), self._about())
         predictions = self._predicted() if self.predictions is None else self.predictions
         record, chosen = self._labelled(predictions)
@@ -76,24 +86,41 @@ class Run:
         self._expect_same_plan(parts)
         try:
             self._explain(parts)
-        finally:
-            failures = self._collected_failures()
+        except WriteError:  # nor could the failures be
+            raise
+        except BaseException:
+            self._collected_failures()
+            raise
+        failures = self._collected_failures()
         complete = all(self.folder.has_part(part.number) for part in parts)
         if complete:
-            forget(self.folder)
-        if complete and self.options.report and chosen:
-            with self.options.bar(len(chosen), 0, "box", "report") as bar:
-                write_report(self.folder, record, bar.update)
+            delete_archive(self.folder)
+        self._show(parts, record, complete=complete)
         n_missing = sum(row["n_boxes"] for row in failures)
         n_there = sum(part.n_boxes for part in parts if self.folder.has_part(part.number))
         return Finished(self.folder.root, record, len(chosen), n_there - n_missing, failures, complete)
+
+    def _show(self, parts: Sequence[Part], record: dict[str, Any], *, complete: bool) -> None:
+        """Overlays of this shard's rows, and the report once every shard is done, where they are wanted."""
+        options = self.options
+        mine = options.shard.mine(parts)
+        if options.overlays and mine:
+            with options.bar(sum(part.n_boxes for part in mine), 0, "box", "overlays") as bar:
+                save_overlays(self.folder, self.images, mine, bar.update)
+        if complete and options.report and parts:
+            with options.bar(sum(part.n_boxes for part in parts), 0, "box", "report") as bar:
+                write_report(self.folder, record, self.images, bar.update)
 
     @property
     def _threshold(self) -> float:
         if self.options.score_threshold is not None:
             return self.options.score_threshold
         scores = [] if self.predictions is None else [p["score"] for p in self.predictions.anns.values()]
-        return min(max(min(scores, default=MADE_AT), 0.0), 1.0)
+        return min(max(min(scores, default=DEFAULT_SCORE_THRESHOLD), 0.0), 1.0)
+
+    @property
+    def _operating_point(self) -> float:
+        return max(self.options.operating_point, self._threshold)
 
     @property
     def _workers(self) -> int:
@@ -110,8 +137,11 @@ class Run:
 
     def _answerable(self) -> list[ImageFile]:
         """The images without those that failed while predictions were made: they would only fail again."""
-        failed = {row["image_id"] for row in self.folder.failures("detecting")}
+        failed = self._failed_images()
         return [file for file in self._files() if file.image_id not in failed]
+
+    def _failed_images(self) -> set[int]:
+        return {row["image_id"] for row in self.folder.failures("detecting")}
 
     def _question(self) -> dict[str, Any]:
         """All that decides what the dataset holds."""
@@ -125,6 +155,7 @@ class Run:
             "settings": settings_of(self.method),
             "selection": self.selection.record(),
             "iou": self.options.iou,
+            "operating_point": self._operating_point,
             "score_threshold": self._threshold,
             "map_stride": self.options.map_stride,
             "rows_per_part": self.options.rows_per_part,
@@ -145,6 +176,7 @@ class Run:
             self.options.fail_fast,
             self.annotations if "missed" in self.selection.kinds else None,
             self.options.iou,
+            self._operating_point,
         )
 
     def _predicted(self) -> Any:
@@ -165,13 +197,17 @@ class Run:
 
     def _labelled(self, predictions: Any) -> tuple[dict[str, Any], list[Case]]:
         """What COCOeval says, written to ``evaluation.json`` and ``boxes.parquet``; and the boxes to explain."""
-        evaluation = evaluate(self.annotations, predictions) if self.evaluation is None else self.evaluation
-        found = cases(self.annotations, predictions, matching(evaluation, self.options.iou))
-        losses = ap_losses(found, evaluation, self.options.iou)
-        found = [replace(case, ap_loss=loss) for case, loss in zip(found, losses, strict=True)]
-        record = evaluation_record(evaluation, found, self._names, self.options.iou)
+        files, failed = self._files(), self._failed_images()
+        left_out = [file.file_name for file in files if file.image_id in failed]
+        evaluation = self.evaluation
+        if evaluation is None:
+            seen = [file.image_id for file in files if file.image_id not in failed]
+            evaluation = evaluate(self.annotations, predictions, image_ids=seen if failed else None)
+        point = self._operating_point
+        found = label(self.annotations, predictions, evaluation, self.options.iou, point)
+        record = evaluation_record(evaluation, found, self._names, self.options.iou, point, left_out)
         self.folder.write_json(self.folder.root / "evaluation.json", record)
-        file_names = {file.image_id: file.file_name for file in self._files()}
+        file_names = {file.image_id: file.file_name for file in files}
         rows = [{"file_name": file_names[case.image_id], **box_row(case, self._names)} for case in found]
         self.folder.write_table(self.folder.root / "boxes.parquet", rows, BOX_COLUMNS)
         chosen = select(found, self.selection, self._names)
@@ -188,11 +224,11 @@ class Run:
             for job in part.jobs:
                 digest.update(repr((part.number, job.file.file_name, [one.case for one in job.asked])).encode())
         path = self.folder.parts / "plan.txt"
-        before = path.read_text(encoding="utf-8") if path.is_file() else None
+        before = self._saved_plan(path)
         if before == digest.hexdigest():
             return
         if before is not None and self.options.retry_failed:
-            put_away(self.folder, before)
+            archive_parts(self.folder, before)
         elif before is not None:
             raise ValueError(
                 f"out: {self.folder.root} was begun with other boxes: the predictions or images are no longer what "
@@ -200,14 +236,19 @@ class Run:
             )
         self.folder.write_text(path, digest.hexdigest())
 
+    def _saved_plan(self, path: Path) -> str | None:
+        saved = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+        if saved is None or len(saved) == len(hashlib.sha256().hexdigest()):
+            return saved
+        if self.folder.has_rows():
+            raise ValueError(f"out: {path} is damaged; give a new folder")
+        return None
+
     def _explain(self, parts: Sequence[Part]) -> None:
-        """Every part of this shard that is not there yet."""
+        """Every part of this shard that is not there yet; on request also those in which something failed."""
         mine = self.options.shard.mine(parts)
-        if self.options.retry_failed:
-            for part in mine:
-                if self.folder.failures_of(f"part-{part.number:06d}").is_file():
-                    self.folder.part(part.number).unlink(missing_ok=True)
-        todo = [part for part in mine if not self.folder.has_part(part.number)]
+        again = [part for part in mine if self.options.retry_failed and self._has_failures(part)]
+        todo = [part for part in mine if part in again or not self.folder.has_part(part.number)]
         total, left = sum(part.n_boxes for part in mine), sum(part.n_boxes for part in todo)
         stride = self.options.map_stride
         making = Explaining(
@@ -215,11 +256,13 @@ class Run:
             self.folder,
             1 if stride == "layer" else stride,
             self._workers,
-            self.options.overlays,
-            None if self.options.overlays else Earlier(self.folder, self._names),
+            ArchivedRows(self.folder, self._names, [self.folder.part(part.number) for part in again]),
         )
         with self.options.bar(total, total - left, "box", "explaining") as bar:
             making.make(todo, bar.update)
+
+    def _has_failures(self, part: Part) -> bool:
+        return self.folder.failures_of(f"part-{part.number:06d}").is_file()
 
     def _asker(self) -> Asker:
         options = self.options
@@ -235,9 +278,13 @@ class Run:
             misses=self._detecting.misses(len(self._files())) if wanted else None,
             layer_maps=options.map_stride == "layer",
             fail_fast=options.fail_fast,
+            operating_point=self._operating_point,
         )
 
     def _collected_failures(self) -> list[Row]:
-        failures = self.folder.failures()
-        self.folder.write_table(self.folder.root / "failures.parquet", failures, FAILURE_COLUMNS)
+        """All failures of all shards, written to ``failures.parquet``."""
+        failures = None
+        while failures != (now := self.folder.failures()):  # a shard that ends at the same instant may have added some
+            failures = now
+            self.folder.write_table(self.folder.root / "failures.parquet", failures, FAILURE_COLUMNS)
         return failures

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-FORMAT = 2  # of the folder; raised when a column changes its meaning
+FORMAT = 3  # of the folder; raised when a column changes its meaning
 
 # name, pyarrow type, meaning
 BOX_COLUMNS: tuple[tuple[str, str, str], ...] = (
@@ -23,6 +23,7 @@ BOX_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("iou", "float64", "of box and annotation_box; on the background, the largest with any annotation"),
     ("area", "float64", "square pixels, as COCO counts: an annotation's own area, a prediction's box"),
     ("covered_by", "int64", "where missed: the prediction_id that meant it, and whose error TIDE counts instead"),
+    ("found_below", "float64", "where missed: the score of a prediction that finds it below the operating point"),
     ("ap_loss", "float64", "rise of mean AP, at the run's IoU, were this mistake alone not there; null for none"),
 )
 EXPLANATION_COLUMNS: tuple[tuple[str, str, str], ...] = (
@@ -31,6 +32,7 @@ EXPLANATION_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("label", "int64", "the detector's own number of the category"),
     ("image_height", "int32", "pixels"),
     ("image_width", "int32", "pixels"),
+    ("image_sha256", "string", "of its pixels, (height, width, 3) uint8 RGB: which picture was explained"),
     ("now_iou", "float64", "IoU of a prediction from a file with the detector's own of the same class now"),
     ("now_score", "float64", "the score of that one; null where there is none"),
     ("score_difference", "float64", "now_score - score"),

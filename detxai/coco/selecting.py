@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from detxai.coco.errors import ERRORS, KINDS, Case
@@ -19,8 +19,8 @@ class Selection:
         image_ids: None: all.
         min_area: in square pixels, as COCO counts areas: ``32 ** 2`` and ``96 ** 2`` part small, medium and large.
         max_area: in square pixels.
-        min_score: of predictions; a missed annotation has no score, and stays. By default 0.25: predictions are
-            kept down to 0.001 for the sake of AP, and nobody looks at most of them.
+        min_score: of predictions, where fewer are wanted than lie at the operating point and above it
+            (``Options.operating_point``); a missed annotation has no score, and stays.
         max_score: of predictions.
         worst: only so many, those that cost most AP; ties go to higher scores, then larger areas.
         max_images: only boxes of the first so many images that have any.
@@ -31,7 +31,7 @@ class Selection:
     image_ids: Sequence[int] | None = None
     min_area: float = 0.0
     max_area: float = math.inf
-    min_score: float = 0.25
+    min_score: float = 0.0
     max_score: float = math.inf
     worst: int | None = None
     max_images: int | None = None
@@ -61,16 +61,21 @@ class Selection:
         return {name: None if value == math.inf else value for name, value in given.items()}
 
 
-def select(cases: Sequence[Case], selection: Selection, category_names: Mapping[int, str]) -> list[Case]:
-    """The chosen cases, image by image, in the order in which they came.
-
-    Raises:
-        ValueError: no such category.
-    """
+def check_selection(selection: Selection, category_names: Mapping[int, str], image_ids: Collection[int]) -> None:
+    """Raise ``ValueError`` where the selection names a category or an image that is not annotated."""
     known = set(category_names.values())
     unknown = [name for name in selection.classes or () if name not in known]
     if unknown:
         raise ValueError(f"classes must be some of {', '.join(sorted(known))}; got {', '.join(unknown)}")
+    strange = [number for number in selection.image_ids or () if number not in image_ids]
+    if strange:
+        raise ValueError(
+            f"image_ids must be of the {len(image_ids)} annotated images, got {', '.join(map(str, strange))}"
+        )
+
+
+def select(cases: Sequence[Case], selection: Selection, category_names: Mapping[int, str]) -> list[Case]:
+    """The chosen cases, image by image, in the order in which they came."""
     wanted = [case for case in cases if _wanted(case, selection, category_names)]
     if selection.worst is not None:
         ranked = sorted(wanted, key=lambda case: (-(case.ap_loss or 0), -(case.score or 0), -case.area))

@@ -33,6 +33,7 @@ from detxai.commands.options import (
     shows_progress,
 )
 from detxai.data.coco_files import read_annotations, read_predictions
+from detxai.runs.files import WriteError
 
 GROUPS = {
     "all": tuple(kind for kind in KINDS if kind != "ignored"),
@@ -88,7 +89,9 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
     chosen.add_argument("--image-ids", type=_numbers, metavar="ID,...", help="images by id")
     chosen.add_argument("--min-area", type=float, default=0.0, metavar="A", help="square pixels; small ends at 1024")
     chosen.add_argument("--max-area", type=float, default=float("inf"), metavar="A", help="medium ends at 9216")
-    chosen.add_argument("--min-score", type=float, default=0.25, metavar="S", help="of predictions; default: 0.25")
+    chosen.add_argument(
+        "--min-score", type=float, default=0.0, metavar="S", help="of predictions; default: all that count"
+    )
     chosen.add_argument("--max-score", type=float, default=float("inf"), metavar="S", help="of predictions")
     chosen.add_argument("--worst", type=int, metavar="N", help="only the N that cost most AP")
     chosen.add_argument("--max-images", type=int, metavar="N", help="only boxes of the first N images that have any")
@@ -98,8 +101,13 @@ def _add_way(command: argparse.ArgumentParser) -> None:
     way = command.add_argument_group("how")
     way.add_argument("--iou", type=fraction, default=0.5, help="from which a box is found; default: 0.5")
     way.add_argument(
+        "--operating-point", type=float, default=0.25, metavar="S",
+        help="score from which a prediction counts: decides what is found, missed and explained; AP is of all "
+        "predictions; default: 0.25",
+    )  # fmt: skip
+    way.add_argument(
         "--score-threshold", type=fraction, metavar="S",
-        help="at which the model is asked; default: 0.001, or the lowest score of the predictions file",
+        help="down to which predictions are made; default: 0.001, or the lowest score of the predictions file",
     )  # fmt: skip
     way.add_argument(
         "--map-stride", type=_stride, default=1, metavar="N",
@@ -110,7 +118,9 @@ def _add_way(command: argparse.ArgumentParser) -> None:
     way.add_argument(
         "--workers", type=int, metavar="N", help="threads that decode ahead; default: 2 with a GPU, else 0"
     )
-    way.add_argument("--overlays", action="store_true", help="a picture of each explanation too")
+    way.add_argument(
+        "--overlays", action="store_true", help="a picture of each explanation too, also of a finished run"
+    )
     way.add_argument("--no-report", action="store_true", help="no report.html")
     way.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
     way.add_argument("--retry-failed", action="store_true", help="try again what failed; what is explained stays")
@@ -139,7 +149,13 @@ def _coco(given: argparse.Namespace) -> int:
         detector, method, given.images, annotations, predictions, pairs, Folder(given.out), selection, options,
         about=about,
     )  # fmt: skip
-    finished = run()
+    try:
+        finished = run()
+    except WriteError as error:
+        if given.debug or not (given.out / "manifest.json").is_file():
+            raise
+        print(f"detxai: error: {error}; the same command goes on from here", file=sys.stderr)
+        return FAILED
     _tell(finished, as_json=given.json)
     return FAILED if finished.failures else 0
 
@@ -155,6 +171,7 @@ def _detector(given: argparse.Namespace) -> Any:
 def _options(given: argparse.Namespace) -> Options:
     return Options(
         iou=given.iou,
+        operating_point=given.operating_point,
         score_threshold=given.score_threshold,
         map_stride=given.map_stride,
         rows_per_part=given.rows_per_part,
@@ -193,15 +210,23 @@ def _tell(finished: Finished, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"out": str(finished.folder), "complete": finished.complete, **counts, **record}, indent=2))
         return
+    left_out = record["images"]["left_out"]
+    if left_out:
+        print(f"{len(left_out)} images could not be read or detected in, and are in no figure: {_some(left_out)}\n")
     for name, value in record["summary"].items():
         print(f"{name:<10} {'-' if value is None else f'{value:.6f}'}")
-    print(f"\nof all predictions and annotations, at IoU {record['iou']:g}:")
+    point = record["operating_point"]
+    print(f"\nof predictions that score {point:g} or more, and all annotations, at IoU {record['iou']:g}:")
     for kind, count in record["kinds"].items():
         print(f"{kind.replace('_', ' '):<15} {count:7d}")
     print(f"  of the missed, {record['missed_alone']} that no misplaced or misclassified box meant (TIDE's misses)")
     print(f"\n{finished.n_explained} of {finished.n_selected} chosen boxes explained in {finished.folder}")
     if not finished.complete:
         print("other shards have still to do their parts")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN_FAILURES]) + (", ..." if len(names) > SHOWN_FAILURES else "")
 
 
 def _stride(text: str) -> Any:

@@ -10,7 +10,7 @@ from detxai.coco.errors import Case
 from detxai.coco.maps import load_map, store_map
 from detxai.coco.misses import Miss, look_for, reproduce
 from detxai.coco.rows import Evidence
-from detxai.coco.selecting import Selection, select
+from detxai.coco.selecting import Selection, check_selection, select
 from detxai.detections import Candidates, Detections
 from detxai.metrics.energy import energy_share
 from detxai.metrics.maps import box_masks
@@ -98,19 +98,20 @@ CASES = [
 @pytest.mark.parametrize(
     ("settings", "places"),
     [
-        ({}, [1, 3, 4]),
+        ({}, [1, 2, 3, 4]),
         ({"kinds": ["true_positive", "missed"]}, [0, 3]),
-        ({"min_score": 0.0}, [1, 2, 3, 4]),
-        ({"max_score": 0.6}, [3, 4]),
-        ({"image_ids": [1]}, [1]),
+        ({"min_score": 0.25}, [1, 3, 4]),
+        ({"max_score": 0.6}, [2, 3, 4]),
+        ({"image_ids": [1]}, [1, 2]),
         ({"min_area": 1024}, [3]),
-        ({"max_area": 1024}, [1, 4]),
-        ({"classes": ["cat"]}, [1, 3, 4]),
+        ({"max_area": 1024}, [1, 2, 4]),
+        ({"classes": ["cat"]}, [1, 2, 3, 4]),
         ({"classes": ["dog"]}, []),
-        ({"worst": 2}, [1, 3]),  # of equal losses the surer one
-        ({"worst": 9}, [1, 3, 4]),
-        ({"max_images": 1}, [1]),
-        ({"worst": 1, "max_images": 1}, [3]),
+        ({"worst": 2}, [2, 3]),
+        ({"worst": 3}, [1, 2, 3]),  # of equal losses the surer one
+        ({"worst": 9}, [1, 2, 3, 4]),
+        ({"max_images": 1}, [1, 2]),
+        ({"worst": 1, "max_images": 1}, [2]),
     ],
 )
 def test_selections(settings: dict[str, object], places: list[int]) -> None:
@@ -126,7 +127,9 @@ def test_bad_selections_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must"):
         Selection(**settings)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="classes must be some of cat; got dgo"):
-        select(CASES, Selection(classes=["dgo"]), {1: "cat"})
+        check_selection(Selection(classes=["dgo"]), {1: "cat"}, {1})
+    with pytest.raises(ValueError, match="image_ids must be of the 2 annotated images, got 7"):
+        check_selection(Selection(image_ids=[1, 7]), {1: "cat"}, {1, 2})
 
 
 @pytest.mark.parametrize("name", ["signed", "positive", "negative", "flat", "zero", "tiny", "huge"])

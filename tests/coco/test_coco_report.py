@@ -38,7 +38,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = detxai.coco.explain_errors(
         annotations, None, detector, images=data["images"], out=folder / "out", labels="by-id",
         method="ablation_cam", settings={"ratio_channels_to_ablate": 0.1},
-        selection=detxai.coco.Selection(kinds=kinds, min_score=0.2),
+        selection=detxai.coco.Selection(kinds=kinds, min_score=0.2), operating_point=0.2,
     )  # fmt: skip
     assert done.complete
     return done.folder / "report.html"
