@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from detxai.detections import Candidates
-from detxai.targets.target import BoxTarget, Match
+from detxai.targets.target import AnsweredBy, BoxTarget, Match
 
 Side = Literal["left", "top", "right", "bottom"]
 
@@ -30,6 +30,10 @@ class BoxSideTarget(BoxTarget):
     >>> BoxSideTarget([0, 0, 10, 10], label=3, side="bottom")(found)
     tensor(12.)
     """
+
+    answered_by: ClassVar[AnsweredBy] = "highest class score"
+    reads_all_classes: ClassVar[bool] = False
+    ignores_reach: ClassVar[bool] = False
 
     side: Side = "left"
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from detxai.detections import Candidates
-from detxai.targets.target import BoxTarget, Match
+from detxai.targets.target import AnsweredBy, BoxTarget, Match
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,10 @@ class ClassScoreTarget(BoxTarget):
     >>> ClassScoreTarget([0, 0, 10, 5], label=3)(found)
     tensor(0.4500)
     """
+
+    answered_by: ClassVar[AnsweredBy] = "highest score"
+    reads_all_classes: ClassVar[bool] = False
+    ignores_reach: ClassVar[bool] = False
 
     @classmethod
     def score(cls, targets: Sequence[Any], match: Match, candidates: Candidates) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detxai.detections import Candidates, Detections
-from detxai.targets.target import BoxTarget, Match, match_candidates
+from detxai.targets.target import AnsweredBy, BoxTarget, Match, match_candidates
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class SimilarityTarget(BoxTarget):
     tensor(0.4500)
     """
 
-    reads_all_classes: ClassVar[bool] = True
+    answered_by: ClassVar[AnsweredBy] = "highest score"
+    ignores_reach: ClassVar[bool] = False
 
     class_scores: Sequence[float] | Tensor | None = None
 

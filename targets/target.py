@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from detxai.detections import Candidates, Detections
 from detxai.geometry import box_iou
 
 T = TypeVar("T")
+AnsweredBy = Literal["any candidates", "highest score", "highest class score"]
 
 
 class Target(Protocol):
@@ -47,6 +48,19 @@ class BoxTarget(ABC):
     Works on ``Candidates`` (before non-maximum suppression), on ``Detections`` and on torchvision's output dict
     (after it), and unchanged as a member of grad-cam's ``targets`` list.
 
+    Three class attributes tell an ablation what it may leave out. What they say by default holds for any target: every
+    candidate is computed, with all its classes. A class that can promise more says so in its own body, and is then
+    answered many times sooner. A subclass does not inherit the promises, since it may score otherwise: it repeats
+    those that it keeps.
+
+    Attributes:
+        answered_by: ``"highest score"``: ``score`` is the largest over candidates of a number that each has by itself,
+            from 0 to ``IoU * p(label)`` (``IoU * objectness`` where it reads all classes). ``"highest class score"``:
+            ``score`` reads only the candidate of the highest ``IoU * p(label)``, and is 0 where that is 0.
+            ``"any candidates"``: neither.
+        reads_all_classes: whether ``score`` reads the classes other than ``label``.
+        ignores_reach: whether candidates out of reach can change ``score``.
+
     Args:
         box: (4,) xyxy, pixels of the original image.
         label: class number, as in ``Detections.labels``.
@@ -58,11 +72,19 @@ class BoxTarget(ABC):
         TypeError, ValueError: an argument is not of this kind.
     """
 
-    reads_all_classes: ClassVar[bool] = False  # whether the answer depends on classes other than ``label``
+    answered_by: ClassVar[AnsweredBy] = "any candidates"
+    reads_all_classes: ClassVar[bool] = True
+    ignores_reach: ClassVar[bool] = True
 
     box: Sequence[float] | Tensor
     label: int
     reach: float = 0.1
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        for promise in ("answered_by", "reads_all_classes", "ignores_reach"):
+            if promise not in vars(cls):
+                setattr(cls, promise, getattr(BoxTarget, promise))
 
     def __post_init__(self) -> None:
         box = torch.as_tensor(self.box, dtype=torch.float32).detach().cpu()

@@ -235,7 +235,8 @@ class Adapter(ABC):
     def structure(self, features: Features) -> object | None:
         """What ``detxai.adapters.structure`` can say of the network behind these features of one image, if anything.
 
-        Called while the model is borrowed. An adapter that says nothing works too, by ``resume``.
+        Called while the model is borrowed. An adapter that says nothing works too, by ``resume``; one that says
+        ``NoShortcut`` gives the reason.
         """
         return None
 

@@ -16,7 +16,7 @@ from torchvision.ops import boxes as box_ops
 from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
 from detxai.adapters.faster_rcnn_structure import two_stage
 from detxai.adapters.layers import level_names
-from detxai.adapters.structure import TwoStage, renamed
+from detxai.adapters.structure import NoShortcut, TwoStage, renamed
 from detxai.detections import Candidates, Detections, name_of_each
 from detxai.geometry import Geometry
 from detxai.images import Image, load_image, to_tensor
@@ -96,14 +96,14 @@ class FasterRCNNAdapter(Adapter):
         geometries = features.inputs.geometries
         return self._candidates(pyramid, geometries * (features.batch_size // len(geometries)))
 
-    def structure(self, features: Features) -> TwoStage | None:
+    def structure(self, features: Features) -> TwoStage | NoShortcut | None:
         if features.layers != self.default_layers or len(features.inputs) != 1 or features.batch_size != 1:
             return None
         pyramid = {name.partition(":")[2] or "0": level for name, level in features.levels.items()}
         (geometry,) = features.inputs.geometries
         like = next(iter(pyramid.values()))
         found = two_stage(self.model, pyramid, _image_list((geometry,), like), _pixels_per_input(geometry, like))
-        return None if found is None else renamed(found, dict(zip(pyramid, features.levels, strict=True)))
+        return renamed(found, dict(zip(pyramid, features.levels, strict=True)))
 
     def _candidates(self, pyramid: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> Candidates:
         sizes = [geometry.resized_size for geometry in geometries]

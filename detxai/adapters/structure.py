@@ -12,6 +12,17 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
+class NoShortcut:
+    """Nothing is said of the network: it is not the one that the shortcuts were proved for.
+
+    Attributes:
+        reason: which part, and how it differs.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class ProposalStage:
     """Proposals from every level by itself: a convolution, two 1x1 predictions, the best of each level.
 
@@ -133,8 +144,10 @@ class Dense:
     widest: Mapping[str, Tensor] | None = None
 
 
-def renamed(structure: TwoStage, names: Mapping[str, str]) -> TwoStage:
+def renamed(structure: TwoStage | NoShortcut, names: Mapping[str, str]) -> TwoStage | NoShortcut:
     """The same structure, its levels called by other names."""
+    if isinstance(structure, NoShortcut):
+        return structure
     proposals, boxes = structure.proposals, structure.boxes
     return replace(
         structure,

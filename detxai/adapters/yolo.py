@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
 from detxai.adapters.layers import changed_tensors, leaves_its_input, level_names, with_levels
-from detxai.adapters.structure import Dense
+from detxai.adapters.structure import Dense, NoShortcut
 from detxai.adapters.yolo_checkpoint import load_checkpoint, ultralytics_module
 from detxai.adapters.yolo_graph import IMAGE, Tail, for_batch, layer_sources, run_layers, tail_from
 from detxai.adapters.yolo_head import every_anchor, every_query, head_task, uses_one2one
@@ -171,7 +171,7 @@ class YOLOAdapter(Adapter):
         labels = torch.arange(scores.shape[-1])
         return Candidates(boxes[:, :, None], scores, scores.amax(-1), labels)
 
-    def structure(self, features: Features) -> Dense | None:
+    def structure(self, features: Features) -> Dense | NoShortcut | None:
         """The head, branch by branch, where nothing but an upright-box head lies behind the features of one image."""
         cache = features.cache
         if self.task not in ("detect", "segment", "pose") or not isinstance(cache, _Cache) or cache.tail.run:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detxai.adapters.structure import Convolution, Dense
+from detxai.adapters.structure import Convolution, Dense, NoShortcut
+from detxai.adapters.unchanged import ChangedPartError, require_unchanged
 from detxai.adapters.yolo_checkpoint import ultralytics_module
 from detxai.adapters.yolo_head import anchor_points
 from detxai.adapters.yolo_letterbox import boxes_to_images
@@ -27,8 +28,8 @@ ACTIVATIONS: Mapping[type[nn.Module], Callable[[Tensor], Tensor] | None] = {
 
 def dense(
     head: Any, levels: Mapping[str, Tensor], *, one2one: bool, strides: Sequence[float], geometry: Geometry
-) -> Dense | None:
-    """The structure of a ``Detect`` head or one of its kin with upright boxes, or None where a part is not its own.
+) -> Dense | NoShortcut:
+    """The structure of a ``Detect`` head or one of its kin with upright boxes, where every part is ultralytics' own.
 
     Args:
         levels: what the head reads: level name -> (1, C, h, w), in its order.
@@ -36,17 +37,23 @@ def dense(
         strides: input pixels per cell, for each level.
         geometry: how the image lies in the model's input.
     """
-    # a user's hook on a part would see, or change, what the shortcuts leave out
-    if any(module._forward_hooks or module._forward_pre_hooks for module in head.modules()):
-        return None
+    try:
+        return _dense(head, levels, one2one=one2one, strides=strides, geometry=geometry)
+    except ChangedPartError as change:
+        return NoShortcut(str(change))
+
+
+def _dense(
+    head: Any, levels: Mapping[str, Tensor], *, one2one: bool, strides: Sequence[float], geometry: Geometry
+) -> Dense:
+    place = f"model.{head.i}"
+    require_unchanged(place, head, {type(head)}, inside=False)  # head_task knows its type; masks are no part of it
     branch = head.one2one if one2one else head.one2many
-    boxes = [_branch(layers) for layers in branch["box_head"]]
-    classes = [_branch(layers) for layers in branch["cls_head"]]
-    reach = _longest_distance(head)
-    if reach is None or any(part is None for part in (*boxes, *classes)):
-        return None
+    boxes = _branches(f"{place}.{'one2one_' if one2one else ''}cv2", branch["box_head"])
+    classes = _branches(f"{place}.{'one2one_' if one2one else ''}cv3", branch["cls_head"])
+    reach = _longest_distance(f"{place}.dfl", head)
     if not len(levels) == len(boxes) == len(classes):
-        return None
+        raise ChangedPartError(f"{place} has {len(boxes)} and {len(classes)} branches for {len(levels)} levels")
     places = {
         name: anchor_points([level], (stride,), _at_least_single(level.dtype))
         for (name, level), stride in zip(levels.items(), strides, strict=True)
@@ -69,27 +76,26 @@ def dense(
 
     return Dense(
         levels,
-        dict(zip(levels, boxes, strict=True)),  # type: ignore[arg-type]
-        dict(zip(levels, classes, strict=True)),  # type: ignore[arg-type]
+        dict(zip(levels, boxes, strict=True)),
+        dict(zip(levels, classes, strict=True)),
         decode,
         points=placed(0.0) if reach else None,
         widest=placed(reach) if reach else None,
     )
 
 
-def _longest_distance(head: Any) -> float | None:
-    """The most cells a side can lie from its anchor point, never on its wrong side; 0 where it can lie anywhere.
-
-    None where the distances are not ultralytics' own.
-    """
+def _longest_distance(name: str, head: Any) -> float:
+    """The most cells a side can lie from its anchor point, never on its wrong side; 0 where it can lie anywhere."""
     if head.reg_max == 1:
-        return 0.0 if type(head.dfl) is nn.Identity else None
+        require_unchanged(name, head.dfl, {nn.Identity})
+        return 0.0
     own = ultralytics_module("nn.modules.block").DFL
-    if type(head.dfl) is not own or "forward" in vars(head.dfl) or type(head.dfl.conv) is not nn.Conv2d:
-        return None
+    require_unchanged(name, head.dfl, {own, nn.Conv2d})
+    if type(head.dfl) is not own or head.dfl.conv.bias is not None:
+        raise ChangedPartError(f"{name} is no mean of a distribution over whole distances")
     weight = head.dfl.conv.weight
-    if weight.shape != (1, head.reg_max, 1, 1) or head.dfl.conv.bias is not None:
-        return None
+    if weight.shape != (1, head.reg_max, 1, 1):
+        raise ChangedPartError(f"{name} has weights of shape {tuple(weight.shape)} for {head.reg_max} distances")
     return float(weight.max()) if float(weight.min()) >= 0 else 0.0
 
 
@@ -102,44 +108,52 @@ def _distances(head: Any, numbers: Tensor) -> Tensor:
     return (shares * distances).sum(2).to(_at_least_single(numbers.dtype))
 
 
-def _branch(layers: nn.Module) -> tuple[Convolution, ...] | None:
-    """The convolutions of a branch that reads one level, or None where it is anything else."""
-    flat = list(_flattened(layers))
-    chain = [_convolution(layer) for layer in flat]
-    if len(chain) < 3 or any(part is None for part in chain):
-        return None
-    found: tuple[Convolution, ...] = tuple(part for part in chain if part is not None)
-    mixing = found[0] if found[0].groups == 1 else found[1]
-    last = found[-1]
-    whole = mixing.groups == last.groups == 1 and last.weight.shape[-1] == 1 and last.activation is None
-    return found if whole and last is not mixing else None
+def _branches(name: str, layers: Any) -> list[tuple[Convolution, ...]]:
+    """Of each level, the convolutions of the branch that reads it."""
+    own = ultralytics_module("nn.modules.conv")
+    layer_types = {nn.ModuleList, nn.Sequential, own.Conv, own.DWConv, nn.Conv2d, nn.BatchNorm2d, *ACTIVATIONS}
+    require_unchanged(name, layers, layer_types, may_replace=(own.Conv.forward_fuse,))
+    return [_branch(f"{name}.{place}", level) for place, level in enumerate(layers)]
+
+
+def _branch(name: str, layers: nn.Module) -> tuple[Convolution, ...]:
+    chain = tuple(_convolution(name, layer) for layer in _flattened(layers))
+    if len(chain) >= 3:
+        mixing = chain[0] if chain[0].groups == 1 else chain[1]
+        last = chain[-1]
+        whole = mixing.groups == last.groups == 1 and last.weight.shape[-1] == 1 and last.activation is None
+        if whole and last is not mixing:
+            return chain
+    raise ChangedPartError(f"{name} is no chain of convolutions that ends with one of 1x1")
 
 
 def _flattened(layers: nn.Module) -> Iterable[nn.Module]:
-    if type(layers) is not nn.Sequential or "forward" in vars(layers):
+    if type(layers) is not nn.Sequential:
         return [layers]
     return [inner for layer in layers for inner in _flattened(layer)]
 
 
-def _convolution(layer: Any) -> Convolution | None:
-    """One layer as a convolution with its normalisation folded in; None where it is nothing of the kind."""
+def _convolution(name: str, layer: Any) -> Convolution:
+    """One layer, already known to be unchanged, as a convolution with its normalisation folded in."""
     if type(layer) is nn.Conv2d:
-        return _folded(layer, None, None) if "forward" not in vars(layer) else None
+        return _folded(name, layer, None, None)
     own = ultralytics_module("nn.modules.conv")
-    if type(layer) not in (own.Conv, own.DWConv):
-        return None
-    replaced = vars(layer).get("forward")
-    fused = replaced is not None and getattr(replaced, "__func__", None) is own.Conv.forward_fuse
-    if (replaced is not None and not fused) or type(layer.act) not in ACTIVATIONS or type(layer.conv) is not nn.Conv2d:
-        return None
-    if any("forward" in vars(part) for part in (layer.conv, layer.act)):
-        return None
-    return _folded(layer.conv, None if fused else layer.bn, ACTIVATIONS[type(layer.act)])
+    if type(layer) not in (own.Conv, own.DWConv) or type(layer.conv) is not nn.Conv2d:
+        raise ChangedPartError(f"{name} has a {type(layer).__qualname__} where a convolution is expected")
+    if type(layer.act) not in ACTIVATIONS:
+        raise ChangedPartError(f"{name} has a {type(layer.act).__qualname__} where an activation is expected")
+    return _folded(name, layer.conv, None if _is_fused(layer) else layer.bn, ACTIVATIONS[type(layer.act)])
+
+
+def _is_fused(layer: Any) -> bool:
+    """Whether ultralytics has folded the normalisation into the weights, and put its shorter ``forward`` in place."""
+    forward = vars(layer).get("forward")
+    return getattr(forward, "__func__", None) is ultralytics_module("nn.modules.conv").Conv.forward_fuse
 
 
 def _folded(
-    conv: nn.Conv2d, norm: nn.Module | None, activation: Callable[[Tensor], Tensor] | None
-) -> Convolution | None:
+    name: str, conv: nn.Conv2d, norm: nn.Module | None, activation: Callable[[Tensor], Tensor] | None
+) -> Convolution:
     side = conv.kernel_size[0]
     regular = (
         conv.kernel_size == (side, side)
@@ -150,16 +164,16 @@ def _folded(
         and (conv.groups == 1 or conv.groups == conv.in_channels == conv.out_channels)
     )
     if not regular:
-        return None
+        raise ChangedPartError(f"{name} has {conv}, which is no plain convolution of stride 1")
     weight = conv.weight.detach()
     bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
     if norm is not None:
         if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or norm.running_var is None:
-            return None
-        if norm.weight is None or norm.bias is None or "forward" in vars(norm):
-            return None
-        scale = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
-        weight, bias = weight * scale[:, None, None, None], (bias - norm.running_mean) * scale + norm.bias.detach()
+            raise ChangedPartError(f"{name} has {norm}, which is no batch normalisation with running statistics")
+        scale = (norm.running_var + norm.eps).rsqrt()
+        scale = scale if norm.weight is None else norm.weight.detach() * scale
+        shift = 0 if norm.bias is None else norm.bias.detach()
+        weight, bias = weight * scale[:, None, None, None], (bias - norm.running_mean) * scale + shift
     return Convolution(weight, bias, conv.groups, activation)
 
 

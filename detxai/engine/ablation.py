@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,6 +22,10 @@ class Tail(Protocol):
     """What is left of a detector behind the ablated levels, asked about some targets of one image."""
 
     @property
+    def details(self) -> Mapping[str, str]:
+        """``kind``: which tail it is; ``reason``: why no quicker one, where that is worth saying."""
+
+    @property
     def clean(self) -> Tensor:
         """(T,) the targets' scores without any ablation."""
 
@@ -37,12 +41,19 @@ class Tail(Protocol):
 
 
 class FullTail:
-    """Any adapter that can resume: the whole tail, batched, no shortcuts."""
+    """Any adapter that can resume: the whole tail, batched, no shortcuts.
+
+    Args:
+        reason: why not a quicker one.
+    """
 
     cpu_most = CPU_MOST
 
-    def __init__(self, detector: Adapter, features: Features, targets: Sequence[Target]) -> None:
+    def __init__(
+        self, detector: Adapter, features: Features, targets: Sequence[Target], reason: str | None = None
+    ) -> None:
         self.detector, self.features, self.targets = detector, features, targets
+        self.details = {"kind": "full", "reason": reason or "the adapter describes no network behind these layers"}
         self.clean = score_targets(targets, self.resumed(features))[:, 0]
 
     def scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:

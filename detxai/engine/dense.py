@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from detxai.adapters.structure import Dense
 from detxai.detections import Candidates
 from detxai.engine.batching import slots, takes_in_turn
 from detxai.engine.convolving import AblatedBranch
-from detxai.engine.probes import ANSWERED_BY_ONE, probes_of, qualities_of
+from detxai.engine.probes import labels_read, probes_of, qualities_of
 from detxai.engine.windows import Window, around, cost, highest_iou, merged
 from detxai.geometry import box_iou
-from detxai.targets import BoxTarget, Target, score_targets
+from detxai.targets import Target, score_targets
 
 SHARES = (0.8, 0.4)  # look where a candidate could keep this share of a clean score; where none did, look further
 BOXES, CLASSES = 0, 1  # the two branches
@@ -66,6 +67,7 @@ class DenseTail:
     """
 
     cpu_most = 16
+    details: ClassVar[Mapping[str, str]] = {"kind": "one-stage"}
 
     def __init__(
         self,
@@ -276,11 +278,9 @@ def _beating(highest: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
 
 def _columns_needed(targets: Sequence[Target], structure: Dense) -> Tensor | None:
     """The labels that the targets ask about; None where one looks at all classes, or at one that there is not."""
-    if not all(type(target) in ANSWERED_BY_ONE for target in targets):
+    labels = labels_read(targets)
+    if labels is None:
         return None
-    if not targets or any(isinstance(target, BoxTarget) and target.reads_all_classes for target in targets):
-        return None
-    labels = sorted({target.label for target in targets if isinstance(target, BoxTarget)})
     like = next(iter(structure.classes.values()))[-1].weight
     return torch.tensor(labels, device=like.device) if labels[-1] < len(like) else None
 

@@ -7,33 +7,30 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from detxai.detections import Candidates
-from detxai.targets import (
-    BoxScoreTarget,
-    BoxSideTarget,
-    BoxTarget,
-    ClassScoreTarget,
-    SimilarityTarget,
-    Target,
-    score_targets,
-)
-
-# For these the answer is that of one candidate: the one with the highest quality, which is no more than its IoU.
-BY_QUALITY = (ClassScoreTarget, SimilarityTarget)  # their score is the quality
-BY_BEST = (BoxScoreTarget, BoxSideTarget)  # theirs is read off the candidate of highest IoU * p(label)
-ANSWERED_BY_ONE = (*BY_QUALITY, *BY_BEST)
+from detxai.targets import BoxTarget, ClassScoreTarget, Target, score_targets
 
 
 def probes_of(targets: Sequence[Target]) -> list[Target] | None:
     """For each target, one of the same box whose score is the quality; None where a target may need any candidate."""
-    probes: list[Target] = []
-    for target in targets:
-        if type(target) in BY_QUALITY:
-            probes.append(target)
-        elif type(target) in BY_BEST and isinstance(target, BoxTarget):
-            probes.append(ClassScoreTarget(target.box, target.label, target.reach))
-        else:
-            return None
-    return probes or None
+    probes = [_probe(target) for target in targets]
+    found = [probe for probe in probes if probe is not None]
+    return found if found and len(found) == len(probes) else None
+
+
+def _probe(target: Target) -> Target | None:
+    if not isinstance(target, BoxTarget) or target.answered_by == "any candidates":
+        return None
+    if target.answered_by == "highest score":
+        return target
+    return ClassScoreTarget(target.box, target.label, 0.0 if target.ignores_reach else target.reach)
+
+
+def labels_read(targets: Sequence[Target]) -> list[int] | None:
+    """The labels whose scores and boxes the targets read, ascending; None where that may be any."""
+    if probes_of(targets) is None:
+        return None
+    boxes = [target for target in targets if isinstance(target, BoxTarget)]
+    return None if any(target.reads_all_classes for target in boxes) else sorted({target.label for target in boxes})
 
 
 def qualities_of(probes: Sequence[Target], candidates: Candidates) -> Tensor:

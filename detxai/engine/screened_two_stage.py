@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -24,6 +27,7 @@ class ScreenedTwoStage:
     """
 
     cpu_most = 16
+    details: ClassVar[Mapping[str, str]] = {"kind": "two-stage, screened"}
 
     def __init__(self, tail: TwoStageTail, probes: list[Target], margin: float) -> None:
         self.tail, self.probes, self.margin = tail, probes, margin

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 from detxai.adapters.adapter import Adapter, Features
-from detxai.adapters.structure import Dense, TwoStage
+from detxai.adapters.structure import Dense, NoShortcut, TwoStage
 from detxai.engine.ablation import FullTail, Tail
 from detxai.engine.dense import DenseTail
 from detxai.engine.probes import probes_of
@@ -15,15 +17,32 @@ from detxai.engine.tracked_two_stage import TrackedTwoStage
 from detxai.engine.two_stage import TwoStageTail
 from detxai.targets import Target
 
+log = logging.getLogger(__name__)
+_said: WeakKeyDictionary[Adapter, set[str]] = WeakKeyDictionary()
+
 
 def tail_of(detector: Adapter, features: Features, targets: Sequence[Target]) -> Tail:
-    """The tail behind ``features`` for these targets."""
+    """The tail behind ``features`` for these targets: the quickest that is exact for this very network."""
     structure = detector.structure(features)
-    if isinstance(structure, TwoStage):
-        return TwoStageTail(structure, features.levels, targets)
+    if isinstance(structure, NoShortcut):
+        warn_once(detector, f"{structure.reason}: ablations take the full tail, which is exact and slower")
+        return FullTail(detector, features, targets, structure.reason)
     if isinstance(structure, Dense):
         return DenseTail(structure, targets)
-    return FullTail(detector, features, targets)
+    if not isinstance(structure, TwoStage):
+        return FullTail(detector, features, targets)
+    if probes_of(targets) is None:  # which may count the candidates, or look at those that the shortcuts leave out
+        reason = "the target may read any candidate (BoxTarget says what to declare)"
+        return FullTail(detector, features, targets, reason)
+    return TwoStageTail(structure, features.levels, targets)
+
+
+def warn_once(detector: Adapter, message: str) -> None:
+    """Log a warning, once for each detector."""
+    said = _said.setdefault(detector, set())
+    if message not in said:
+        said.add(message)
+        log.warning(message)
 
 
 def tracked(tail: Tail) -> Tail | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -23,6 +26,7 @@ class TrackedDense:
     """
 
     cpu_most = 32
+    details: ClassVar[Mapping[str, str]] = {"kind": "one-stage, tracked"}
 
     def __init__(self, tail: DenseTail, qualities: Tensor) -> None:
         self.tail = tail

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -81,6 +83,7 @@ class TrackedTwoStage:
     """
 
     cpu_most = 32
+    details: ClassVar[Mapping[str, str]] = {"kind": "two-stage, tracked"}
 
     def __init__(self, tail: TwoStageTail, probes: list[Target]) -> None:
         self.tail, self.probes = tail, probes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from detxai.adapters.structure import TwoStage
 from detxai.detections import Candidates
 from detxai.engine.batching import slots, takes_in_turn
 from detxai.engine.looking import Looked, SecondStage
-from detxai.engine.probes import qualities_of
+from detxai.engine.probes import labels_read, qualities_of
 from detxai.engine.proposing import LevelProposals, Survivors
 from detxai.engine.roi_align import Samples
 from detxai.geometry import box_iou
@@ -84,6 +85,7 @@ class TwoStageTail:
     """
 
     cpu_most = 16
+    details: ClassVar[Mapping[str, str]] = {"kind": "two-stage"}
 
     def __init__(self, structure: TwoStage, levels: Mapping[str, Tensor], targets: Sequence[Target]) -> None:
         self.structure, self.levels, self.targets = structure, levels, targets
@@ -268,7 +270,7 @@ def _padded(row: Tensor, batch: int, *columns: Tensor) -> tuple[Tensor, Tensor, 
 
 def _reach_boxes(targets: Sequence[Target], to_image: Tensor) -> tuple[Tensor, Tensor] | None:
     """Boxes (T, 4), image pixels, and reaches (T,) of the targets; None where one may look at every candidate."""
-    boxes = [target for target in targets if isinstance(target, BoxTarget)]
+    boxes = [target for target in targets if isinstance(target, BoxTarget) and not target.ignores_reach]
     if len(boxes) < len(targets) or any(target.reach == 0 for target in boxes):
         return None
     return (
@@ -283,9 +285,9 @@ def _columns_needed(targets: Sequence[Target], structure: TwoStage) -> Tensor | 
     Raises:
         ValueError: the detector has no such label.
     """
-    if not all(isinstance(target, BoxTarget) and not target.reads_all_classes for target in targets):
+    labels = labels_read(targets)
+    if labels is None:
         return None
-    labels = sorted({target.label for target in targets if isinstance(target, BoxTarget)})
     unknown = [label for label in labels if not 1 <= label <= structure.boxes.n_classes]
     if unknown:
         raise ValueError(f"label must be one of the detector's {structure.boxes.n_classes} classes, got {unknown}")

@@ -22,7 +22,7 @@ from ultralytics.utils import ASSETS
 from yolo_seeded import bus, seeded
 
 from detxai.adapters.adapter import Features
-from detxai.adapters.structure import Dense
+from detxai.adapters.structure import Dense, NoShortcut
 from detxai.adapters.yolo import YOLOAdapter, load_yolo
 from detxai.engine import batching
 from detxai.engine.ablation import FullTail, Tail
@@ -367,19 +367,19 @@ def test_a_head_with_parts_of_somebody_elses_keeps_the_whole_tail() -> None:
     adapter = YOLOAdapter(copy.deepcopy(seeded("v8")))
     assert isinstance(_structure(adapter), Dense)
     hook = adapter.head.cv3[1][0].conv.register_forward_hook(lambda *_: None)
-    assert _structure(adapter) is None
+    assert isinstance(_structure(adapter), NoShortcut)
     hook.remove()
     assert isinstance(_structure(adapter), Dense)
     first: Any = adapter.head.cv2[0][0]
     first.act = _Doubling()
-    assert _structure(adapter) is None
+    assert isinstance(_structure(adapter), NoShortcut)
     first.act = nn.ReLU()
     assert isinstance(_structure(adapter), Dense)
     first.conv.forward = lambda maps: maps
-    assert _structure(adapter) is None
+    assert isinstance(_structure(adapter), NoShortcut)
     del first.conv.forward
     first.conv.padding_mode = "reflect"
-    assert _structure(adapter) is None
+    assert isinstance(_structure(adapter), NoShortcut)
 
 
 def test_a_head_fused_by_ultralytics_is_the_same() -> None:
