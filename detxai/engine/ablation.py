@@ -70,6 +70,29 @@ class FullTail:
         return 12 * pyramid  # the levels, and what their convolutions make of them
 
 
+class GroupedTail:
+    """Several tails behind different layers of one detector, each with the layers of the others computed anew.
+
+    Args:
+        tails: level -> the tail behind it.
+    """
+
+    def __init__(self, tails: Mapping[str, Tail]) -> None:
+        self.tails = tails
+        parts = list(tails.values())
+        self.clean = parts[0].clean
+        self.cpu_most = min(part.cpu_most for part in parts)
+        details = [part.details for part in parts]
+        # the slowest tells the reason
+        self.details = next((each for each in details if "reason" in each), details[0])
+
+    def scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
+        return self.tails[level].scores(level, channels, fill)
+
+    def bytes_each(self, level: str) -> int:
+        return self.tails[level].bytes_each(level)
+
+
 @dataclass
 class AblatedScores:
     """The targets' scores, channel by channel, as far as they are known.

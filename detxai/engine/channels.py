@@ -51,6 +51,15 @@ class Channels:
         return dict(zip(self.levels, per_channel.split(list(self.counts), dim=-1), strict=True))
 
 
+def joined(groups: Sequence[Features]) -> Features:
+    """All levels of several groups of layers of one image: to read, and to resume from only where it is one group."""
+    if len(groups) == 1:
+        return groups[0]
+    levels = {name: level for group in groups for name, level in group.levels.items()}
+    layers = tuple(layer for group in groups for layer in group.layers)
+    return Features(levels, layers, groups[0].inputs)
+
+
 def fill_values(features: Features, fill: Fill) -> Tensor:
     """(C,) what each channel is set to when it is ablated: 0, its mean over places, or a number.
 
@@ -78,11 +87,12 @@ def n_to_ablate(ratio: float, n_channels: int) -> int:
 
 
 def order_channels(
-    detector: Adapter, features: Features, targets: Sequence[Target], fill: Tensor, ranking: Ranking
+    detector: Adapter, groups: Sequence[Features], targets: Sequence[Target], fill: Tensor, ranking: Ranking
 ) -> Tensor:
     """All channel numbers (C,), those expected to matter most to the targets first.
 
     Args:
+        groups: features of one image; a change in one group of layers runs on through the others.
         ranking: ``"first_order"``: the drop that one backward pass predicts, summed over targets;
             ``"energy"``: how far the channel is from its fill, for detectors without gradients;
             a callable from features to a (C,) tensor, larger first;
@@ -94,15 +104,15 @@ def order_channels(
     """
     if ranking == "tracked":
         try:
-            importance = _first_order(detector, features, targets, fill)
+            importance = _first_order(detector, groups, targets, fill)
         except NoGradientsError:
-            importance = _energy(features, fill)
+            importance = _energy(joined(groups), fill)
     elif ranking == "first_order":
-        importance = _first_order(detector, features, targets, fill)
+        importance = _first_order(detector, groups, targets, fill)
     elif ranking == "energy":
-        importance = _energy(features, fill)
+        importance = _energy(joined(groups), fill)
     elif callable(ranking):
-        importance = torch.as_tensor(ranking(features)).detach()
+        importance = torch.as_tensor(ranking(joined(groups))).detach()
         if importance.shape != fill.shape or not bool(torch.isfinite(importance).all()):
             raise ValueError(
                 f"ranking must return {len(fill)} finite numbers, one for each channel, got {tuple(importance.shape)}"
@@ -138,27 +148,43 @@ def _differentiable_scores(
     return scores, list(levels.values())
 
 
-def predicted_drops(detector: Adapter, features: Features, targets: Sequence[Target], fill: Tensor) -> Tensor:
+def predicted_drops(detector: Adapter, groups: Sequence[Features], targets: Sequence[Target], fill: Tensor) -> Tensor:
     """(T, C) the drop of each target's score that its gradient predicts for each channel: one backward pass a target.
 
     Raises:
         NoGradientsError: the targets have none.
     """
-    distances = distance_to_fill(features, fill).values()
-    rows = []
-    with torch.enable_grad():
-        scores, levels = _differentiable_scores(detector, features, targets)
-        for score in scores:
-            gradients = torch.autograd.grad(score, levels, retain_graph=True, allow_unused=True, materialize_grads=True)
-            rows.append(torch.cat([(g * d).sum((0, 2, 3)) for g, d in zip(gradients, distances, strict=True)]))
-    return torch.stack(rows).detach()
+    distances = distance_to_fill(joined(groups), fill)
+    drops = []
+    for group in groups:
+        with torch.enable_grad():
+            scores, levels = _differentiable_scores(detector, group, targets)
+            rows = [_gradients(score, levels, retain_graph=True) for score in scores]
+        away = [distances[name] for name in group.levels]
+        drops.append(torch.stack([_summed(row, away, lambda part: part.sum((0, 2, 3))) for row in rows]))
+    return torch.cat(drops, 1).detach()
 
 
-def _first_order(detector: Adapter, features: Features, targets: Sequence[Target], fill: Tensor) -> Tensor:
-    with torch.enable_grad():
-        scores, levels = _differentiable_scores(detector, features, targets)
-        total = (scores / scores.detach().abs().clamp(min=torch.finfo(scores.dtype).eps)).sum()
-        gradients = torch.autograd.grad(total, levels, allow_unused=True, materialize_grads=True)
-    distances = distance_to_fill(features, fill).values()
-    # absolute values before the sum over places: targets lie at different places and must not cancel
-    return torch.cat([(g * d).sum(0).abs().sum((1, 2)) for g, d in zip(gradients, distances, strict=True)])
+def _first_order(detector: Adapter, groups: Sequence[Features], targets: Sequence[Target], fill: Tensor) -> Tensor:
+    distances = distance_to_fill(joined(groups), fill)
+    importance = []
+    for group in groups:
+        with torch.enable_grad():
+            scores, levels = _differentiable_scores(detector, group, targets)
+            total = (scores / scores.detach().abs().clamp(min=torch.finfo(scores.dtype).eps)).sum()
+            gradients = _gradients(total, levels)
+        away = [distances[name] for name in group.levels]
+        # absolute values before the sum over places: targets lie at different places and must not cancel
+        importance.append(_summed(gradients, away, lambda part: part.sum(0).abs().sum((1, 2))))
+    return torch.cat(importance)
+
+
+def _gradients(score: Tensor, levels: Sequence[Tensor], *, retain_graph: bool = False) -> Sequence[Tensor]:
+    return torch.autograd.grad(score, levels, retain_graph=retain_graph, allow_unused=True, materialize_grads=True)
+
+
+def _summed(
+    gradients: Sequence[Tensor], distances: Sequence[Tensor], over_places: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """(C,) of gradient times distance (1, C, h, w), level by level."""
+    return torch.cat([over_places(g * d) for g, d in zip(gradients, distances, strict=True)])

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from detxai.adapters.adapter import Adapter, Features
 from detxai.adapters.structure import Dense, NoShortcut, TwoStage
-from detxai.engine.ablation import FullTail, Tail
+from detxai.engine.ablation import FullTail, GroupedTail, Tail
 from detxai.engine.dense import DenseTail
 from detxai.engine.probes import probes_of
 from detxai.engine.screened_two_stage import ScreenedTwoStage
@@ -37,6 +37,14 @@ def tail_of(detector: Adapter, features: Features, targets: Sequence[Target]) ->
     return TwoStageTail(structure, features.levels, targets)
 
 
+def tail_of_groups(detector: Adapter, groups: Sequence[Features], targets: Sequence[Target]) -> Tail:
+    """The tail behind several groups of layers of one image, each ablated by itself with the others computed anew."""
+    tails = [tail_of(detector, group, targets) for group in groups]
+    if len(tails) == 1:
+        return tails[0]
+    return GroupedTail({name: tail for group, tail in zip(groups, tails, strict=True) for name in group.levels})
+
+
 def warn_once(detector: Adapter, message: str) -> None:
     """Log a warning, once for each detector."""
     said = _said.setdefault(detector, set())
@@ -50,6 +58,10 @@ def tracked(tail: Tail) -> Tail | None:
 
     None where the adapter does not describe its network, or a target may look at any candidate.
     """
+    if isinstance(tail, GroupedTail):
+        followers = {level: tracked(part) for level, part in tail.tails.items()}
+        found = {level: follower for level, follower in followers.items() if follower is not None}
+        return GroupedTail(found) if len(found) == len(followers) else None
     if isinstance(tail, DenseTail):
         return None if tail.qualities is None else TrackedDense(tail, tail.qualities)
     if isinstance(tail, TwoStageTail):
@@ -63,6 +75,8 @@ def screened(tail: Tail, margin: float) -> Tail:
 
     Exact too where a target may look at any candidate.
     """
+    if isinstance(tail, GroupedTail):
+        return GroupedTail({level: screened(part, margin) for level, part in tail.tails.items()})
     if not isinstance(tail, TwoStageTail):
         return tail
     probes = probes_of(tail.targets)

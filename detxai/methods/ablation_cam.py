@@ -21,12 +21,13 @@ from detxai.engine.channels import (
     Ranking,
     distance_to_fill,
     fill_values,
+    joined,
     n_to_ablate,
     order_channels,
     predicted_drops,
 )
 from detxai.engine.ranking import rank_correlation
-from detxai.engine.tails import screened, tail_of, tracked
+from detxai.engine.tails import screened, tail_of_groups, tracked, warn_once
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.progress import hides_bar
@@ -45,7 +46,8 @@ class AblationCAM:
     heatmap is the positive part; negative values speak against the box.
 
     Every ablation serves all detections of the image, and recomputes only what the channel can change; the scores
-    equal those of the full pass to rounding.
+    equal, to rounding, those of a full pass in which a hook sets that channel of that layer. A network that was changed
+    (hooks, patches, layers of one's own) is recomputed in full behind the layers; ``details["tail"]`` says why.
 
     Args:
         ratio_channels_to_ablate: r in (0, 1]: exactly ``ceil(r * C)`` channels are ablated, those expected to matter
@@ -53,17 +55,23 @@ class AblationCAM:
         batch_size: ablations at once; None: what fits the device.
         target: from a detection's box and label to the question asked of it.
         layers: names of the layers; default: the adapter's.
+        propagate: where one of ``layers`` reads another (on a YOLO, model.18 and model.21 read model.15): False holds
+            the outputs of the others as they were, so that a drop is what goes away along the direct way to the head;
+            True lets the change run on through them, as in a network that lost the channel, at the price of
+            recomputing all that lies behind each layer.
         fill: what an ablated channel is set to: ``"zero"`` (the paper), a number (the map still shows A_c, as
             grad-cam's does), or its own ``"mean"``: the map then shows A_c less that mean, which is what the ablation
             takes away, without the background that comes of where a channel's zero lies.
         ranking: what "expected to matter most" means: ``"tracked"`` (the drop of the candidate that answers each
             target now, followed through every ablation: a small part of an exact one), ``"first_order"`` (one backward
             pass), ``"energy"`` (no gradients), or a callable from ``Features`` to (C,) numbers, larger first. Where
-            there is nothing to track (an adapter that only resumes, a target of your own), ``"tracked"`` means
-            ``"first_order"``, and ``"energy"`` without gradients.
-        rest: what a channel weighs that was not ablated: the ``"tracked"`` drop (zero where there is nothing to
-            track), the ``"first_order"`` drop, at the price of a backward pass for each detection, or ``"zero"``.
-            Tracked, a tenth of the channels gives the map of all (BENCHMARKS.md).
+            there is nothing to track and ``rest`` is another, ``"tracked"`` means ``"first_order"``, and ``"energy"``
+            without gradients.
+        rest: what a channel weighs that was not ablated: the ``"tracked"`` drop, the ``"first_order"`` drop, at the
+            price of a backward pass for each detection, or ``"zero"``. Tracked, a tenth of the channels gives the map
+            of all (BENCHMARKS.md). Where no candidate can be tracked by itself (a full tail, a target that may read any
+            candidate), all of them are, in every ablation: the map is that of all channels and takes as long, which
+            the log says; ``"first_order"`` and ``"zero"`` keep to the ratio there, for a rougher map.
         fidelity: in (0, 1): ablate in that order until a further twentieth of the channels leaves every map at
             this rank correlation with what it was, and no more than the ratio allows; None: all that the ratio allows.
         margin: in (0, 1): of the proposals that an ablation moves, only those are looked at that, in the clean pass,
@@ -87,6 +95,7 @@ class AblationCAM:
     batch_size: int | None = None
     target: Callable[[Any, int], Target] = ClassScoreTarget
     layers: Sequence[str] | str | None = None
+    propagate: bool = False
     fill: Fill = "zero"
     ranking: Ranking = "tracked"
     rest: Rest = "tracked"
@@ -106,6 +115,8 @@ class AblationCAM:
             raise ValueError(f"margin must be a share of the best score in (0, 1), or None, got {self.margin}")
         if self.rest not in get_args(Rest):
             raise ValueError(f"rest must be one of {list(get_args(Rest))}, got {self.rest!r}")
+        if not isinstance(self.propagate, bool):
+            raise TypeError(f"propagate must be True or False, got {self.propagate!r}")
         if not callable(self.target):
             raise TypeError(f"target must be callable with a box and a label, got {type(self.target).__name__}")
         autocast(torch.device("cpu"), self.precision)
@@ -113,18 +124,23 @@ class AblationCAM:
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection, with ``channel_effects`` (C,): the drop y - y_c.
 
+        ``details["tail"]`` says what each ablation recomputes: ``kind``, and for a full tail the ``reason``.
+
         Raises:
             ValueError: a setting or a label is wrong.
             LookupError: a layer is unknown.
         """
         start = time.perf_counter()
-        features = self._features(detector, image)
+        groups = self._features(detector, image)
         if len(detections) == 0:
             return []
+        features = joined(groups)
         targets = ask_about(detections, self.target)
-        scores = self._scores(detector, features, targets)
+        with detector.borrowed(), torch.no_grad():
+            tail = tail_of_groups(detector, groups, targets)
+            scores = self._scores(detector, groups, tail, targets)
         values = combine_levels(self._shown(features), channel_weights(scores))
-        cost = Cost(time.perf_counter() - start, forward_passes=1 + scores.passes)
+        cost = Cost(time.perf_counter() - start, forward_passes=len(groups) + scores.passes)
         model = {**detector.describe(), "layers": list(features.layers)}
         return [
             Explanation(
@@ -136,65 +152,106 @@ class AblationCAM:
                 detections[i],
                 scores.drops[i].cpu(),
                 model,
+                details={"tail": dict(tail.details)},
             )
             for i in range(len(detections))
         ]
 
-    def _features(self, detector: Adapter, image: Image) -> Features:
-        """Of the image, in the model's own precision, whatever they were computed in."""
+    def _features(self, detector: Adapter, image: Image) -> list[Features]:
+        """Of the image, in the model's own precision, whatever they were computed in; a group that is held together."""
+        names = detector.layer_names(self.layers)
         inputs = detector.prepare([image])
         if self.channels_last:
             inputs = replace(inputs, tensor=inputs.tensor.contiguous(memory_format=torch.channels_last))
-        with autocast(detector.device, self.precision):
-            features = detector.features(inputs, self.layers)
-        levels = features.levels
-        if self.precision != "full":
-            levels = {name: level.to(detector.dtype) for name, level in levels.items()}
-        return features.with_levels({name: level.contiguous() for name, level in levels.items()})
+        groups = []
+        for group in [(name,) for name in names] if self.propagate else [names]:
+            with autocast(detector.device, self.precision):
+                features = detector.features(inputs, group)
+            levels = features.levels
+            if self.precision != "full":
+                levels = {name: level.to(detector.dtype) for name, level in levels.items()}
+            groups.append(features.with_levels({name: level.contiguous() for name, level in levels.items()}))
+        return groups
 
     def _shown(self, features: Features) -> Features:
         if self.fill != "mean":
             return features
         return features.with_levels(distance_to_fill(features, fill_values(features, self.fill)))
 
-    def _scores(self, detector: Adapter, features: Features, targets: Sequence[Target]) -> AblatedScores:
+    def _scores(
+        self, detector: Adapter, groups: Sequence[Features], tail: Tail, targets: Sequence[Target]
+    ) -> AblatedScores:
+        features = joined(groups)
         channels = Channels.of(features)
         fill = fill_values(features, self.fill)
         n = n_to_ablate(self.ratio_channels_to_ablate, len(channels))
-        with detector.borrowed(), torch.no_grad():
-            tail = tail_of(detector, features, targets)
-            ablating = tail if self.margin is None else screened(tail, self.margin)
-            scores = AblatedScores.unknown(tail, len(channels))
-            order = torch.arange(len(channels), device=fill.device)
-            if n < len(channels) or self.fidelity is not None:
-                order, scores.predicted = self._expected(detector, features, tail, targets, fill)
-            with self._bar(n, "ablating") as bar:
-                size = n if self.fidelity is None else max(1, round(ROUND * len(channels)))
-                for part in order[:n].split(size):
-                    before = scores.ablated.clone()
-                    ablate(ablating, channels, part, fill, scores, batch_size=self.batch_size, bar=bar)
-                    if self.fidelity is not None and self._settled(features, before, scores):
-                        break
+        scores = AblatedScores.unknown(tail, len(channels))
+        order = torch.arange(len(channels), device=fill.device)
+        if n < len(channels) or self.fidelity is not None:
+            followed, exact = self._followed(detector, tail, channels, fill)
+            order = self._order(detector, groups, targets, fill, followed)
+            scores.predicted = self._predicted(detector, groups, targets, fill, followed)
+            if followed is not None and exact:
+                scores.ablated[:, order[:n]] = followed.ablated[:, order[:n]]
+                scores.passes = followed.passes
+                return scores
+        ablating = tail if self.margin is None else screened(tail, self.margin)
+        with self._bar(n, "ablating") as bar:
+            size = n if self.fidelity is None else max(1, round(ROUND * len(channels)))
+            for part in order[:n].split(size):
+                before = scores.ablated.clone()
+                ablate(ablating, channels, part, fill, scores, batch_size=self.batch_size, bar=bar)
+                if self.fidelity is not None and self._settled(features, before, scores):
+                    break
         return scores
 
-    def _expected(
-        self, detector: Adapter, features: Features, tail: Tail, targets: Sequence[Target], fill: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """All channel numbers (C,), those expected to matter most first; the drops (T, C) predicted for the rest."""
-        followed = self._tracked(tail, Channels.of(features), fill) if "tracked" in (self.ranking, self.rest) else None
-        if self.ranking == "tracked" and followed is not None:
-            order = channel_weights(followed).abs().sum(0).argsort(descending=True, stable=True)
-        else:
-            order = order_channels(detector, features, targets, fill, self.ranking)
-        if self.rest == "first_order":
-            return order, predicted_drops(detector, features, targets, fill)
-        return order, None if followed is None or self.rest == "zero" else followed.drops
-
-    def _tracked(self, tail: Tail, channels: Channels, fill: Tensor) -> AblatedScores | None:
-        """Every channel ablated, of the candidates that answer the targets now; None where they cannot be followed."""
+    def _followed(
+        self, detector: Adapter, tail: Tail, channels: Channels, fill: Tensor
+    ) -> tuple[AblatedScores | None, bool]:
+        """Every channel ablated, of the candidates that answer the targets now; and whether of all there are."""
+        if "tracked" not in (self.ranking, self.rest):
+            return None, False
         follower = tracked(tail)
+        if follower is None and self.rest != "tracked":
+            return None, False
         if follower is None:
-            return None
+            reason = tail.details.get("reason", "the target may read any candidate")
+            warn_once(
+                detector,
+                f"no candidate can be tracked by itself ({reason}): Ablation-CAM ablates all {len(channels)} channels, "
+                "whatever ratio_channels_to_ablate says; with rest='first_order' or 'zero' it keeps to the ratio, for "
+                "a rougher map",
+            )
+            return self._follow(tail, channels, fill), True
+        return self._follow(follower, channels, fill), False
+
+    def _order(
+        self,
+        detector: Adapter,
+        groups: Sequence[Features],
+        targets: Sequence[Target],
+        fill: Tensor,
+        followed: AblatedScores | None,
+    ) -> Tensor:
+        """All channel numbers (C,), those expected to matter most first."""
+        if self.ranking == "tracked" and followed is not None:
+            return channel_weights(followed).abs().sum(0).argsort(descending=True, stable=True)
+        return order_channels(detector, groups, targets, fill, self.ranking)
+
+    def _predicted(
+        self,
+        detector: Adapter,
+        groups: Sequence[Features],
+        targets: Sequence[Target],
+        fill: Tensor,
+        followed: AblatedScores | None,
+    ) -> Tensor | None:
+        """The drops (T, C) that channels weigh by which are not ablated; None: nothing."""
+        if self.rest == "first_order":
+            return predicted_drops(detector, groups, targets, fill)
+        return None if followed is None or self.rest == "zero" else followed.drops
+
+    def _follow(self, follower: Tail, channels: Channels, fill: Tensor) -> AblatedScores:
         scores = AblatedScores.unknown(follower, len(channels))
         every = torch.arange(len(channels), device=fill.device)
         with self._bar(len(channels), "tracking") as bar:

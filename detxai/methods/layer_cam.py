@@ -34,6 +34,9 @@ class LayerCAM:
 
     Args:
         layers: names of the layers; default: the adapter's.
+        propagate: where one of ``layers`` reads another (on a YOLO, model.18 and model.21 read model.15): True lets a
+            change of one run on through the others, in the gradient of the whole network; False holds the outputs of
+            the others, so that the gradient is that of the direct way to the head.
         target: from a detection's box and label to the question asked of it.
 
     Source: Jiang et al., 2021, LayerCAM (IEEE TIP 30); the levels joined as Ultralytics does.
@@ -43,9 +46,12 @@ class LayerCAM:
     asks_about_boxes: ClassVar[bool] = True
 
     layers: Sequence[str] | str | None = None
+    propagate: bool = True
     target: Callable[[Any, int], Target] = ClassScoreTarget
 
     def __post_init__(self) -> None:
+        if not isinstance(self.propagate, bool):
+            raise TypeError(f"propagate must be True or False, got {self.propagate!r}")
         if not callable(self.target):
             raise TypeError(f"target must be callable with a box and a label, got {type(self.target).__name__}")
 
@@ -61,7 +67,7 @@ class LayerCAM:
             return []
         targets = ask_about(detections, self.target)
         with detector.borrowed():
-            traced = Traced.of(detector, image, self.layers)
+            traced = Traced.of(detector, image, self.layers, propagate=self.propagate)
             with torch.enable_grad():
                 scores = score_targets(targets, traced.candidates)[:, 0]
             maps = [traced.layer_cam(score) for score in scores]
@@ -77,9 +83,6 @@ class LayerCAM:
 class Traced:
     """One full pass with its graph: what the layers put out, and what came of it.
 
-    The whole graph, not levels by themselves: on a YOLO the finest level feeds the coarser ones, and the gradient
-    with respect to it runs through them too.
-
     Attributes:
         levels: level -> (1, C, h, w).
         candidates: of one image.
@@ -91,9 +94,17 @@ class Traced:
     inputs: Inputs
 
     @classmethod
-    def of(cls, detector: Adapter, image: Image, layers: Sequence[str] | str | None) -> Traced:
+    def of(
+        cls, detector: Adapter, image: Image, layers: Sequence[str] | str | None, *, propagate: bool = True
+    ) -> Traced:
+        """The graph of the whole network, or, without ``propagate``, of what reads the layers, each for itself."""
         names = detector.layer_names(layers)
         clean = detector.prepare(image)
+        if not propagate:
+            features = detector.features(clean, names)
+            held = {name: level.clone().requires_grad_() for name, level in features.levels.items()}
+            with torch.enable_grad():
+                return cls(held, detector.resume(features.with_levels(held)), clean)
         # a checkpoint's parameters may not require gradients: the graph starts at the pixels
         inputs = replace(clean, tensor=clean.tensor.clone().requires_grad_())
         with torch.enable_grad(), capture(detector.model, names) as outputs:

@@ -114,7 +114,7 @@ def test_the_rest_weighs_what_the_gradient_predicts(detector: Adapter) -> None:
     features = detector.features(image)
     fill = torch.zeros(24, dtype=torch.float64)
     with detector.borrowed():
-        predicted = predicted_drops(detector, features, targets, fill)
+        predicted = predicted_drops(detector, [features], targets, fill)
     level = next(iter(features.levels.values()))
     step = 1e-6
     for channel in (0, 3, 7):
@@ -163,18 +163,48 @@ def test_ranking_by_gradient_needs_gradients(detector: Adapter) -> None:
         method(detector, photo(2), found)
 
 
-def test_what_cannot_be_tracked_is_ranked_by_gradient_or_energy(detector: Adapter) -> None:
-    """A target of one's own may look anywhere; one without gradients leaves only the features to go by."""
+def own_target(*, gradients: bool) -> Any:
+    """A question of one's own, which may read any candidate."""
+
+    def ask(box: Any, label: int) -> Any:
+        asked = ClassScoreTarget(box, label, reach=0)
+        return lambda output: asked(output) if gradients else asked(output).detach()
+
+    return ask
+
+
+def test_what_cannot_be_tracked_is_ranked_by_gradient_or_energy_where_the_rest_weighs_nothing(
+    detector: Adapter,
+) -> None:
     image = photo(2)
     found = detector.detect(image, 0)[:1]
-    for way, target in [
-        ("first_order", lambda b, c: lambda output: ClassScoreTarget(b, c, reach=0)(output)),
-        ("energy", lambda b, c: lambda output: ClassScoreTarget(b, c, reach=0)(output).detach()),
-    ]:
-        (ours,) = AblationCAM(ratio_channels_to_ablate=0.5, target=target)(detector, image, found)
-        settings: dict[str, Any] = {"ranking": way, "rest": "zero"}
-        (named,) = AblationCAM(ratio_channels_to_ablate=0.5, target=target, **settings)(detector, image, found)
+    for way, gradients in (("first_order", True), ("energy", False)):
+        settings: dict[str, Any] = {"rest": "zero", "target": own_target(gradients=gradients)}
+        (ours,) = AblationCAM(ratio_channels_to_ablate=0.5, **settings)(detector, image, found)
+        (named,) = AblationCAM(ratio_channels_to_ablate=0.5, ranking=way, **settings)(detector, image, found)  # type: ignore[arg-type]
         np.testing.assert_array_equal(ours.values, named.values)
+
+
+def test_what_cannot_be_tracked_has_the_map_of_all_channels_at_any_ratio(caplog: pytest.LogCaptureFixture) -> None:
+    detector = detxai.wrap(small_faster_rcnn(width=8).double())
+    hooked = small_faster_rcnn(width=8).double()
+    hooked.roi_heads.box_head.register_forward_hook(lambda module, given, output: output * 0.7)
+    image = photo(2)
+    found = detector.detect(image, 0)[:3]
+    for adapter, target in ((detxai.wrap(hooked), ClassScoreTarget), (detector, own_target(gradients=False))):
+        caplog.clear()
+        whole = AblationCAM(target=target)(adapter, image, found)
+        part = AblationCAM(target=target, ratio_channels_to_ablate=0.1)(adapter, image, found)
+        assert "all 24 channels, whatever ratio_channels_to_ablate says" in caplog.text
+        for one, other in zip(whole, part, strict=True):
+            assert one.values.any()
+            np.testing.assert_allclose(other.values, one.values, atol=1e-7)
+            assert one.channel_effects is not None
+            assert other.channel_effects is not None
+            done = ~other.channel_effects.isnan()
+            assert int(done.sum()) == n_to_ablate(0.1, 24)
+            assert torch.equal(other.channel_effects[done], one.channel_effects[done])
+            assert other.cost.forward_passes == one.cost.forward_passes
 
 
 def test_fidelity_stops_early_but_not_too_early(detector: Adapter) -> None:
