@@ -42,9 +42,8 @@ def everything(detector: Adapter, image: Pixels) -> list[Tensor]:
     with torch.no_grad():
         seen = detector.candidates(image)
     levels = detector.features(image).levels.values()
-    maps = detxai.explain(
-        detector, image, "ablation_cam", found[:2], ranking="energy", ratio_channels_to_ablate=0.005, progress=False
-    )
+    settings: dict[str, Any] = {"ranking": "energy", "rest": "zero", "ratio_channels_to_ablate": 0.005}
+    maps = detxai.explain(detector, image, "ablation_cam", found[:2], progress=False, **settings)
     return [found.boxes, found.scores, found.labels, seen.boxes, seen.class_scores, seen.objectness, *levels] + [
         torch.from_numpy(explanation.values) for explanation in maps
     ]
