@@ -96,10 +96,11 @@ class Explanation:
 
     @property
     def caption(self) -> str:
-        """What the map shows, in a line: ``person 0.90 · ablation_cam``."""
-        if self.detection is None:
-            return f"{self.method} · asks about no box"
-        return f"{self.detection.name(0)} {float(self.detection.scores[0]):.2f} · {self.method}"
+        """What the map shows, in a line: ``person 0.90 · ablation_cam``; ``· partial`` where it was interrupted."""
+        of = f"{self.method} · asks about no box"
+        if self.detection is not None:
+            of = f"{self.detection.name(0)} {float(self.detection.scores[0]):.2f} · {self.method}"
+        return f"{of} · partial" if self.partial else of
 
     def save(self, path: str | PathLike[str], **style: Any) -> Path:
         """Write an overlay for a report: photo, map, box, caption and colour bar.
@@ -120,7 +121,8 @@ class Explanation:
 
         Args:
             path: ends in ``.npz``; its folder must exist. ``numpy.load(path)["values"]`` reads the map back (no
-                pickle); ``standard_error`` and ``channel_effects`` are there too where the method has them.
+                pickle); ``standard_error`` and ``channel_effects`` are there too where the method has them, and
+                ``partial`` where the work was interrupted.
             extra: further entries for the ``.json``, such as the image's file name.
 
         Returns:
@@ -136,6 +138,8 @@ class Explanation:
             arrays["standard_error"] = self.standard_error
         if self.channel_effects is not None:
             arrays["channel_effects"] = self.channel_effects.detach().cpu().numpy()
+        if self.partial:
+            arrays["partial"] = np.array(True)
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         with replacing(path.with_suffix(".json")) as temporary:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 import detxai.commands.explain
 from detxai.cli import main
@@ -103,6 +107,93 @@ def test_a_second_run_leaves_nothing_of_the_first_and_all_of_the_users(tmp_path:
     (out / "a" / "notes.txt").write_text("mine")
     assert explain(*arguments, "--score-threshold", 1) == 0
     assert files(out) == {"a/detections.json", "a/notes.txt"}
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("99 GiB"), MemoryError(), OSError("stale file handle")])
+def test_whatever_an_image_fails_of_the_others_go_on(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+
+    def failing(*arguments: Any, **settings: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise error
+        return whole(*arguments, **settings)
+
+    whole = detxai.commands.explain.explain
+    monkeypatch.setattr(detxai.commands.explain, "explain", failing)
+    paths = [photo(tmp_path / f"{name}.png") for name in "abc"]
+    assert explain(*paths, "--method", "eigen_cam", "--out", tmp_path / "out", "--json") == 1
+    printed = capsys.readouterr()
+    assert [failure["image"] for failure in json.loads(printed.out)["failures"]] == [str(paths[1])]
+    assert f"detxai: error: {paths[1]}: {type(error).__name__}: {error}".strip() in printed.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", "c"}
+
+
+def test_where_the_first_images_all_fail_it_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [photo(tmp_path / f"{place}.png") for place in range(25)]
+    arguments = ("--method", "eigen_cam", "--set", "layers=no.such.layer", "--out", tmp_path / "out")
+    assert explain(*paths, *arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 21
+    assert "stopped: the first 20 images all failed; the last: " in lines[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk on which one image's explanation fits, and no second."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(disk)]
+    if sys.platform != "linux" or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_stops_it_and_what_is_done_is_whole(
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [photo(tmp_path / f"{place}.png") for place in range(9)]
+    out = small_disk / "out"
+    assert explain(*paths, "--method", "eigen_cam", "--out", out, "--json") == 1
+    printed = capsys.readouterr()
+    done = json.loads(printed.out)["images"]
+    assert 0 < len(done) < 9
+    assert "cannot be written: No space left on device" in printed.err
+    assert {path.name for path in out.iterdir()} == {str(place) for place in range(len(done))}
+    assert files(out) == {f"{i}/{name}" for i in range(len(done)) for name in ("detections.json", *done[i]["files"])}
+
+
+def test_on_a_read_only_disk_nothing_is_done(
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    image = photo(tmp_path / "a.png")
+    assert explain(image, "--method", "eigen_cam", "--out", small_disk / "out") == 2
+    assert "out cannot be written: Read-only file system" in capsys.readouterr().err
+
+
+def test_killed_while_files_move_the_next_run_knows_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, out = photo(tmp_path / "a.png"), tmp_path / "out"
+    arguments = (image, "--method", "ablation_cam", "--set", "ratio_channels_to_ablate=0.1", "--out", out)
+    assert explain(*arguments, "--score-threshold", 0.2) == 0
+    before = files(out)
+    replace = Path.replace
+
+    def killed(self: Path, target: Any) -> Any:
+        if Path(target).parent == out / "a" and Path(target).suffix == ".npz":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        assert explain(image, "--method", "eigen_cam", "--out", out) == 130
+    assert json.loads((out / "a" / "detections.json").read_text())["complete"] is False
+    assert explain(*arguments, "--score-threshold", 0.2) == 0
+    assert files(out) == before
 
 
 def test_ctrl_c_keeps_what_is_finished(

@@ -51,6 +51,16 @@ def test_a_saved_map_reads_back_without_pickle(tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {"a.npz", "a.json"}
 
 
+def test_a_map_that_was_interrupted_says_so_wherever_it_is_stored(tmp_path: Path) -> None:
+    for partial in (False, True):
+        made = explanation(partial=partial)
+        made.save_map(tmp_path / "a.npz")
+        with np.load(tmp_path / "a.npz") as arrays:
+            assert ("partial" in arrays) == partial
+        assert json.loads((tmp_path / "a.json").read_text())["partial"] is partial
+        assert made.caption.endswith("· partial") == partial
+
+
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")

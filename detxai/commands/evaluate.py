@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ from detxai.evaluate.scene_photos import kinds_of
 from detxai.evaluate.table import rank_table
 from detxai.methods import METHODS
 from detxai.metrics import MEASURES
-from detxai.metrics.case import REFERENCES
+from detxai.metrics.case import REFERENCES, Measure
 from detxai.metrics.scores import SCORE_FUNCTIONS
+from detxai.runs.files import WriteError
 
 
 def add_evaluate(commands: Any) -> argparse.ArgumentParser:
@@ -100,7 +102,26 @@ def _evaluate(given: argparse.Namespace) -> int:
     )
     detector = on_device(_detector(given), given.device)
     photos, source = _photos(given, detector)
-    found = evaluate(
+    try:
+        found = _found(given, detector, photos, source, settings, measures)
+    except WriteError as error:
+        if given.debug or not (given.out / "request.json").is_file():
+            raise
+        print(f"detxai: error: {error}; the same command goes on from here", file=sys.stderr)
+        return FAILED
+    _report(found, as_json=given.json)
+    return FAILED if found.failures else 0
+
+
+def _found(
+    given: argparse.Namespace,
+    detector: Adapter,
+    photos: Sequence[Photo],
+    source: dict[str, Any],
+    settings: dict[str, dict[str, Any]],
+    measures: Sequence[Measure],
+) -> Evaluation:
+    return evaluate(
         detector,
         photos,
         given.methods,
@@ -115,8 +136,6 @@ def _evaluate(given: argparse.Namespace) -> int:
         source=source,
         progress=shows_progress(given),
     )
-    _report(found, as_json=given.json)
-    return FAILED if found.failures else 0
 
 
 def _detector(given: argparse.Namespace) -> Adapter:

@@ -7,12 +7,12 @@ import hashlib
 import json
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from tqdm import tqdm
@@ -36,7 +36,8 @@ from detxai.detections import Detections
 from detxai.explain import Method, explain, make_method, setting_names
 from detxai.explanation import Explanation, plain
 from detxai.images import load_image
-from detxai.runs.files import replacing
+from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, let_go, reason
+from detxai.runs.files import WriteError, make_folder, remove_abandoned, replacing, temporary_path
 
 
 def add_explain(commands: Any) -> argparse.ArgumentParser:
@@ -83,25 +84,52 @@ def _explain(given: argparse.Namespace) -> int:
 
     done: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
+    stopped = None
+    try:
+        _explain_all(given, run, done, failures)
+    except (WriteError, AllFailedError) as error:  # those that are done are told all the same
+        if given.debug:
+            raise
+        stopped = error
+    for failure in failures:
+        print(f"detxai: error: {failure['image']}: {failure['error']}", file=sys.stderr)
+    if stopped is not None:
+        print(f"detxai: error: stopped: {one_line(stopped)}", file=sys.stderr)
+    if given.json:
+        print(json.dumps({"out": str(given.out), "images": done, "failures": failures}, indent=2))
+    return REFUSED if not done else FAILED if failures or stopped else 0
+
+
+def _explain_all(
+    given: argparse.Namespace, run: _Run, done: list[dict[str, Any]], failures: list[dict[str, str]]
+) -> None:
+    """Every image, one after the other: its summary goes to ``done``, or what it failed of to ``failures``.
+
+    Raises:
+        WriteError: a file cannot be written; nor could those of the other images.
+        AllFailedError: the first images all failed.
+    """
     jobs = list(zip(given.images, folder_names(given.images)))
+    guard = FailureGuard()
     with _folder_if_used(given.out), tqdm(jobs, unit="image", disable=not shows_progress(given)) as bar:
         for path, folder in bar:
             try:
-                done.append(run.image(path, given.out / folder))
-            except ValueError as error:  # this image's fault: the others go on
+                summary = run.image(path, given.out / folder)
+            except Exception as error:
+                expect_item_failure(error)
                 if given.debug:
                     raise
-                failures.append({"image": str(path), "error": one_line(error)})
-            else:
-                if not given.json:
-                    bar.write(_table(done[-1]), file=sys.stdout)
-                if done[-1]["partial"]:  # the method took the Ctrl-C to give what it had; it was meant for us too
-                    raise KeyboardInterrupt
-    for failure in failures:
-        print(f"detxai: error: {failure['image']}: {failure['error']}", file=sys.stderr)
-    if given.json:
-        print(json.dumps({"out": str(given.out), "images": done, "failures": failures}, indent=2))
-    return REFUSED if not done else FAILED if failures else 0
+                said = isinstance(error, ValueError) and str(error)  # our own refusals name what is wrong
+                failures.append({"image": str(path), "error": one_line(error) if said else reason(error)})
+                let_go(error)
+                guard.failed(f"{path}: {failures[-1]['error']}")
+                continue
+            guard.succeeded()
+            done.append(summary)
+            if not given.json:
+                bar.write(_table(summary), file=sys.stdout)
+            if summary["partial"]:  # the method took the Ctrl-C to give what it had; it was meant for us too
+                raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
@@ -138,7 +166,7 @@ class _Run:
             for explanation, name in zip(found, names, strict=True):
                 explanation.save(partial / f"{name}.png", boxes=None if asks else detections)
                 explanation.save_map(partial / f"{name}.npz", request=request)
-            (partial / "detections.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            _write_json(partial / "detections.json", record)
         return record
 
     def _redo(self, path: Path) -> str:
@@ -223,19 +251,38 @@ def _file_name(place: int, explanation: Explanation) -> str:
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A hidden folder whose files move into ``folder`` at the end; what an earlier run left there goes."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent) as name:
-        partial = Path(name)
+    """A hidden folder whose files move into ``folder`` at the end; what an earlier run left there goes.
+
+    Killed while they move, ``detections.json`` says ``"complete": false`` and lists the files of both runs, so that the
+    next run knows them.
+
+    Raises:
+        WriteError: a file cannot be written.
+    """
+    make_folder(folder.parent)
+    remove_abandoned(folder.parent)
+    partial = temporary_path(folder)
+    make_folder(partial)
+    try:
         yield partial
         old = set(_files_of_earlier_run(folder))
-        folder.mkdir(exist_ok=True)
-        for file in sorted(partial.iterdir(), key=lambda file: file.suffix == ".json"):
-            old.discard(file.name)
-            with replacing(folder / file.name) as temporary:
-                file.replace(temporary)
-        for stale in old:
+        new = sorted((file.name for file in partial.iterdir()), key=lambda name: (name == "detections.json", name))
+        make_folder(folder)
+        if old:
+            _write_json(folder / "detections.json", {"complete": False, "files": sorted(old.union(new[:-1]))})
+        for name in new:
+            (partial / name).replace(folder / name)
+        for stale in old.difference(new):
             (folder / stale).unlink(missing_ok=True)
+    except OSError as error:
+        raise error if isinstance(error, WriteError) else WriteError(folder, error) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _files_of_earlier_run(folder: Path) -> list[str]:
