@@ -51,7 +51,7 @@ def main() -> None:
             print(f"epoch {epoch}: loss {total / len(loader):.3f}, {len(report.sightings) if report else 0} boxes seen")
             for alarm in report.alarms if report else ():
                 print(alarm)
-    print("explained in", given.out)
+    print("explained in", monitor.folder)
 
 
 if __name__ == "__main__":

@@ -70,13 +70,6 @@ def frames_of(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def forget_frames(folder: Path, epoch: int) -> None:
-    """Delete the frames of this epoch and later ones: a continuation that was given up."""
-    for number, file in frames_of(folder).items():
-        if number >= epoch:
-            file.unlink()
-
-
 def write_strip(folder: Path) -> tuple[Path, Path] | None:
     """A filmstrip beside the folder of frames: ``folder.png``, and ``folder.gif``; None where there are no frames.
 

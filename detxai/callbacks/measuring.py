@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,12 @@ class Sighting:
     @property
     def label(self) -> int:
         return int(self.detection.labels[0])
+
+
+def expect_whole(explanations: Sequence[Explanation]) -> None:
+    """Raise ``KeyboardInterrupt`` where a method took the Ctrl-C to give what it had: the training is meant too."""
+    if any(explanation.partial for explanation in explanations):
+        raise KeyboardInterrupt
 
 
 def measures_of(

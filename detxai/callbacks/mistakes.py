@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
-from detxai.callbacks.measuring import Sighting, measures_of
+from detxai.callbacks.measuring import Sighting, expect_whole, measures_of
 from detxai.callbacks.panel import PanelImage, object_scores
 from detxai.detections import Detections
 from detxai.explain import Method, explain
@@ -62,7 +62,8 @@ def explain_mistake(detector: Adapter, mistake: Mistake, method: Method) -> list
         worst = asked[asked.scores.argsort()[:1]]
     if not len(worst):
         return []
-    (explanation,) = explain(detector, item.pixels, method, worst)
+    (explanation,) = explanations = explain(detector, item.pixels, method, worst)
+    expect_whole(explanations)
     measures = measures_of(explanation, worst, None, None)
     return [Sighting(item.name, mistake.rank, worst, explanation, measures, mistake.kind)]
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from detxai.callbacks.curves import Curves
+from detxai.callbacks.epoch_report import EpochReport
 from detxai.callbacks.filmstrip import (
     as_array,
-    forget_frames,
     frame,
     frame_path,
     frames_of,
@@ -25,9 +27,9 @@ from detxai.callbacks.filmstrip import (
 )
 from detxai.callbacks.measuring import MEASURES, Sighting
 from detxai.callbacks.panel import file_name
+from detxai.callbacks.run_folder import claim_folder, unused
 
-if TYPE_CHECKING:
-    from detxai.callbacks.loop import EpochReport
+log = logging.getLogger(__name__)
 
 OBJECT_COLUMNS = ("epoch", "image", "object", "label", "name", *MEASURES)
 CLASS_COLUMNS = ("epoch", "label", "name", "n_objects", *MEASURES, "alarm")
@@ -41,34 +43,82 @@ class Record:
     alarms; ``panel/NAME-N/epoch_0000.png`` are overlays, ``panel/NAME-N.png`` and ``.gif`` the strips over epochs;
     ``mistakes/epoch_0000/`` holds what the validation got wrong.
 
+    Nothing that exists is written over. A new run takes ``folder`` where that is absent or empty, else the first such
+    of ``folder2``, ``folder3``, ...; a run that goes on, and one that turns back to an earlier epoch, first moves what
+    it will do again to ``superseded`` in the folder.
+
     Args:
         folder: made with the first epoch.
+        resume: go on in ``folder`` itself.
+        about: what ``run.json`` of a new folder holds, beside the time.
+
+    Attributes:
+        folder: where this run is; with the first epoch it may get a number.
+        epoch: the last one begun; None before the first.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, resume: bool = False, about: Mapping[str, Any] | None = None) -> None:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"out must be a folder, got the file {folder}")
         self.folder = folder
-        self.objects = Curves(folder / "curves.csv", OBJECT_COLUMNS)
-        self.classes = Curves(folder / "classes.csv", CLASS_COLUMNS)
-        self.alarms = Curves(folder / "alarms.csv", ALARM_COLUMNS)
-        self._begun = False
+        self._resume = resume
+        self._about = about or {}
+        self.epoch: int | None = None
+        self._taken = False
         self._frames: dict[Path, int] = {}  # in each folder of frames, now
         self._on_strip: dict[Path, int] = {}  # and when its strip was written
         self._pictures: dict[str, npt.NDArray[np.uint8]] = {}
+        self._open_curves()
+
+    @property
+    def starts_anew(self) -> bool:
+        """Whether the next epoch is the first of a run that goes on from no other."""
+        return self.epoch is None and not self._resume
+
+    def take_folder(self) -> Path:
+        """The folder of this run, made where it was not yet."""
+        if self._taken:
+            return self.folder
+        if self._resume:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        else:
+            wanted, about = self.folder, {"started": time.strftime("%Y-%m-%dT%H:%M:%S"), **self._about}
+            self.folder = claim_folder(wanted, about)
+            if self.folder.name != wanted.absolute().name:
+                log.info("%s holds another run; this one goes to %s", wanted, self.folder)
+        self._taken = True
+        self._open_curves()
+        return self.folder
 
     def begin(self, epoch: int) -> None:
-        """Before the first epoch of this run: what an earlier run wrote of it and of later ones goes."""
+        """Before an epoch: a run that goes on, or turns back, sets aside what it will do again."""
         self._pictures = {}
-        if self._begun:
-            return
-        (self.folder / "panel").mkdir(parents=True, exist_ok=True)
+        self.take_folder()
+        if (self.epoch is None and self._resume) or (self.epoch is not None and epoch <= self.epoch):
+            self._set_aside(epoch)
+        (self.folder / "panel").mkdir(exist_ok=True)
+        self.epoch = epoch
+
+    def _open_curves(self) -> None:
+        self.objects = Curves(self.folder / "curves.csv", OBJECT_COLUMNS)
+        self.classes = Curves(self.folder / "classes.csv", CLASS_COLUMNS)
+        self.alarms = Curves(self.folder / "alarms.csv", ALARM_COLUMNS)
+
+    def _set_aside(self, epoch: int) -> None:
+        """Move the frames, mistakes and rows of this epoch and later ones away."""
+        aside = unused(self.folder / "superseded")
         for folder in self._strips():
-            there = len(frames_of(folder))
-            forget_frames(folder, epoch)
+            frames = frames_of(folder)
+            for file in (file for number, file in frames.items() if number >= epoch):
+                _move(file, aside / file.relative_to(self.folder))
             self._frames[folder] = len(frames_of(folder))
-            self._on_strip[folder] = there if there == self._frames[folder] else 0
-        self._begun = True
+            self._on_strip[folder] = len(frames) if len(frames) == self._frames[folder] else 0
+        for folder in sorted((self.folder / "mistakes").glob("epoch_*")):
+            number = folder.name.removeprefix("epoch_")
+            if number.isdecimal() and int(number) >= epoch:
+                _move(folder, aside / folder.relative_to(self.folder))
+        for curves in (self.objects, self.classes, self.alarms):
+            curves.keep_until(epoch, aside)
 
     def draw(self, one: Sighting, epoch: int) -> None:
         """The overlay of one box."""
@@ -119,6 +169,11 @@ class Record:
     def _strips(self) -> list[Path]:
         panel = self.folder / "panel"
         return sorted(entry for entry in panel.iterdir() if entry.is_dir()) if panel.is_dir() else []
+
+
+def _move(path: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(to)
 
 
 def class_rows(sightings: Sequence[Sighting], alarmed: dict[int, Any]) -> list[dict[str, Any]]:

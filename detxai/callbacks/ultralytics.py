@@ -20,10 +20,12 @@ from typing import Any
 import torch
 
 from detxai.callbacks.alarm import ShortcutAlarm
+from detxai.callbacks.epoch_report import EpochReport, with_last
 from detxai.callbacks.loggers import Logger
-from detxai.callbacks.loop import EpochReport, ExplanationMonitor, first_rank
+from detxai.callbacks.loop import ExplanationMonitor, first_rank
 from detxai.callbacks.mistakes import KINDS, Mistake, worst_images
 from detxai.callbacks.panel import PanelImage, make_panel
+from detxai.callbacks.run_folder import numbered_folders, read_about
 from detxai.explain import Method, check_threshold, make_method
 from detxai.images import Image
 
@@ -52,7 +54,8 @@ def attach(
 
     Also the worst false positives and misses of that epoch's validation; and, after ``yolo.val(...)`` alone, both
     with the model validated. The training is the same training: see ``ExplanationMonitor``. What explaining takes
-    is not charged to ``time=``. To resume, ``attach`` to the model again: files go on.
+    is not charged to ``time=``. Every ``train`` and every ``val`` has a folder of its own; after ``attach``,
+    ``train(resume=True)`` goes on in the folder of the training resumed.
 
     With several GPUs (``device="0,1"``), ultralytics trains in processes of its own and, from 8.4.140 on, sends what is
     attached there; before, nothing is explained, and a warning says so. Only the process of rank 0 works, and finds the
@@ -64,7 +67,7 @@ def attach(
             Annotations of the validation set are found by file name.
         method, every, budget, most_objects, score_threshold, alarm: as for ``ExplanationMonitor``. Nothing is earned
             before training starts, so ``val`` alone has no time limit.
-        out: the folder; None: ``detxai`` in the folder of the run.
+        out: the folder; None: ``detxai`` in the folder of the run. Where it is taken, ``out2``, ``out3``, ...
         mistakes: so many false positives and so many misses; 0: none.
         loggers: as for ``ExplanationMonitor``; ultralytics' own TensorBoard, W&B and MLflow runs are among "auto".
 
@@ -107,6 +110,7 @@ EVENTS = (
     "on_train_start",
     "on_train_epoch_end",
     "on_fit_epoch_end",
+    "on_train_end",
     "teardown",
     "on_val_start",
     "on_val_batch_end",
@@ -150,7 +154,8 @@ class UltralyticsWatcher:
         self._training, self._trained_epoch, self.monitor = True, None, None
         if first_rank():
             with _kept_from_training(trainer):
-                self.monitor = self._make_monitor(trainer.save_dir, trainer.test_loader.dataset)
+                earlier = self._folder_of(trainer.save_dir) if trainer.start_epoch else None
+                self.monitor = self._make_monitor(trainer.save_dir, trainer.test_loader.dataset, earlier)
                 self.monitor.start()
 
     def on_train_epoch_end(self, trainer: Any) -> None:
@@ -166,11 +171,17 @@ class UltralyticsWatcher:
             self.reports += [] if report is None else [report.without_maps()]
         self._matches = []  # the next epoch may go without validation
 
+    def on_train_end(self, trainer: Any) -> None:
+        """What the time budget left out of the last epoch's panel."""
+        if self.monitor is not None:
+            with _kept_from_training():
+                self.reports = with_last(self.reports, self.monitor.finish())
+
     def teardown(self, trainer: Any) -> None:
         """Write the strips, also where training failed."""
         self._training = False
         if self.monitor is not None:
-            self.monitor.finish()
+            self.monitor.finish(failed=True)  # else it has finished
 
     def on_val_start(self, validator: Any) -> None:
         """Forget the matches of the last validation."""
@@ -196,13 +207,27 @@ class UltralyticsWatcher:
             monitor.finish()
             self.reports += [] if report is None else [report.without_maps()]
 
-    def _make_monitor(self, save_dir: Path, dataset: Any, **changed: Any) -> ExplanationMonitor:
+    def _out_in(self, save_dir: Path) -> Path:
+        return Path(save_dir) / FOLDER if self._out is None else self._out
+
+    def _folder_of(self, save_dir: Path) -> Path | None:
+        """The newest folder of the training that goes on in ``save_dir``; None where there is none."""
+        folders = numbered_folders(self._out_in(save_dir))
+        if self._out is None:  # all in save_dir, wherever that has moved since
+            return folders[0] if folders else None
+        return next((one for one in folders if read_about(one).get("run") == str(Path(save_dir).absolute())), None)
+
+    def _make_monitor(
+        self, save_dir: Path, dataset: Any, earlier: Path | None = None, **changed: Any
+    ) -> ExplanationMonitor:
         if isinstance(self._images, int):
             images = validation_images(dataset, evenly(len(dataset.im_files), self._images))
         else:
             images = [with_annotations(image, dataset) for image in self._images]
-        out = Path(save_dir) / FOLDER if self._out is None else self._out
-        return ExplanationMonitor(images, out=out, **{**self._settings, **changed})
+        run: dict[str, Any] = {"out": earlier or self._out_in(save_dir), "resume": earlier is not None}
+        return ExplanationMonitor(
+            images, **run, about={"run": str(Path(save_dir).absolute())}, **{**self._settings, **changed}
+        )
 
     def _worst(self, validator: Any) -> list[Mistake]:
         """The images with the worst mistakes of the last validation; its own matching says which."""

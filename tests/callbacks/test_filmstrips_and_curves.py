@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,12 @@ import torch
 from detxai import Detections, Explanation
 from detxai.callbacks.alarm import Alarm
 from detxai.callbacks.curves import Curves
+from detxai.callbacks.epoch_report import EpochReport
 from detxai.callbacks.filmstrip import (
     COLUMNS,
     HEIGHT,
     LINE,
     MOST,
-    forget_frames,
     frame,
     frame_path,
     frames_of,
@@ -26,10 +27,10 @@ from detxai.callbacks.filmstrip import (
     write_picture,
     write_strip,
 )
-from detxai.callbacks.loop import EpochReport
 from detxai.callbacks.measuring import MEASURES, Sighting, change, measures_of, small
 from detxai.callbacks.mistakes import match, worst_images
 from detxai.callbacks.record import Record, class_rows
+from detxai.callbacks.run_folder import claim_folder, numbered_folders, read_about
 from detxai.explanation import Cost
 
 
@@ -138,14 +139,12 @@ def test_no_frames_no_strip(tmp_path: Path) -> None:
     assert write_strip(tmp_path / "cat") is None
 
 
-def test_only_our_own_frames_are_forgotten(tmp_path: Path) -> None:
-    for epoch in (0, 1, 2, 12345):
+def test_only_our_own_frames_are_found(tmp_path: Path) -> None:
+    for epoch in (12345, 0, 1):
         write_picture(PIL.Image.new("RGB", (2, 2)), frame_path(tmp_path, epoch))
     (tmp_path / "mine.png").write_bytes(b"x")
     (tmp_path / "epoch_9.png.bak").write_bytes(b"x")
-    forget_frames(tmp_path, 2)
-    assert list(frames_of(tmp_path)) == [0, 1]
-    assert {"mine.png", "epoch_9.png.bak"} <= {file.name for file in tmp_path.iterdir()}
+    assert list(frames_of(tmp_path)) == [0, 1, 12345]
 
 
 def test_strips_are_redone_ever_more_rarely() -> None:
@@ -156,12 +155,15 @@ def test_strips_are_redone_ever_more_rarely() -> None:
     assert sum(due) < 4 * 1000  # frames drawn in all: linear in the epochs
 
 
-def test_curves_go_on_and_a_repeated_epoch_replaces_what_followed(tmp_path: Path) -> None:
+def test_curves_go_on_where_a_resume_begins_and_a_copy_keeps_what_followed(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     first = Curves(path, ("epoch", "name", "value"))
     for epoch in range(4):
         first.add(epoch, [{"name": 'a "b", c', "value": epoch / 3}, {"name": "d", "value": math.nan}])
+    before = path.read_bytes()
     resumed = Curves(path, ("epoch", "name", "value"))
+    resumed.keep_until(2, tmp_path / "aside")
+    assert (tmp_path / "aside" / "a.csv").read_bytes() == before
     resumed.add(2, [{"name": "new", "value": None}])
     resumed.add(3, [])
     rows = resumed.read()
@@ -174,7 +176,32 @@ def test_curves_go_on_and_a_repeated_epoch_replaces_what_followed(tmp_path: Path
     ]
     assert rows[2]["value"] == "0.333333"
     assert rows[1]["value"] == rows[4]["value"] == ""
-    assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]
+    Curves(path, ("epoch", "name", "value")).keep_until(4, tmp_path / "nothing")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.csv", "aside"]
+
+
+def test_more_rows_of_an_epoch_take_the_place_of_those_just_added(tmp_path: Path) -> None:
+    curves = Curves(tmp_path / "a.csv", ("epoch", "n"))
+    for epoch, numbers in ((0, [1]), (1, [2]), (1, [2, 3])):
+        curves.add(epoch, [{"n": number} for number in numbers])
+    assert [(row["epoch"], row["n"]) for row in curves.read()] == [("0", "1"), ("1", "2"), ("1", "3")]
+
+
+def test_curves_cut_at_any_byte_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    whole = Curves(path, ("epoch", "name", "value"))
+    for epoch in range(3):
+        whole.add(epoch, [{"name": "é", "value": 0.125}])
+    content = path.read_bytes()
+    for n_bytes in range(len(content)):
+        path.write_bytes(content[:n_bytes])
+        again = Curves(path, ("epoch", "name", "value"))
+        again.keep_until(9, tmp_path / "aside")
+        again.add(9, [{"name": "new", "value": 1.0}])
+        *kept, last = again.read()
+        assert last == {"epoch": "9", "name": "new", "value": "1"}
+        assert kept == [{"epoch": str(e), "name": "é", "value": "0.125"} for e in range(len(kept))]
+        assert len(kept) >= content[:n_bytes].count(b"\n") - 1
 
 
 def test_a_run_on_disk_and_its_resume(tmp_path: Path) -> None:
@@ -192,10 +219,12 @@ def test_a_run_on_disk_and_its_resume(tmp_path: Path) -> None:
     assert record.stale_strips() == {other: 3}
     record.write_strip(other)
 
-    again = Record(tmp_path / "run")
+    again = Record(tmp_path / "run", resume=True)
     again.begin(3)
     assert again.stale_strips() == {}  # nothing is new, and nothing was given up
-    again = Record(tmp_path / "run")
+    assert not (tmp_path / "run" / "superseded").exists()
+    before = contents(tmp_path / "run", "*.csv", "epoch_*.png", "miss*.png")
+    again = Record(tmp_path / "run", resume=True)
     again.begin(1)
     assert again.stale_strips() == {strip: 1, other: 1}
     again.draw(sighting(), 1)
@@ -206,6 +235,37 @@ def test_a_run_on_disk_and_its_resume(tmp_path: Path) -> None:
     assert [row["epoch"] for row in again.alarms.read()] == ["0"]
     assert list(frames_of(tmp_path / "run" / "panel" / "00_a-0")) == [0, 1]
     assert (tmp_path / "run" / "mistakes" / "epoch_0000" / "miss_0_00_a.png").is_file()
+    after = contents(tmp_path / "run", "*.csv", "epoch_*.png", "miss*.png")
+    assert before <= after  # nothing is lost: it lies in superseded
+    again.begin(1)
+    assert (tmp_path / "run" / "superseded2" / "panel" / "00_a-0" / "epoch_0001.png").is_file()
+
+
+def contents(folder: Path, *patterns: str) -> set[bytes]:
+    return {file.read_bytes() for pattern in patterns for file in folder.rglob(pattern)}
+
+
+def test_a_new_run_gets_a_new_number_and_touches_nothing(tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()  # empty: free
+    for expected in ("w", "w2", "w3"):
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        record = Record(tmp_path / "w")
+        record.begin(0)
+        record.draw(sighting(), 0)
+        record.write(EpochReport(0, (sighting(),)))
+        assert record.folder == tmp_path / expected
+        assert all(path.read_bytes() == content for path, content in before.items())
+    assert numbered_folders(tmp_path / "w") == [tmp_path / "w3", tmp_path / "w2", tmp_path / "w"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    assert claim_folder(tmp_path / "mine", {}) == tmp_path / "mine2"
+
+
+def test_of_many_that_ask_at_once_each_gets_a_folder(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        folders = list(pool.map(lambda n: claim_folder(tmp_path / "w", {"n": n}), range(64)))
+    assert len(set(folders)) == 64
+    assert [read_about(folder)["n"] for folder in folders] == list(range(64))
 
 
 def test_class_rows_are_means_and_alarms_have_theirs() -> None:

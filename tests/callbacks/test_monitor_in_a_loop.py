@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torch import nn
 from detxai import AblationCAM
 from detxai.callbacks.curves import read_curves
 from detxai.callbacks.loop import PATIENCE, ExplanationMonitor
+from detxai.callbacks.mistakes import Mistake
 from detxai.callbacks.panel import PanelImage
 
 
@@ -128,9 +130,69 @@ def test_two_epochs_on_disk(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").rglob("*.partial*"))
 
 
-def test_every_nth_epoch(tmp_path: Path) -> None:
+def test_every_nth_epoch_and_the_last(tmp_path: Path) -> None:
     model, monitor = small_faster_rcnn(n_classes=11), watched(tmp_path, every=3)
     assert [epoch for epoch in range(7) if monitor.step(model, epoch) is not None] == [2, 5]
+    last = monitor.finish()
+    assert last is not None
+    assert (last.epoch, len(last.sightings)) == (6, 2)
+
+
+def test_a_second_training_leaves_the_first_alone(tmp_path: Path) -> None:
+    """The same monitor again, another one, and one that goes on: nothing that was written changes or goes."""
+    model = small_faster_rcnn(n_classes=11)
+    before: dict[Path, bytes] = {}
+
+    def run(monitor: ExplanationMonitor, epochs: range, folder: str) -> None:
+        for epoch in epochs:
+            monitor.step(model, epoch)
+        monitor.finish()
+        assert monitor.folder == tmp_path / folder
+        assert {path: path.read_bytes() for path in before} == before
+        before.update({path: path.read_bytes() for path in tmp_path.rglob("epoch_*.png")})
+        before.update({path: path.read_bytes() for path in tmp_path.glob("w[23]/*.csv")})
+
+    first = watched(tmp_path / "w")
+    run(first, range(2), "w")
+    run(first, range(1), "w2")
+    run(watched(tmp_path / "w"), range(1), "w3")
+    run(watched(tmp_path / "w", resume=True), range(2, 3), "w")
+    assert [row["epoch"] for row in read_curves(tmp_path / "w" / "curves.csv")] == ["0", "0", "1", "1", "2", "2"]
+
+
+def test_an_epoch_done_again_sets_the_first_try_aside(tmp_path: Path) -> None:
+    model, monitor = small_faster_rcnn(n_classes=11), watched(tmp_path / "w")
+    for epoch in (0, 1, 2, 1):  # as ultralytics does where a loss became NaN
+        monitor.step(model, epoch)
+    assert [row["epoch"] for row in read_curves(tmp_path / "w" / "curves.csv")] == ["0", "0", "1", "1"]
+    aside = tmp_path / "w" / "superseded"
+    assert [row["epoch"] for row in read_curves(aside / "curves.csv")] == ["0", "0", "1", "1", "2", "2"]
+    assert sorted(file.name for file in aside.rglob("epoch_*.png")) == ["epoch_0001.png"] * 2 + ["epoch_0002.png"] * 2
+
+
+@pytest.mark.parametrize("mistake", [False, True])
+def test_a_ctrl_c_that_the_method_took_stops_the_training_and_nothing_partial_is_kept(
+    tmp_path: Path, mistake: bool
+) -> None:
+    class Interrupted(Careless):
+        """Gives what there is after a Ctrl-C, as D-RISE may."""
+
+        calls = 0
+
+        def __call__(self, detector: Any, image: Any, detections: Any) -> Any:
+            type(self).calls += 1
+            found = super().__call__(detector, image, detections)
+            ends = self.calls == (3 if mistake else 2)  # the panel has two images
+            return [dataclasses.replace(one, partial=ends) for one in found]
+
+    model = small_faster_rcnn(n_classes=11)
+    monitor = watched(tmp_path / "w", method=Interrupted())
+    mistakes = [Mistake("miss", scene_panel(first=60)[0], score_threshold=0.9)]
+    with pytest.raises(KeyboardInterrupt):
+        monitor.step(model, 0, mistakes=mistakes)
+    monitor.finish(failed=True)
+    assert len(list((tmp_path / "w" / "panel").rglob("epoch_*.png"))) == (2 if mistake else 1)
+    assert not (tmp_path / "w" / "mistakes").exists()
 
 
 def test_an_unchanged_model_has_no_change(tmp_path: Path) -> None:

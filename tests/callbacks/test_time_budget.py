@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
 from faster_rcnns import small_faster_rcnn
@@ -18,6 +19,8 @@ from small_trainings import scene_panel, train_in_a_plain_loop
 from detxai import EigenCAM
 from detxai.callbacks.alarm import ShortcutAlarm
 from detxai.callbacks.budget import TimeBudget
+from detxai.callbacks.curves import read_curves
+from detxai.callbacks.filmstrip import frames_of
 from detxai.callbacks.loop import ExplanationMonitor
 
 FACTOR = 1.5
@@ -110,18 +113,21 @@ def test_a_monitor_keeps_the_default_share(tmp_path: Path, seconds: float, most_
     monitor = ExplanationMonitor(scene_panel(n=3), out=tmp_path, budget=budget, **settings)
     monitor.start()
     model = small_faster_rcnn(n_classes=11)
-    seen = []
-    for epoch in range(8):
+    seen, n_epochs = [], 30
+    for epoch in range(n_epochs):
         clock.now += 40.0  # earns 0.8 seconds
         report = monitor.step(model, epoch)
         assert report is not None
         seen.append([one.image for one in report.sightings])
-    assert budget.earned == pytest.approx(8 * 0.8)
-    assert budget.spent == pytest.approx(sum(map(len, seen)) * seconds)
-    assert budget.spent <= budget.earned * FACTOR
-    assert max(map(len, seen)) == most_images
-    assert budget.spent >= budget.earned / FACTOR  # there is more to explain than time for it
-    assert {image for images in seen for image in images} == {item.name for item in monitor.panel}  # all had a turn
+    last = monitor.finish()
+    assert last is None or last.epoch == n_epochs - 1
+    whole = [item.name for item in monitor.panel]
+    assert seen[0] == whole
+    assert sorted(seen[-1] if last is None else [one.image for one in last.sightings]) == whole
+    assert max(map(len, seen[1:])) == most_images
+    assert budget.earned == pytest.approx(n_epochs * 0.8)
+    assert budget.earned / FACTOR <= budget.spent <= budget.earned * FACTOR  # there is more to explain than time for it
+    assert {image for images in seen[1:] for image in images} == set(whole)  # all had a turn
 
 
 def test_dear_work_gets_as_much_time_as_cheap_work() -> None:
@@ -214,21 +220,68 @@ def test_a_piece_that_fails_costs_what_it_took() -> None:
         assert budget.affords("map")  # 13 earned, 4 spent, 4 to spend: the training since was not its cost
 
 
-def test_a_training_too_short_for_one_map_has_one_and_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_training_of_seconds_shows_the_panel_at_its_first_and_last_epoch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     clock = Clock()
     budget = TimeBudget(0.02, clock=clock)
     method = Timed(clock, 5.0)
-    monitor = ExplanationMonitor(scene_panel(n=3), out=tmp_path, budget=budget, method=method, loggers=[], alarm=None)
+    settings: dict[str, Any] = {"method": method, "loggers": [], "alarm": None, "most_objects": 1}
+    monitor = ExplanationMonitor(scene_panel(n=3), out=tmp_path, budget=budget, **settings)
     monitor.start()
     model = small_faster_rcnn(n_classes=11)
     with caplog.at_level(logging.INFO, "detxai"):
         for epoch in range(4):
             clock.now += 10.0  # earns 0.2 seconds
             monitor.step(model, epoch)
-        monitor.finish()
-    assert [file.name for file in (tmp_path / "panel").glob("*.png")] == ["00_scene_40-0.png"]
-    assert "the time budget allows nothing after epoch 1, but in 480.0 s of training" in caplog.text
-    assert "explaining took 5.0 s, more than the budget of 0.02 of the training's 40.0 s" in caplog.text
+        last = monitor.finish()
+    assert last is not None
+    assert (last.epoch, len(last.sightings)) == (3, 3)
+    assert [row["epoch"] for row in read_curves(tmp_path / "curves.csv")] == ["0"] * 3 + ["3"] * 3
+    for strip in ("00_scene_40-0", "01_scene_41-0", "02_scene_42-0"):
+        assert list(frames_of(tmp_path / "panel" / strip)) == [0, 3]
+        assert PIL.Image.open(tmp_path / "panel" / f"{strip}.gif").n_frames == 2
+    assert "the time budget allows nothing after epoch 1, but in 1480.0 s of training" in caplog.text
+    assert "explaining took 30.0 s, more than the budget of 0.02 of the training's 40.0 s" in caplog.text
+
+
+def test_a_last_epoch_of_which_some_was_seen_gets_the_rest(tmp_path: Path) -> None:
+    clock = Clock()
+    budget = TimeBudget(0.02, clock=clock)
+    settings: dict[str, Any] = {"method": Timed(clock, 1.0), "loggers": [], "alarm": None, "most_objects": 1}
+    monitor = ExplanationMonitor(scene_panel(n=3), out=tmp_path, budget=budget, **settings)
+    monitor.start()
+    model = small_faster_rcnn(n_classes=11)
+    for epoch, seconds in enumerate((10.0, 340.0)):  # pays for both whole panels and an image
+        clock.now += seconds
+        report = monitor.step(model, epoch)
+    assert report is not None
+    assert 0 < len(report.sightings) < 3
+    last = monitor.finish()
+    assert last is not None
+    assert sorted(one.image for one in last.sightings) == [item.name for item in monitor.panel]
+    assert [row["epoch"] for row in read_curves(tmp_path / "curves.csv")] == ["0"] * 3 + ["1"] * 3
+    classes = read_curves(tmp_path / "classes.csv")
+    assert sum(int(row["n_objects"]) for row in classes if row["epoch"] == "1") == 3
+    assert monitor.finish() is None  # once is enough
+
+
+def test_a_training_that_failed_or_was_interrupted_explains_no_more(tmp_path: Path) -> None:
+    clock = Clock()
+    budget = TimeBudget(0.02, clock=clock)
+    settings: dict[str, Any] = {"method": Timed(clock, 5.0), "loggers": [], "alarm": None, "most_objects": 1}
+
+    def train() -> None:
+        with ExplanationMonitor(scene_panel(n=2), out=tmp_path, budget=budget, **settings) as monitor:
+            for epoch in range(3):
+                clock.now += 10.0
+                monitor.step(small_faster_rcnn(n_classes=11), epoch)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert {row["epoch"] for row in read_curves(tmp_path / "curves.csv")} == {"0"}
+    assert len(list((tmp_path / "panel").glob("*.png"))) == 2  # the strips are written
 
 
 @pytest.mark.slow
@@ -241,7 +294,7 @@ def test_the_default_share_holds_in_a_real_training(tmp_path: Path, alarm: Short
     torch.set_num_threads(1)
     clock = time.process_time
     monitor = ExplanationMonitor(
-        scene_panel(n=8), out=tmp_path, loggers=[], alarm=alarm, budget=TimeBudget(clock=clock)
+        scene_panel(n=3), out=tmp_path, loggers=[], alarm=alarm, budget=TimeBudget(clock=clock)
     )
     explaining, n_seen = 0.0, 0
 

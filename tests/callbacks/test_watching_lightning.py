@@ -117,6 +117,28 @@ def test_resume_goes_on_with_the_files(tmp_path: Path) -> None:
     assert [row["epoch"] for row in rows] == ["0", "0", "1", "1", "2", "2"]
 
 
+def test_every_fit_has_a_folder_and_a_checkpoint_goes_on_in_its_own(tmp_path: Path) -> None:
+    callback = watching(loggers=[], out=tmp_path / "w")
+    _, trainer = fit(tmp_path, [callback], n_epochs=1)
+    before = {path: path.read_bytes() for path in (tmp_path / "w").rglob("*") if path.is_file()}
+    assert before
+    trainer.save_checkpoint(tmp_path / "first.ckpt")
+    fit(tmp_path, [callback], n_epochs=1)  # another trainer, the same callback
+    fit(tmp_path, [watching(loggers=[], out=tmp_path / "w")], n_epochs=1)
+    assert {path: path.read_bytes() for path in before} == before
+    assert [len(read_curves(tmp_path / name / "curves.csv")) for name in ("w", "w2", "w3")] == [2, 2, 2]
+    fit(tmp_path, [watching(loggers=[], out=tmp_path / "w")], n_epochs=2, resume=tmp_path / "first.ckpt")
+    assert [row["epoch"] for row in read_curves(tmp_path / "w" / "curves.csv")] == ["0", "0", "1", "1"]
+    assert not (tmp_path / "w4").exists()
+
+
+def test_a_fit_of_seconds_shows_its_first_and_last_epoch(tmp_path: Path) -> None:
+    callback = watching(loggers=[], budget=1e-6)
+    fit(tmp_path, [callback], n_epochs=3)
+    assert [(report.epoch, len(report.sightings)) for report in callback.reports] == [(0, 2), (1, 0), (2, 2)]
+    assert {row["epoch"] for row in read_curves(tmp_path / "detxai" / "curves.csv")} == {"0", "2"}
+
+
 def test_the_trainers_own_tensorboard_is_used(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -158,3 +180,5 @@ def test_bad_arguments_are_told_before_training() -> None:
         watching(every=0)
     with pytest.raises(ValueError, match="images must not be empty"):
         ExplanationCallback([])
+    with pytest.raises(TypeError, match="resume is no setting here"):
+        watching(resume=True)

@@ -186,6 +186,19 @@ def test_resume_goes_on_with_the_files(data: Path, tmp_path: Path) -> None:
     assert all(len(list(folder.iterdir())) == 3 for folder in (out / "panel").iterdir() if folder.is_dir())
 
 
+def test_train_and_val_into_one_folder_get_one_each(data: Path, tmp_path: Path) -> None:
+    """And the default time budget shows the first and the last epoch of a training of seconds."""
+    settings: dict[str, Any] = {"out": tmp_path / "w", "budget": 1e-6, "mistakes": 0}
+    yolo, watcher, _ = train(data, tmp_path, lambda yolo: attached(yolo, **settings), epochs=3)
+    assert [(report.epoch, len(report.sightings)) for report in watcher.reports] == [(0, 3), (1, 0), (2, 3)]
+    before = {path: path.read_bytes() for path in (tmp_path / "w").rglob("*") if path.is_file()}
+    assert len(list((tmp_path / "w" / "panel").glob("*.gif"))) == 3
+    yolo.val(data=str(data), imgsz=64, device="cpu", plots=False, verbose=False, project=str(tmp_path), name="val")
+    assert {path: path.read_bytes() for path in before} == before
+    assert {row["epoch"] for row in read_curves(tmp_path / "w" / "curves.csv")} == {"0", "2"}
+    assert {row["epoch"] for row in read_curves(tmp_path / "w2" / "curves.csv")} == {"0"}
+
+
 def test_val_alone(data: Path, tmp_path: Path) -> None:
     from detxai.scenes import load_yolo
 

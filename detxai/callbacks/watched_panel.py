@@ -1,0 +1,77 @@
+"""The panel as training goes on: whose turn it is, and how each box's map has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter
+from detxai.callbacks.measuring import Sighting, expect_whole, measures_of, small
+from detxai.callbacks.panel import PanelImage, questions
+from detxai.detections import Detections
+from detxai.explain import Method, explain
+
+
+class WatchedPanel:
+    """The images of a panel, each in its turn where time does not reach to all of them.
+
+    Args:
+        panel: the images.
+        method: explains their boxes.
+        most_objects: boxes explained on an image.
+        score_threshold: of the detections, where objects are not known.
+    """
+
+    def __init__(self, panel: Sequence[PanelImage], method: Method, most_objects: int, score_threshold: float) -> None:
+        self._panel = tuple(panel)
+        self._method = method
+        self._most_objects = most_objects
+        self._score_threshold = score_threshold
+        self._turn = 0
+        self._alone = False
+        self._unseen = self._panel
+        self._before: dict[tuple[str, int], tuple[Detections, Tensor]] = {}
+
+    @property
+    def unseen(self) -> tuple[PanelImage, ...]:
+        """Those not looked at since the last ``new_weights``."""
+        return self._unseen
+
+    def new_weights(self) -> None:
+        """Nothing was looked at yet."""
+        self._unseen = self._panel
+
+    def another_run(self) -> None:
+        """What comes next is no change of what was seen before."""
+        self._before = {}
+
+    def images(self) -> Iterator[PanelImage]:
+        """The panel: the first image first, so that its strip is whole, the others in turn.
+
+        Where the budget reaches no further than the first image, the others come first the next time.
+        """
+        first, others = self._panel[:1], self._panel[1:]
+        turned = others[self._turn :] + others[: self._turn]
+        for place, item in enumerate(turned + first if self._alone else first + turned):
+            self._alone = place == 0 and item is first[0] and bool(others)
+            if item is not first[0]:
+                self._turn = (self._turn + 1) % len(others)
+            yield item
+
+    def look(self, item: PanelImage, detector: Adapter) -> list[Sighting]:
+        """Explain the boxes of one image."""
+        asked = questions(detector, item, most=self._most_objects, score_threshold=self._score_threshold)
+        explanations = explain(detector, item.pixels, self._method, asked) if len(asked) else []
+        expect_whole(explanations)
+        self._unseen = tuple(one for one in self._unseen if one is not item)
+        explanations *= len(asked) if not self._method.asks_about_boxes else 1
+        sightings = []
+        for place, explanation in enumerate(explanations):
+            evidence = None if item.evidence is None else torch.as_tensor(item.evidence)[place]
+            before = self._before.get((item.name, place))
+            measures = measures_of(explanation, asked[place], evidence, before)
+            sightings.append(Sighting(item.name, place, asked[place], explanation, measures))
+            self._before[item.name, place] = asked[place], small(explanation.values)
+        return sightings
