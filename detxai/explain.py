@@ -14,6 +14,7 @@ from detxai.detections import Detections
 from detxai.explanation import Explanation
 from detxai.images import Image, load_image
 from detxai.methods import METHODS
+from detxai.settings import check_settings
 
 
 class Method(Protocol):
@@ -76,8 +77,9 @@ def make_method(method: str | Method, /, **settings: Any) -> Method:
     """The method called ``method`` with these settings; a method itself comes back as it is.
 
     Raises:
-        ValueError: no such method or setting.
-        TypeError: ``method`` is neither a name nor a method, or settings are given beside a method.
+        ValueError: no such method or setting, or a setting out of range.
+        TypeError: ``method`` is neither a name nor a method, settings are given beside a method, or a setting is of
+            another type; the message names it.
     """
     if not isinstance(method, str):
         if not callable(method) or not hasattr(method, "asks_about_boxes"):
@@ -89,10 +91,7 @@ def make_method(method: str | Method, /, **settings: Any) -> Method:
         near = difflib.get_close_matches(method, METHODS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"method must be one of {sorted(METHODS)}, got {method!r}{hint}")
-    known = setting_names(method)
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        raise ValueError(f"{method} has the settings {known}, got {', '.join(unknown)}")
+    check_settings(method, METHODS[method], settings)
     return METHODS[method](**settings)
 
 

@@ -116,7 +116,7 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "unknown layer": (lambda: explain(PHOTO, layers="backbon"), LookupError, "layer 'backbon' is not in.*backbone"),
     "no layer": (lambda: explain(PHOTO, layers=[]), ValueError, "layers must name at least one"),
-    "layer by number": (lambda: explain(PHOTO, layers=[1]), TypeError, "layers must be names"),
+    "layer by number": (lambda: explain(PHOTO, layers=[1]), TypeError, "layers must be a list, each a text"),
     "layer without maps": (
         lambda: explain(PHOTO, layers="roi_heads.box_predictor.cls_score"),
         ValueError,

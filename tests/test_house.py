@@ -20,7 +20,7 @@ import detxai
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (  # from the ground up: a floor uses only itself and the floors below it
-    {"detections", "explanation", "geometry", "images", "formats", "progress", "runs"},
+    {"detections", "explanation", "geometry", "images", "formats", "progress", "runs", "settings"},
     {"targets", "reshape"},
     {"adapters"},
     {"engine"},

@@ -14,6 +14,7 @@ from detxai.coco.planning import Shard
 from detxai.coco.rows import Row
 from detxai.explain import check_threshold
 from detxai.progress import hides_bar
+from detxai.settings import LARGEST
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,18 @@ class Options:
     def __post_init__(self) -> None:
         if self.score_threshold is not None:
             check_threshold(self.score_threshold)
-        if not math.isfinite(self.operating_point):
+        if not isinstance(self.operating_point, (int, float)) or not math.isfinite(self.operating_point):
             raise ValueError(f"operating_point must be a finite score, got {self.operating_point}")
+        if isinstance(self.iou, bool) or not isinstance(self.iou, (int, float)) or not 0 < self.iou <= 1:
+            raise ValueError(f"iou must be a number in (0, 1], got {self.iou!r}")
+        most = {"map_stride": 65_536, "rows_per_part": LARGEST, "workers": 256}
         for name, least in (("map_stride", 1), ("rows_per_part", 1), ("workers", 0)):
             given = getattr(self, name)
             if name == "map_stride" and given == "layer":
                 continue
-            if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < least):
-                raise ValueError(f"{name} must be a whole number from {least}, got {given!r}")
+            whole = isinstance(given, int) and not isinstance(given, bool)
+            if given is not None and not (whole and least <= given <= most[name]):
+                raise ValueError(f"{name} must be a whole number from {least} to {most[name]}, got {given!r}")
 
     def bar(self, total: int, done: int, unit: str, what: str) -> tqdm:
         return tqdm(total=total, initial=done, unit=unit, desc=what, disable=hides_bar(self.progress), smoothing=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -52,9 +53,9 @@ class Shard:
     @classmethod
     def read(cls, text: str) -> Shard:
         """From ``i/n``, counted from 1."""
-        index, slash, of = text.partition("/")
-        if not slash or not index.isdecimal() or not of.isdecimal():
-            raise ValueError(f"shard must be i/n, such as 1/4, got {text!r}")
+        if not re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", text):
+            raise ValueError(f"shard must be i/n, such as 1/4, got {text[:80]!r}")
+        index, _, of = text.partition("/")
         return cls(int(index) - 1, int(of))
 
     def mine(self, parts: Sequence[Part]) -> list[Part]:

@@ -17,7 +17,7 @@ from detxai.adapters.spread import spread_like_trained
 from detxai.bench import as_records, as_table, bench_ablation
 from detxai.bench_d_rise import as_rate_records, as_rate_table, bench_d_rise
 from detxai.bench_eigen_cam import as_projection_table, bench_eigen_cam
-from detxai.commands.options import MODEL_HELP, fraction, on_device
+from detxai.commands.options import MODEL_HELP, fraction, on_device, whole
 from detxai.detections import Detections
 from detxai.images import Array, load_image, to_tensor
 
@@ -31,12 +31,12 @@ def add_bench(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("--weights", type=Path, metavar="FILE", help="a torchvision builder's state_dict")
     command.add_argument("--image", required=True, type=Path)
     command.add_argument("--score-threshold", type=fraction, default=0.25, metavar="S", help="default: 0.25")
-    command.add_argument("--max-boxes", type=int, default=20, metavar="N", help="the N best boxes; default: 20")
-    command.add_argument("--n-masks", type=int, default=None, metavar="N", help="d_rise: masks a round; default: 64")
+    command.add_argument("--max-boxes", type=whole(1), default=20, metavar="N", help="the N best boxes; default: 20")
+    command.add_argument("--n-masks", type=whole(1), default=None, metavar="N", help="d_rise: a round; default: 64")
     command.add_argument(
-        "--compare-masks", type=int, default=400, metavar="N", help="d_rise: masks for the peer's map; 0: none"
+        "--compare-masks", type=whole(0), default=400, metavar="N", help="d_rise: masks for the peer's map; 0: none"
     )
-    command.add_argument("--batch-size", type=int, default=None, metavar="B", help="d_rise: default: what fits")
+    command.add_argument("--batch-size", type=whole(1), default=None, metavar="B", help="d_rise: default: what fits")
     command.add_argument("--device", default=None, help="such as cpu or cuda:0; default: where the model is")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_bench)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,9 @@ from detxai.coco.schema import arrow
 from detxai.coco.selecting import Selection
 from detxai.commands.options import (
     FAILED,
+    LARGEST_SIDE,
     MODEL_HELP,
+    amount,
     expect_file,
     fraction,
     no_repeats,
@@ -31,6 +34,7 @@ from detxai.commands.options import (
     read_class_names,
     setting,
     shows_progress,
+    whole,
 )
 from detxai.data.coco_files import read_annotations, read_predictions
 from detxai.runs.files import WriteError
@@ -75,7 +79,9 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--labels", metavar="HOW", help="which label is which category: by-name, by-id, or a JSON file of pairs"
     )
-    command.add_argument("--input-size", type=int, metavar="N", help="side that a YOLO resizes images to")
+    command.add_argument(
+        "--input-size", type=whole(1, LARGEST_SIDE), metavar="N", help="side that a YOLO resizes images to"
+    )
     command.add_argument("--device", default=None, help="such as cpu or cuda:0; default: where the model is")
 
 
@@ -87,21 +93,23 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     chosen.add_argument("--classes", type=_words, metavar="NAME,...", help="categories by name")
     chosen.add_argument("--image-ids", type=_numbers, metavar="ID,...", help="images by id")
-    chosen.add_argument("--min-area", type=float, default=0.0, metavar="A", help="square pixels; small ends at 1024")
-    chosen.add_argument("--max-area", type=float, default=float("inf"), metavar="A", help="medium ends at 9216")
+    chosen.add_argument("--min-area", type=amount, default=0.0, metavar="A", help="square pixels; small ends at 1024")
+    chosen.add_argument("--max-area", type=amount, default=float("inf"), metavar="A", help="medium ends at 9216")
     chosen.add_argument(
-        "--min-score", type=float, default=0.0, metavar="S", help="of predictions; default: all that count"
+        "--min-score", type=amount, default=0.0, metavar="S", help="of predictions; default: all that count"
     )
-    chosen.add_argument("--max-score", type=float, default=float("inf"), metavar="S", help="of predictions")
-    chosen.add_argument("--worst", type=int, metavar="N", help="only the N that cost most AP")
-    chosen.add_argument("--max-images", type=int, metavar="N", help="only boxes of the first N images that have any")
+    chosen.add_argument("--max-score", type=amount, default=float("inf"), metavar="S", help="of predictions")
+    chosen.add_argument("--worst", type=whole(1), metavar="N", help="only the N that cost most AP")
+    chosen.add_argument(
+        "--max-images", type=whole(1), metavar="N", help="only boxes of the first N images that have any"
+    )
 
 
 def _add_way(command: argparse.ArgumentParser) -> None:
     way = command.add_argument_group("how")
     way.add_argument("--iou", type=fraction, default=0.5, help="from which a box is found; default: 0.5")
     way.add_argument(
-        "--operating-point", type=float, default=0.25, metavar="S",
+        "--operating-point", type=amount, default=0.25, metavar="S",
         help="score from which a prediction counts: decides what is found, missed and explained; AP is of all "
         "predictions; default: 0.25",
     )  # fmt: skip
@@ -113,10 +121,12 @@ def _add_way(command: argparse.ArgumentParser) -> None:
         "--map-stride", type=_stride, default=1, metavar="N",
         help="image pixels to a stored one, or 'layer': the cells of the finest layer explained; default: 1",
     )  # fmt: skip
-    way.add_argument("--rows-per-part", type=int, default=32, metavar="N", help="explanations to a file; default: 32")
+    way.add_argument(
+        "--rows-per-part", type=whole(1), default=32, metavar="N", help="explanations to a file; default: 32"
+    )
     way.add_argument("--shard", default="1/1", metavar="i/n", help="do the i-th of n shares of the work")
     way.add_argument(
-        "--workers", type=int, metavar="N", help="threads that decode ahead; default: 2 with a GPU, else 0"
+        "--workers", type=whole(0, 256), metavar="N", help="threads that decode ahead; default: 2 with a GPU, else 0"
     )
     way.add_argument(
         "--overlays", action="store_true", help="a picture of each explanation too, also of a finished run"
@@ -230,9 +240,12 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _stride(text: str) -> Any:
-    if text == "layer" or text.isdecimal():
-        return text if text == "layer" else int(text)
-    raise argparse.ArgumentTypeError(f"expected a whole number of pixels or 'layer', got {text!r}")
+    if text == "layer":
+        return text
+    try:
+        return whole(1, LARGEST_SIDE)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or 'layer'") from None
 
 
 def _words(text: str) -> Sequence[str]:
@@ -240,7 +253,7 @@ def _words(text: str) -> Sequence[str]:
 
 
 def _numbers(text: str) -> Sequence[int]:
-    try:
-        return [int(word) for word in _words(text)]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected whole numbers with commas, got {text!r}") from None
+    words = _words(text)
+    if not words or not all(re.fullmatch(r"-?[0-9]{1,16}", word) for word in words):
+        raise argparse.ArgumentTypeError(f"expected whole numbers with commas, got {text[:80]!r}")
+    return [int(word) for word in words]

@@ -14,6 +14,7 @@ from detxai.adapters.adapter import Adapter
 from detxai.adapters.loading import load_detector
 from detxai.commands.options import (
     FAILED,
+    LARGEST_SIDE,
     MODEL_HELP,
     fraction,
     no_repeats,
@@ -21,6 +22,7 @@ from detxai.commands.options import (
     read_class_names,
     setting,
     shows_progress,
+    whole,
 )
 from detxai.engine.perturbing import FILLINGS
 from detxai.evaluate import Evaluation, coco_photos, evaluate, make_measures, scene_photos
@@ -34,6 +36,7 @@ from detxai.metrics import MEASURES
 from detxai.metrics.case import REFERENCES, Measure
 from detxai.metrics.scores import SCORE_FUNCTIONS
 from detxai.runs.files import WriteError
+from detxai.settings import LARGEST_SEED
 
 
 def add_evaluate(commands: Any) -> argparse.ArgumentParser:
@@ -50,7 +53,9 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("--out", required=True, type=Path, metavar="DIR")
     _add_images(command)
     _add_measures(command)
-    command.add_argument("--input-size", type=int, metavar="PIXELS", help="of a YOLO; default: as it was trained")
+    command.add_argument(
+        "--input-size", type=whole(1, LARGEST_SIDE), metavar="PIXELS", help="of a YOLO; default: as it was trained"
+    )
     command.add_argument("--device", default=None, help="such as cpu or cuda:0; default: where the model is")
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
     command.add_argument("--no-progress", action="store_true", help="no progress bar")
@@ -65,12 +70,14 @@ def _add_images(command: argparse.ArgumentParser) -> None:
         "--scenes", nargs="?", const=(), type=_names, metavar="KIND,...",
         help="instead of images: scenes whose evidence is known, of these kinds or of all",
     )  # fmt: skip
-    command.add_argument("--n-scenes", type=int, default=10, metavar="N", help="of each kind; default: 10")
-    command.add_argument("--max-images", type=int, metavar="N", help="a seeded sample; default: all")
-    command.add_argument("--max-detections", type=int, metavar="N", help="a seeded sample over all images")
+    command.add_argument("--n-scenes", type=whole(1), default=10, metavar="N", help="of each kind; default: 10")
+    command.add_argument("--max-images", type=whole(1), metavar="N", help="a seeded sample; default: all")
+    command.add_argument("--max-detections", type=whole(1), metavar="N", help="a seeded sample over all images")
     command.add_argument("--score-threshold", type=fraction, default=0.25, metavar="S", help="default: 0.25")
     command.add_argument("--unmatched", action="store_true", help="also detections of no annotated object")
-    command.add_argument("--seed", type=int, default=0, help="of the samples and the bootstrap; default: 0")
+    command.add_argument(
+        "--seed", type=whole(0, LARGEST_SEED), default=0, help="of the samples and the bootstrap; default: 0"
+    )
 
 
 def _add_measures(command: argparse.ArgumentParser) -> None:
@@ -78,7 +85,7 @@ def _add_measures(command: argparse.ArgumentParser) -> None:
         "--measures", type=_names, metavar="A,B",
         help=f"of {', '.join(MEASURES)}; default: all that need not run the methods again",
     )  # fmt: skip
-    command.add_argument("--steps", type=int, help="of the curves; default: the measure's own")
+    command.add_argument("--steps", type=whole(1), help="of the curves; default: the measure's own")
     command.add_argument("--fill", choices=FILLINGS, help="what hidden pixels show; default: the measure's own")
     command.add_argument("--score", choices=SCORE_FUNCTIONS, help="what is left of a detection; default: class_score")
     command.add_argument("--reference", choices=REFERENCES, help="whose box is measured against; default: detection")

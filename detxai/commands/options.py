@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from detxai.adapters.adapter import Adapter
+from detxai.settings import LARGEST
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit codes: some images failed; nothing was done; Ctrl-C
+LARGEST_AMOUNT = 1e15  # of square pixels and scores
+LARGEST_SIDE = 65_536  # of an image
 MODEL_HELP = (
     "a torchvision builder's name (fasterrcnn_resnet50_fpn), the path of a YOLO .pt, module:function for a factory "
     "of your own (of a model, or of a function from images to detections), or a bundled scenes-frcnn or scenes-yolo"
@@ -25,10 +29,10 @@ def setting(text: str) -> tuple[str, Any]:
     """``name=value``, the value read as JSON where it is JSON, else as text."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {_shown(text)}")
     try:
         return name, json.loads(value, parse_constant=_not_json)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 
@@ -44,20 +48,49 @@ def no_repeats(settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number in [0, 1], got {text!r}")
+    """A number in [0, 1]."""
+    value = _float(text)
+    if not 0 <= value <= 1:  # also where it is NaN
+        raise argparse.ArgumentTypeError(f"expected a number in [0, 1], got {_shown(text)}")
     return value
+
+
+def amount(text: str) -> float:
+    """A finite number from 0."""
+    value = _float(text)
+    if not 0 <= value <= LARGEST_AMOUNT:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to {LARGEST_AMOUNT:g}, got {_shown(text)}")
+    return value
+
+
+def whole(least: int, most: int = LARGEST) -> Callable[[str], int]:
+    """Reads a whole number from ``least`` to ``most``: what is larger is a slip, and would be asked of the memory."""
+
+    def read(text: str) -> int:
+        value = int(text) if re.fullmatch(r"\+?[0-9]{1,20}", text.strip()) else -1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {_shown(text)}")
+        return value
+
+    return read
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= 80 else f"{text[:77]!r}..."
 
 
 def on_device(detector: Adapter, device: str | None) -> Adapter:
     if device is not None:
         try:
             detector.model.to(torch.device(device))
-        except (RuntimeError, AssertionError) as error:  # torch raises either, and no ValueError
+        except Exception as error:  # torch has no one error for a device that it does not have
             raise ValueError(f"--device: {device!r} cannot be used here: {one_line(error)}") from error
     return detector
 
@@ -82,7 +115,7 @@ def read_class_names(path: Path) -> dict[int, str] | list[str]:
         names = json.loads(text)
         if isinstance(names, dict):
             return {int(label): str(name) for label, name in names.items()}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--class-names: {path} cannot be read: {error}") from error
     if not isinstance(names, list):
         raise ValueError(f"--class-names: {path} must hold a list or {{label: name}}, got {type(names).__name__}")

@@ -11,6 +11,7 @@ from detxai.evaluate.baselines import BoxCentre, BoxMap, PlantedMask, PlantedObj
 from detxai.evaluate.peers import GradCamEigenCAM, UltralyticsLayerCAM
 from detxai.explain import Method, make_method
 from detxai.methods import METHODS
+from detxai.settings import check_settings
 
 BASELINES: dict[str, type[Any]] = {
     kind.name: kind for kind in (RandomMap, BoxMap, BoxCentre, PlantedMask, PlantedObject)
@@ -73,9 +74,7 @@ def _make(method: str | Method, settings: dict[str, Any]) -> Contestant:
     kind = {**BASELINES, **PEERS}.get(method)
     if kind is None:
         raise ValueError(f"methods must be some of {', '.join([*METHODS, *PEERS, *BASELINES])}; got {method!r}")
-    unknown = sorted(set(settings) - set(_fields(kind)))
-    if unknown:
-        raise ValueError(f"{method} has the settings {_fields(kind)}, got {', '.join(unknown)}")
+    check_settings(method, kind, settings)
     contestant: Contestant = kind(**settings)
     return contestant
 

@@ -24,6 +24,7 @@ from detxai.evaluate.samples import Pixels, Sample, Truth
 from detxai.explain import Method
 from detxai.metrics import MEASURES, Case, InsertionDeletion, Measure
 from detxai.metrics.case import Redo
+from detxai.settings import check_settings
 
 RUN_AGAIN = ("stability", "randomisation")  # a method's own time many times over: only where asked for by name
 
@@ -56,10 +57,8 @@ def make_measures(
         kind: Any = MEASURES[measure]
         names = [part.name for part in dataclasses.fields(kind)]
         own = dict(given.pop(measure, {}))
-        unknown = sorted(set(own) - set(names))
-        if unknown:
-            raise ValueError(f"{measure} has the settings {names}, got {', '.join(unknown)}")
         taken = {name: value for name, value in shared.items() if name in names and value is not None}
+        check_settings(measure, kind, {**taken, **own})
         made.append(kind(**{**taken, **own}))
     if given:
         raise ValueError(f"settings are for {', '.join(given)}, which is not among the measures")
