@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detxai.adapters.unchanged import change_of
 from detxai.adapters.yolo_checkpoint import ultralytics_module
 
 SUPPORTED = {
@@ -71,7 +72,13 @@ def every_anchor(
     Returns:
         (B, N, 4) xyxy in input pixels, or (B, N, 5) centre, size and angle where the head puts out rotated boxes;
         and class scores (B, N, C).
+
+    Raises:
+        ValueError: the head has hooks or methods of somebody else's, and what it puts out then cannot be read.
     """
+    change = change_of(head, {type(head)})
+    if change is not None:
+        return _called(head, inputs, change)
     detect = ultralytics_module("nn.modules.head").Detect
     head_: Any = head
     branch = head_.one2one if one2one else head_.one2many
@@ -87,6 +94,24 @@ def every_anchor(
     else:
         boxes = _upright(distances, points, cells, ordered=head_.reg_max > 1)
     return boxes, scores.transpose(1, 2)
+
+
+def _called(head: Any, inputs: list[Tensor], change: str) -> tuple[Tensor, Tensor]:
+    """Boxes and class scores as the head's own call puts them out, whatever somebody has made of it."""
+    if head_task(head) != "detect" or getattr(head, "one2one_cv2", None) is not None:
+        raise ValueError(
+            f"model's head {change}, and of a {type(head).__name__} head what that does to the candidates cannot be "
+            "read from its output; take it away while you explain"
+        )
+    output = head(list(inputs))
+    rows = output[0] if isinstance(output, (tuple, list)) else output
+    if not isinstance(rows, Tensor) or rows.ndim != 3 or rows.shape[1] != 4 + head.nc:
+        shape = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
+        raise ValueError(f"model's head {change}, and must still put out (B, {4 + head.nc}, N), got {shape}")
+    boxes, scores = _single(rows).transpose(1, 2).split([4, head.nc], 2)
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    corners = (centre - half, centre + half)  # in order, also where a box ends before it starts
+    return torch.cat([torch.minimum(*corners), torch.maximum(*corners)], -1), scores
 
 
 def every_query(head: nn.Module, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:

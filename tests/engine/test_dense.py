@@ -7,7 +7,7 @@ import os
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 os.environ.setdefault("YOLO_OFFLINE", "true")
@@ -109,6 +109,7 @@ class Each:
     """Tails of several groups of targets as one: few targets have small windows, many together large ones."""
 
     cpu_most = 8
+    details: ClassVar[dict[str, str]] = {}
 
     def __init__(
         self, adapter: YOLOAdapter, features: Features, targets: list[Target], groups: list[list[int]]
@@ -289,7 +290,7 @@ def test_without_the_bound_every_cell_is_computed_and_the_scores_are_the_same() 
     features, full, _ = both(adapter, (250, 190), targets)
     with adapter.borrowed(), torch.no_grad():
         structure = adapter.structure(features)
-        assert structure is not None
+        assert isinstance(structure, Dense)
         whole = DenseTail(structure, targets, every_cell=True)
     assert [plan.n_cells for plan in whole.plans("model.15")] == [features.levels["model.15"][0, 0].numel()]
     assert worst(adapter, features, full, whole, n=3) < EXACT
