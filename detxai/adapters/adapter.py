@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from detxai.adapters.layers import capture, find_layer, level_names, replaced
 from detxai.adapters.model_state import borrowed
+from detxai.adapters.own_answer import Changes, check_candidates, check_levels
 from detxai.adapters.remembering import remembered
 from detxai.detections import Candidates, Detections
 from detxai.geometry import Geometry
@@ -110,6 +111,7 @@ class Adapter(ABC):
     def __init__(self, model: nn.Module, class_names: Mapping[int, str]) -> None:
         self.model = model
         self.class_names = dict(class_names)
+        self._checked: dict[object, Changes] = {}
 
     @property
     @abstractmethod
@@ -193,6 +195,7 @@ class Adapter(ABC):
         """Everything the detector considers, before its last non-maximum suppression; differentiable."""
         inputs = self.prepare(images)
         with self.borrowed():
+            self._check_candidates(inputs)
             return self._forward(inputs)
 
     def features(self, images: Image | Sequence[Image] | Inputs, layers: Sequence[str] | str | None = None) -> Features:
@@ -209,6 +212,7 @@ class Adapter(ABC):
         names = self.layer_names(layers)
         inputs = self.prepare(images)
         with self.borrowed(), torch.no_grad():
+            self._check_features(inputs, names)
             return self._features(inputs, names)
 
     def layer_names(self, layers: Sequence[str] | str | None = None) -> tuple[str, ...]:
@@ -230,6 +234,7 @@ class Adapter(ABC):
     def resume(self, features: Features) -> Candidates:
         """The candidates that the detector would have with these features; differentiable in them."""
         with self.borrowed():
+            self._check_candidates(features.inputs)
             return self._resume(features)
 
     def structure(self, features: Features) -> object | None:
@@ -257,6 +262,45 @@ class Adapter(ABC):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def changed_parts(self) -> Changes:
+        """What of the model somebody changed, by name, that the candidates may not follow; the adapter says where."""
+        return {}
+
+    def _check_candidates(self, inputs: Inputs) -> None:
+        """Once for each change of the model: its own detections must be among the candidates.
+
+        Asked of the first image that the model finds anything in.
+        """
+        changes = self.changed_parts()
+        if not changes or self._checked.get("candidates") == changes:
+            return
+        image = inputs.images[0]
+        with torch.no_grad():
+            found = self._anything_found(image)
+            if len(found):
+                check_candidates(self._forward(self._prepare([image])), found, changes, half=self._in_half_precision)
+                self._checked["candidates"] = changes
+
+    def _check_features(self, inputs: Inputs, layers: tuple[str, ...]) -> None:
+        """Once for each change of the model: layers put out the same in the pass that the model itself answers from."""
+        changes = self.changed_parts()
+        if not changes or self._checked.get(layers) == changes:
+            return
+        image = inputs.images[0]
+        with capture(self.model, layers) as own:
+            self.detect(image)
+        levels = self._features(self._prepare([image]), layers).levels
+        check_levels(levels, level_names(own), changes, half=self._in_half_precision)
+        self._checked[layers] = changes
+
+    def _anything_found(self, image: npt.NDArray[np.uint8]) -> Detections:
+        """The model's own answer, down to the weakest boxes."""
+        return self.detect(image, 0.0)
+
+    @property
+    def _in_half_precision(self) -> bool:
+        return self.dtype.itemsize == 2 or torch.is_autocast_enabled(self.device.type)
 
     def _features(self, inputs: Inputs, layers: tuple[str, ...]) -> Features:
         with capture(self.model, layers) as outputs:

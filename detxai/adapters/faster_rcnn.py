@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torchvision.ops import boxes as box_ops
 from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
 from detxai.adapters.faster_rcnn_structure import two_stage
 from detxai.adapters.layers import level_names
+from detxai.adapters.own_answer import Changes, changed_parts
 from detxai.adapters.structure import NoShortcut, TwoStage, renamed
 from detxai.detections import Candidates, Detections, name_of_each
 from detxai.geometry import Geometry
@@ -99,11 +101,31 @@ class FasterRCNNAdapter(Adapter):
     def structure(self, features: Features) -> TwoStage | NoShortcut | None:
         if features.layers != self.default_layers or len(features.inputs) != 1 or features.batch_size != 1:
             return None
+        self._check_candidates(features.inputs)
+        if not _has_a_box_for_each_class(self.model.roi_heads.box_predictor):
+            return NoShortcut("roi_heads.box_predictor gives no box for each class")
         pyramid = {name.partition(":")[2] or "0": level for name, level in features.levels.items()}
         (geometry,) = features.inputs.geometries
         like = next(iter(pyramid.values()))
         found = two_stage(self.model, pyramid, _image_list((geometry,), like), _pixels_per_input(geometry, like))
         return renamed(found, dict(zip(pyramid, features.levels, strict=True)))
+
+    def changed_parts(self) -> Changes:
+        """Of what makes detections of the box heads' output; the heads, the RPN and the backbone are followed."""
+        model = self.model
+        return changed_parts(
+            {"model": model, "transform": model.transform, "roi_heads": model.roi_heads}, "torchvision."
+        )
+
+    def _anything_found(self, image: npt.NDArray[np.uint8]) -> Detections:
+        found, heads = self.detect(image, 0.0), self.model.roi_heads
+        if len(found):
+            return found
+        threshold, heads.score_thresh = heads.score_thresh, 0.0
+        try:
+            return self.detect(image, 0.0)
+        finally:
+            heads.score_thresh = threshold
 
     def _candidates(self, pyramid: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> Candidates:
         sizes = [geometry.resized_size for geometry in geometries]
@@ -114,13 +136,15 @@ class FasterRCNNAdapter(Adapter):
         boxes = heads.box_coder.decode(deltas, proposals)
 
         counts = [len(p) for p in proposals]
-        n_classes = logits.shape[-1]
+        n_classes, n_boxes = logits.shape[-1], deltas.shape[-1] // 4
+        if n_boxes not in (1, n_classes):
+            raise ValueError(f"model: the box predictor must give 1 or {n_classes} boxes a proposal, got {n_boxes}")
         probabilities = _stack(logits.softmax(-1), counts)
-        placed = _stack(boxes.reshape(-1, n_classes, 4), counts)
+        placed = _stack(boxes.reshape(-1, n_boxes, 4), counts)
         scales = torch.stack([_pixels_per_input(geometry, like) for geometry in geometries])
         clipped = torch.stack([box_ops.clip_boxes_to_image(one, size) for one, size in zip(placed, sizes, strict=True)])
         return Candidates(
-            boxes=(clipped * scales[:, None, None])[:, :, 1:],
+            boxes=(clipped * scales[:, None, None])[:, :, -max(1, n_boxes - 1) :],  # without the background's
             class_scores=probabilities[..., 1:],
             objectness=probabilities[..., 1:].sum(-1),
             labels=torch.arange(1, n_classes),
@@ -139,6 +163,11 @@ def _class_names(model: FasterRCNN, names: Mapping[int, str] | Sequence[str] | N
         n_classes = getattr(getattr(model.roi_heads.box_predictor, "cls_score", None), "out_features", None)
         names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"] if n_classes == N_COCO_CLASSES else {}
     return name_of_each(names)
+
+
+def _has_a_box_for_each_class(predictor: Any) -> bool:
+    sizes = [getattr(getattr(predictor, name, None), "out_features", None) for name in ("cls_score", "bbox_pred")]
+    return sizes[0] is not None and sizes[1] == 4 * sizes[0]
 
 
 def _pixels_per_input(geometry: Geometry, like: Tensor) -> Tensor:

@@ -106,13 +106,17 @@ def leaves_its_input(layer: nn.Module) -> bool:
     Known are torch's and ultralytics' own layers: their in-place activations stand behind a convolution, unless one is
     a layer by itself or a part of a sequence.
     """
-    forward = getattr(layer.forward, "forward", layer.forward)  # of a layer that is remembered
-    if not getattr(forward, "__module__", "").startswith(("torch.nn.modules.", "ultralytics.nn.")):
+    if not getattr(own_forward(layer), "__module__", "").startswith(("torch.nn.modules.", "ultralytics.nn.")):
         return False
     if _is_in_place(layer):
         return False
     behind = not isinstance(layer, nn.Sequential)
     return all((behind and _is_in_place(part)) or leaves_its_input(part) for part in layer.children())
+
+
+def own_forward(layer: nn.Module) -> Any:
+    """The layer's ``forward``, also where ``detxai.adapters.remembering`` stands in for it."""
+    return getattr(layer.forward, "forward", layer.forward)
 
 
 def _is_in_place(layer: nn.Module) -> bool:

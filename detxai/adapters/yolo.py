@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
 from detxai.adapters.layers import changed_tensors, leaves_its_input, level_names, with_levels
+from detxai.adapters.own_answer import Changes, changed_parts
 from detxai.adapters.structure import Dense, NoShortcut
 from detxai.adapters.yolo_checkpoint import load_checkpoint, ultralytics_module
 from detxai.adapters.yolo_graph import IMAGE, Tail, for_batch, layer_sources, run_layers, tail_from
@@ -30,6 +31,17 @@ from detxai.adapters.yolo_structure import dense
 from detxai.detections import Candidates, Detections, name_of_each
 from detxai.images import Image
 from detxai.reshape import ReshapeTransform, yolo_reshape_transform
+
+# methods that have no part in what a network answers
+NOT_IN_AN_ANSWER = (
+    "fuse",
+    "is_fused",
+    "info",
+    "load",
+    "loss",
+    "init_criterion",
+    "bias_init",
+)
 
 
 def is_yolo(model: object) -> bool:
@@ -159,6 +171,10 @@ class YOLOAdapter(Adapter):
         layers = range(len(self.sources) - 1)
         return self._candidates(run_layers(self.model, {IMAGE: inputs.tensor}, layers, reads), inputs)
 
+    def changed_parts(self) -> Changes:
+        """Of the network's own way from layer to layer, and of its head's to boxes; the layers are followed."""
+        return changed_parts({"model": self.model, "head": self.head}, "ultralytics.", NOT_IN_AN_ANSWER)
+
     def _candidates(self, outputs: Mapping[int, Tensor], inputs: Inputs) -> Candidates:
         read = [outputs[place] for place in self.sources[-1]]
         if self.task == "rtdetr":
@@ -183,6 +199,7 @@ class YOLOAdapter(Adapter):
         levels = {layer: level for layer, level in given.items() if isinstance(level, Tensor)}
         if len(levels) < len(read) or not set(features.levels) <= set(levels):
             return None
+        self._check_candidates(features.inputs)
         (geometry,) = features.inputs.geometries
         return dense(self.head, levels, one2one=self.end2end, strides=self.strides, geometry=geometry)
 
