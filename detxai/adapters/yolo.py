@@ -177,6 +177,8 @@ class YOLOAdapter(Adapter):
 
     def _candidates(self, outputs: Mapping[int, Tensor], inputs: Inputs) -> Candidates:
         read = [outputs[place] for place in self.sources[-1]]
+        if not leaves_its_input(self.head):  # what the head reads may be a caller's
+            read = [level.clone() for level in read]
         if self.task == "rtdetr":
             shares, scores = every_query(self.head, read)
             boxes = shares_to_images(shares, inputs.geometries)
@@ -219,7 +221,8 @@ class YOLOAdapter(Adapter):
 
     def _features(self, inputs: Inputs, layers: tuple[str, ...]) -> Features:
         tail = self.tail(layers)
-        if tail is None or not all(leaves_its_input(layer) for layer in self.model.model):  # type: ignore[union-attr]
+        layers_before: Any = self.model.model[:-1]  # type: ignore[index]
+        if tail is None or not all(leaves_its_input(layer) for layer in layers_before):
             return super()._features(inputs, layers)
         keep = {*tail.given, *tail.cached}
         outputs = run_layers(self.model, {IMAGE: inputs.tensor}, range(max(keep) + 1), keep)

@@ -42,16 +42,30 @@ def yolo() -> tuple[Adapter, str]:
 
     from detxai.adapters.yolo import YOLOAdapter
 
-    model = copy.deepcopy(seeded("v8"))
-    layer = model.model.model[16]
+    model = copy.deepcopy(seeded("v8").model)
+    layer = model.model[16]
     writing = nn.Sequential(nn.ReLU(inplace=True), layer)
     for name in ("i", "f", "type", "np"):
         setattr(writing, name, getattr(layer, name))
-    model.model.model[16] = writing
+    model.model[16] = writing
     return YOLOAdapter(model, input_size=SIZE), "model.15"
 
 
-@pytest.fixture(params=[resnet, head_that_writes, yolo], ids=lambda make: make.__name__)
+def yolo_head_that_writes() -> tuple[Adapter, str]:
+    """The box branch of the first level writes into what the class branch reads next."""
+    pytest.importorskip("ultralytics")
+    import copy
+
+    from yolo_seeded import SIZE, seeded
+
+    from detxai.adapters.yolo import YOLOAdapter
+
+    model = copy.deepcopy(seeded("v8").model)
+    model.model[-1].cv2[0].insert(0, nn.ReLU(inplace=True))
+    return YOLOAdapter(model, input_size=SIZE), "model.15"
+
+
+@pytest.fixture(params=[resnet, head_that_writes, yolo, yolo_head_that_writes], ids=lambda make: make.__name__)
 def case(request: pytest.FixtureRequest) -> tuple[Adapter, str]:
     made: tuple[Adapter, str] = request.param()
     return made

@@ -212,9 +212,9 @@ def test_the_same_for_yolo(change: Callable[[Any], None], named: str | None) -> 
 
     from detxai.adapters.yolo import YOLOAdapter
 
-    yolo = copy.deepcopy(seeded("v8"))
+    yolo = copy.deepcopy(seeded("v8").model)
     found = YOLOAdapter(yolo, input_size=SIZE).detect(bus(), 0.3)[:1]
-    change(yolo.model)
+    change(yolo)
     detector = YOLOAdapter(yolo, input_size=SIZE)
     for ask in questions(detector, bus(), found).values():
         if named is None:

@@ -125,6 +125,7 @@ def _raw(model: nn.Module, tensor: Tensor, branch: str) -> dict[str, Tensor]:
 def predicted(yolo: Any, source: Any, conf: float = 0.25) -> Detections:
     """What ``YOLO.predict`` itself answers."""
     result = yolo.predict(source, conf=conf, verbose=False)[0]
+    yolo.predictor = None  # it holds a lock, which cannot be copied with the seeded model
     found = result.boxes if result.obb is None else result.obb
     return Detections(found.xyxy, found.conf, found.cls, result.names)
 
