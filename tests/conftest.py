@@ -22,5 +22,8 @@ def shared_data() -> Path:
 
 sys.path.insert(0, str(Path(__file__).parent))  # the detectors that several folders of tests build
 
-# small networks: several threads wait for each other longer than they work, ten times longer on a busy machine
-torch.set_num_threads(1)
+# small networks: several threads wait for each other longer than they work, ten times longer on a busy machine;
+# DETXAI_TEST_THREADS is another number, or "machine": as many as torch takes itself
+threads = os.environ.get("DETXAI_TEST_THREADS", "1")
+if threads != "machine":
+    torch.set_num_threads(int(threads))

@@ -124,6 +124,14 @@ def test_the_ci_runs_the_readmes_test_command() -> None:
     assert f"bash -c '{command}'" in (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 
+def test_the_ci_runs_tests_that_are_there_on_all_threads_and_without_vector_units() -> None:
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    (names,) = re.findall(r"^computed=\((.+)\)$", script, flags=re.MULTILINE)
+    assert all((ROOT / name).exists() for name in names.split())
+    for variables in ("DETXAI_TEST_THREADS=machine", "ATEN_CPU_CAPABILITY=default"):
+        assert re.search(rf'^{variables} .*pytest -q "\$\{{computed', script, flags=re.MULTILINE)
+
+
 def test_the_readmes_pictures_and_files_exist() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in re.findall(r"\]\((docs/[^)]+)\)|`((?:detxai|targets|reshape|examples)/[\w/.]*)`", readme):
