@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from detxai.adapters.adapter import Adapter, Features
 from detxai.detections import Candidates
-from detxai.engine.batching import CPU_MOST, batch_size_for, in_batches
+from detxai.engine.batching import ACTIVATIONS, CPU_MOST, batch_size_for, in_batches
 from detxai.engine.channels import Channels
 from detxai.targets import Target, score_targets
 
@@ -67,7 +67,10 @@ class FullTail:
 
     def bytes_each(self, level: str) -> int:
         pyramid = sum(tensor.numel() * tensor.element_size() for tensor in self.features.levels.values())
-        return 12 * pyramid  # the levels, and what their convolutions make of them
+        image = self.features.inputs.tensor[0]
+        # the levels and what their convolutions make of them; from an early layer, or one inside another, nearly all of
+        # a full pass is run again
+        return max(12 * pyramid, ACTIVATIONS * image.numel() * image.element_size())
 
 
 class GroupedTail:

@@ -94,13 +94,19 @@ def in_batches(items: Tensor, batch_size: int, run: Callable[[Tensor], T]) -> It
         except (RuntimeError, MemoryError) as error:
             if len(part) == 1 or not is_out_of_memory(error):
                 raise
-            batch_size = len(part) // 2
-            log.info("out of memory with %d at once; going on with %d", len(part), batch_size)
-            if items.device.type == "cuda":
-                torch.cuda.empty_cache()
+        else:
+            yield part, made
+            start += len(part)
             continue
-        yield part, made
-        start += len(part)
+        # only here, past the error, whose traceback holds what was made on the way, can that memory be given back
+        batch_size = len(part) // 2
+        log.info("out of memory with %d at once; going on with %d", len(part), batch_size)
+        _give_back_unused(items.device)
+
+
+def _give_back_unused(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def slots(row: Tensor, batch: int) -> tuple[Tensor, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -33,14 +35,22 @@ def suppress_row_by_row(boxes: Tensor, scores: Tensor, valid: Tensor, threshold:
     """By torchvision, whose suppression of one row is serial: rows side by side on the threads of a CPU."""
     keep = torch.zeros_like(valid)
 
-    def suppress_row(row: int) -> None:
+    def staying(row: int) -> Tensor:
         taking_part = valid[row].nonzero().flatten()
-        stay = box_ops.nms(boxes[row, taking_part], scores[row, taking_part], threshold)
-        keep[row, taking_part[stay]] = True
+        return taking_part[box_ops.nms(boxes[row, taking_part], scores[row, taking_part], threshold)]
 
-    with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(boxes)))) as threads:
-        list(threads.map(suppress_row, range(len(boxes))))
+    rows = range(len(boxes))
+    threads = min(torch.get_num_threads(), len(boxes))
+    # written by the calling thread: what was made in inference mode can only be written there, which no other is in
+    for row, stays in zip(rows, _pool(threads, os.getpid()).map(staying, rows) if threads > 1 else map(staying, rows)):
+        keep[row, stays] = True
     return keep
+
+
+@lru_cache(maxsize=4)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Kept from call to call; a process forked from this one has none of its threads, and makes its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="detxai-suppressing")
 
 
 def suppress_together(boxes: Tensor, scores: Tensor, valid: Tensor, threshold: float) -> Tensor:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import weakref
 
 import pytest
 import torch
+from faster_rcnns import photo, small_faster_rcnn
 from torch import Tensor
 
+import detxai
 from detxai.engine import batching
+from detxai.engine.ablation import FullTail
 from detxai.engine.batching import batch_size_for, free_memory, in_batches, is_out_of_memory
 
 
@@ -45,6 +49,32 @@ def test_out_of_memory_halves_the_batch_and_goes_on(error: Exception) -> None:
     assert torch.equal(made, items + 1)
     assert sizes[:3] == [16, 8, 4]
     assert max(sizes[3:]) <= 2
+
+
+def test_what_a_failed_batch_made_is_let_go_before_its_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+    monkeypatch.setattr(batching, "_give_back_unused", lambda device: alive.append(made[-1]() is not None))
+
+    def run(part: Tensor) -> Tensor:
+        on_the_way = part + 1
+        made.append(weakref.ref(on_the_way))
+        if len(part) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return on_the_way
+
+    assert len(list(in_batches(torch.arange(8), 8, run))) == 4
+    assert alive == [False, False]
+
+
+def test_an_ablation_of_an_early_layer_takes_the_memory_of_the_pass_that_is_run_again() -> None:
+    detector = detxai.wrap(small_faster_rcnn())
+    features = detector.features(photo(), "backbone.blocks.2")
+    (level,) = features.levels.values()
+    with torch.no_grad():
+        needed = FullTail(detector, features, []).bytes_each("backbone.blocks.2")
+    assert needed >= batching.ACTIVATIONS * features.inputs.tensor.numel() * 4
+    assert needed > 50 * level.numel() * 4
 
 
 def test_a_device_without_room_for_one_says_so() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -51,3 +54,35 @@ def test_nothing_stays_of_nothing(way: object) -> None:
     assert way(boxes[:, :0], scores[:, :0], valid[:, :0], 0.5).shape == (5, 0)
     degenerate = torch.zeros(1, 3, 4)  # no area: an IoU of 0 / 0 suppresses nothing
     assert way(degenerate, torch.tensor([[0.9, 0.8, 0.7]]), torch.ones(1, 3, dtype=torch.bool), 0.5).all()
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_rows_side_by_side_in_inference_mode() -> None:
+    """Inference mode is of one thread; what is made in it cannot be written by another."""
+    given = crowd(0)
+    expected = suppress_together(*given, 0.5)
+    with torch.inference_mode():
+        boxes, scores, valid = (tensor.clone() for tensor in given)
+        assert torch.equal(suppress_row_by_row(boxes, scores, valid, 0.5), expected)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_threads_are_kept_from_call_to_call() -> None:
+    def running() -> set[int | None]:
+        return {thread.ident for thread in threading.enumerate() if thread.name.startswith("detxai-suppressing")}
+
+    suppress_row_by_row(*crowd(0, rows=30), 0.5)
+    suppress_row_by_row(*crowd(0, rows=30), 0.5)
+    first = running()
+    assert 0 < len(first) <= 3
+    suppress_row_by_row(*crowd(1, rows=30), 0.5)
+    assert first <= running()
+    assert len(running()) <= 3
