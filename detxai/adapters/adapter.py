@@ -160,8 +160,7 @@ class Adapter(ABC):
         bit; what is remembered is let go at the end. The image must not be changed inside.
 
         Args:
-            heads: share also what lies behind these layers. ``structure`` then finds heads that are not their own, so
-                that methods take the slow way: only for detections and candidates.
+            heads: share also what lies behind these layers: for detections and candidates.
         """
         with self.borrowed():
             if self._remembering:

@@ -39,7 +39,7 @@ class FasterRCNNAdapter(Adapter):
         class_names: label -> name, 0 being the background; default: COCO's for a model of 91 classes.
 
     Raises:
-        TypeError: ``model`` is no FasterRCNN.
+        TypeError: ``model`` is no FasterRCNN, or its ``roi_heads`` have not the parts of one.
     """
 
     family = "faster_rcnn"
@@ -48,6 +48,14 @@ class FasterRCNNAdapter(Adapter):
     def __init__(self, model: nn.Module, *, class_names: Mapping[int, str] | Sequence[str] | None = None) -> None:
         if not isinstance(model, FasterRCNN):
             raise TypeError(f"model must be a torchvision FasterRCNN, got {type(model).__name__}")
+        heads: Any = model.roi_heads
+        missing = [
+            part for part in ("box_roi_pool", "box_head", "box_predictor", "box_coder") if not hasattr(heads, part)
+        ]
+        if missing:
+            raise TypeError(
+                f"model.roi_heads must have {', '.join(missing)} as torchvision's RoIHeads do, got {type(heads).__name__}"
+            )
         super().__init__(model, _class_names(model, class_names))
 
     @property
