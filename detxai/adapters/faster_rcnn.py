@@ -54,7 +54,7 @@ class FasterRCNNAdapter(Adapter):
         ]
         if missing:
             raise TypeError(
-                f"model.roi_heads must have {', '.join(missing)} as torchvision's RoIHeads do, got {type(heads).__name__}"
+                f"model.roi_heads must have {', '.join(missing)}, as torchvision's have, got {type(heads).__name__}"
             )
         super().__init__(model, _class_names(model, class_names))
 
