@@ -13,7 +13,7 @@ from torch import Tensor
 
 def _tensor(name: str, value: object, dtype: torch.dtype) -> Tensor:
     try:
-        tensor = torch.as_tensor(value)
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be a tensor or array of numbers, got {type(value).__name__}") from error
     if dtype == torch.int64 and tensor.is_floating_point() and not bool((tensor == tensor.floor()).all()):

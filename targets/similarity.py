@@ -41,7 +41,7 @@ class SimilarityTarget(BoxTarget):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.class_scores is not None:
-            vector = torch.as_tensor(self.class_scores, dtype=torch.float32).detach().cpu()
+            vector = torch.as_tensor(self.class_scores, dtype=torch.float32, device="cpu").detach()
             if vector.ndim != 1 or not bool(torch.isfinite(vector).all()) or bool((vector < 0).any()):
                 raise ValueError(f"class_scores must be (C,) finite and not negative, got {tuple(vector.shape)}")
             object.__setattr__(self, "class_scores", tuple(vector.tolist()))

@@ -87,7 +87,7 @@ class BoxTarget(ABC):
                 setattr(cls, promise, getattr(BoxTarget, promise))
 
     def __post_init__(self) -> None:
-        box = torch.as_tensor(self.box, dtype=torch.float32).detach().cpu()
+        box = torch.as_tensor(self.box, dtype=torch.float32, device="cpu").detach()
         if box.shape != (4,):
             raise ValueError(f"box must have shape (4,), got {tuple(box.shape)}")
         if not bool(torch.isfinite(box).all()) or bool((box[2:] < box[:2]).any()):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -193,7 +193,7 @@ class Adapter(ABC):
     def candidates(self, images: Image | Sequence[Image] | Inputs) -> Candidates:
         """Everything the detector considers, before its last non-maximum suppression; differentiable."""
         inputs = self.prepare(images)
-        with self.borrowed():
+        with self.borrowed(), self._gradients_where_there_are():
             self._check_candidates(inputs)
             return self._forward(inputs)
 
@@ -232,7 +232,7 @@ class Adapter(ABC):
 
     def resume(self, features: Features) -> Candidates:
         """The candidates that the detector would have with these features; differentiable in them."""
-        with self.borrowed():
+        with self.borrowed(), self._gradients_where_there_are():
             self._check_candidates(features.inputs)
             return self._resume(features)
 
@@ -261,6 +261,13 @@ class Adapter(ABC):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def _gradients_where_there_are(self) -> AbstractContextManager[Any]:
+        """torch records nothing that a parameter made in inference mode takes part in."""
+        return torch.no_grad() if any(p.is_inference() for p in self._parameters()) else nullcontext()
+
+    def _parameters(self) -> Iterable[nn.Parameter]:
+        return self.model.parameters()
 
     def changed_parts(self) -> Changes:
         """What of the model somebody changed, by name, that the candidates may not follow; the adapter says where."""

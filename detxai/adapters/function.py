@@ -15,6 +15,7 @@ from torch import nn
 
 from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
 from detxai.adapters.function_answers import Answer, as_candidates, read_answers, suppressed
+from detxai.adapters.own_context import ordinary_tensors
 from detxai.detections import Candidates, Detections, name_of_each
 from detxai.geometry import Geometry
 from detxai.images import Image, to_tensor
@@ -84,8 +85,9 @@ class FunctionAdapter(Adapter):
 
     @contextmanager
     def borrowed(self) -> Iterator[None]:
-        """Nothing: there is no module to borrow."""
-        yield
+        """No module: there is none to borrow. Inside, tensors are ordinary ones."""
+        with ordinary_tensors(self.device):
+            yield
 
     @contextmanager
     def remembering(self, *, heads: bool = False) -> Iterator[None]:
@@ -95,15 +97,16 @@ class FunctionAdapter(Adapter):
     def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
-        (answer,) = self._answers(self.prepare(image))
-        found = suppressed(answer, score_threshold) if isinstance(answer, Candidates) else answer
-        kept = found[found.scores > score_threshold]
+        with self.borrowed():
+            (answer,) = self._answers(self.prepare(image))
+            found = suppressed(answer, score_threshold) if isinstance(answer, Candidates) else answer
+            kept = found[found.scores > score_threshold]
         return replace(kept, class_names={**kept.class_names, **self.class_names})
 
     def _prepare(self, arrays: Sequence[npt.NDArray[Any]]) -> Inputs:
         sizes = [(array.shape[0], array.shape[1]) for array in arrays]
         largest = max(height for height, _ in sizes), max(width for _, width in sizes)
-        tensor = torch.zeros(len(arrays), 3, *largest)
+        tensor = torch.zeros(len(arrays), 3, *largest, dtype=self.dtype)
         for row, array in zip(tensor, arrays, strict=True):
             row[:, : array.shape[0], : array.shape[1]] = to_tensor(array)
         return Inputs(tensor, tuple(Geometry(size, largest, size) for size in sizes), as_uint8(arrays))
@@ -131,6 +134,9 @@ class FunctionAdapter(Adapter):
             named = named.func
         named = named if hasattr(named, "__qualname__") else type(named)
         return f"{named.__module__}.{named.__qualname__}"
+
+    def _parameters(self) -> tuple[()]:
+        return ()
 
     @property
     def model(self) -> NoReturn:  # type: ignore[override]

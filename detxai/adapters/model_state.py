@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detxai.adapters.own_context import ordinary_tensors
+
 # what nn.Module itself keeps; everything else in a module's __dict__ is a plain attribute of its author
 _MODULE_STATE = frozenset(vars(nn.Module()))
 
@@ -26,10 +28,10 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     gradients are never touched.
 
     One thread has the model at a time, whoever wrapped it how often; the others wait. The thread that has it may
-    borrow it again, which does nothing. Where inference mode is on, it is off inside, and gradients with it: what is
-    computed inside is later asked for gradients, which inference mode's tensors cannot give.
+    borrow it again, which does nothing. Inside, tensors are those of ``ordinary_tensors``.
     """
-    with _lock_of(model) as lock, _ordinary_tensors():
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    with _lock_of(model) as lock, ordinary_tensors(device):
         if lock.is_borrowed:
             yield model
             return
@@ -61,15 +63,6 @@ _LOCKS_LOCK = threading.Lock()
 def _lock_of(model: nn.Module) -> _ModelLock:
     with _LOCKS_LOCK:
         return _LOCKS.setdefault(model, _ModelLock())
-
-
-@contextmanager
-def _ordinary_tensors() -> Iterator[None]:
-    if not torch.is_inference_mode_enabled():
-        yield
-        return
-    with torch.inference_mode(False), torch.no_grad():
-        yield
 
 
 @contextmanager

@@ -67,7 +67,9 @@ class RiseMasks:
     def _enlarging(self) -> tuple[Tensor, Tensor]:
         """For each axis, ((n + 1) * cell, n) float32: enlarged pixel <- cells."""
         vertical, horizontal = (
-            F.interpolate(torch.eye(n)[None], size=(n + 1) * cell, mode="linear", align_corners=False)[0].T
+            F.interpolate(
+                torch.eye(n, dtype=torch.float32)[None], size=(n + 1) * cell, mode="linear", align_corners=False
+            )[0].T
             for n, cell in zip(self.grid, self.cell, strict=True)
         )
         return vertical, horizontal

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from detxai.adapters.adapter import Adapter, Features
+from detxai.adapters.own_context import in_full_precision
 from detxai.detections import Detections
 from detxai.engine.ablation import AblatedScores, Tail, ablate, autocast
 from detxai.engine.batching import check_batch_size
@@ -121,6 +122,7 @@ class AblationCAM:
             raise TypeError(f"target must be callable with a box and a label, got {type(self.target).__name__}")
         autocast(torch.device("cpu"), self.precision)
 
+    @in_full_precision
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection, with ``channel_effects`` (C,): the drop y - y_c.
 

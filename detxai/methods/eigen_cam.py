@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter, Features
+from detxai.adapters.own_context import in_full_precision
 from detxai.engine.eigen import eigh
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.geometry import Geometry
@@ -58,6 +59,7 @@ class EigenCAM:
         """
         return self.batch(detector, [image])[0]
 
+    @in_full_precision
     def batch(self, detector: Adapter, images: Sequence[Image]) -> list[Explanation]:
         """One explanation for each image, from one forward pass over all of them."""
         start = time.perf_counter()

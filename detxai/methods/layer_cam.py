@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Adapter, Inputs
 from detxai.adapters.layers import capture, level_names
+from detxai.adapters.own_context import in_full_precision
 from detxai.detections import Candidates, Detections
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
@@ -55,6 +56,7 @@ class LayerCAM:
         if not callable(self.target):
             raise TypeError(f"target must be callable with a box and a label, got {type(self.target).__name__}")
 
+    @in_full_precision
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection.
 
@@ -68,9 +70,10 @@ class LayerCAM:
         targets = ask_about(detections, self.target)
         with detector.borrowed():
             traced = Traced.of(detector, image, self.layers, propagate=self.propagate)
+            if not traced.candidates.class_scores.requires_grad:
+                raise ValueError("model must have gradients, got none: it was made in inference mode, or runs without")
             with torch.enable_grad():
-                scores = score_targets(targets, traced.candidates)[:, 0]
-            maps = [traced.layer_cam(score) for score in scores]
+                maps = [traced.layer_cam(score) for score in score_targets(targets, traced.candidates)[:, 0]]
         cost = Cost(time.perf_counter() - start, forward_passes=1)
         settings, model = settings_of(self), {**detector.describe(), "layers": list(traced.levels)}
         return [
