@@ -13,6 +13,7 @@ from detxai.commands.demo import add_demo
 from detxai.commands.evaluate import add_evaluate
 from detxai.commands.explain import add_explain
 from detxai.commands.options import INTERRUPTED, REFUSED, one_line
+from detxai.runs.interrupting import ctrl_c_is_heard
 
 COMMANDS = (add_explain, add_demo, add_coco, add_bench, add_evaluate)
 USER_ERRORS = (ValueError, TypeError, LookupError, ImportError, OSError)
@@ -23,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="detxai: %(levelname)s: %(message)s")
     given = _parser().parse_args(arguments)
     try:
-        return int(given.run(given))
+        with ctrl_c_is_heard():
+            return int(given.run(given))
     except USER_ERRORS as error:
         if given.debug:
             raise

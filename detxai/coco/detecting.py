@@ -20,6 +20,7 @@ from detxai.coco.rows import Row, UnreadableImageError, image_failure, pixels_sh
 from detxai.detections import Detections
 from detxai.formats import to_coco_results
 from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, let_go
+from detxai.runs.interrupting import raise_if_interrupted
 
 CHUNK = 16  # images to a file
 
@@ -135,6 +136,7 @@ class Detecting:
         images: dict[str, str] = {}
         failures: list[Row] = []
         for file, image in decoded(files, self.workers):
+            raise_if_interrupted()
             try:
                 if isinstance(image, str):
                     raise UnreadableImageError(image)

@@ -11,7 +11,9 @@ from detxai.coco.dataset import ExplainedBoxes
 from detxai.coco.folder import Folder
 from detxai.coco.planning import Part
 from detxai.coco.rows import Row
-from detxai.runs.files import WriteError, make_folder
+from detxai.runs.failures import expect_item_failure
+from detxai.runs.files import make_folder, remove_abandoned
+from detxai.runs.interrupting import raise_if_interrupted
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ def save_overlays(
     explained = ExplainedBoxes(folder.root, images)
     wanted = {one.row for part in parts for job in part.jobs for one in job.asked}
     make_folder(folder.overlays)
+    remove_abandoned(folder.overlays)
     for index in range(len(explained)):
         row = explained.row(index)
         if row["row"] not in wanted:
@@ -41,10 +44,10 @@ def save_overlays(
         try:
             if not path.is_file():
                 explained[index].save(path, caption=_caption(row))
-        except WriteError:
-            raise
-        except (OSError, ValueError) as error:
+        except Exception as error:
+            expect_item_failure(error)
             log.warning("row %d gets no overlay: %s", row["row"], error)
+        raise_if_interrupted()
         tick(1)
 
 

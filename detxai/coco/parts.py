@@ -13,6 +13,7 @@ from detxai.coco.recording import Recorder
 from detxai.coco.reusing import ArchivedRows
 from detxai.coco.rows import UnreadableImageError, image_failure
 from detxai.runs.failures import AllFailedError, FailureGuard
+from detxai.runs.interrupting import raise_if_interrupted
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Explaining:
                         guard.succeeded()
                     else:
                         guard.failed(f"{job.file.file_name}: {answer.failures[-1]['reason']}")
+                    raise_if_interrupted()
                     recorder.take(answer)
                     tick(len(job.asked))
                 recorder.finish(part.number)

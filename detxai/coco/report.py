@@ -13,6 +13,7 @@ from detxai.coco.findings import Findings, Row, gather
 from detxai.coco.folder import Folder
 from detxai.coco.pictures import average_picture, photo_under_map
 from detxai.coco.report_page import Average, Card, page
+from detxai.runs.interrupting import raise_if_interrupted
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def _card(explained: ExplainedBoxes, index: int) -> Card | None:
     try:
         explanation = explained[index]
     except (OSError, ValueError) as error:
+        raise_if_interrupted()
         log.warning("report: row %d is not shown: %s", index, error)
         return None
     photo, under_map = (

@@ -34,6 +34,7 @@ from detxai.explain import Method
 from detxai.explanation import settings_of
 from detxai.formats import category_names
 from detxai.runs.files import WriteError
+from detxai.runs.interrupting import ctrl_c_is_heard
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,10 @@ class Run:
             WriteError: the folder cannot be written to: what is finished is kept, and the same run goes on.
         """
         check_request(self)
+        with ctrl_c_is_heard():
+            return self._run()
+
+    def _run(self) -> Finished:
         begin(self.folder, self._question(), self._about())
         predictions = self._predicted() if self.predictions is None else self.predictions
         record, chosen = self._labelled(predictions)

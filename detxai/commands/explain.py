@@ -38,6 +38,7 @@ from detxai.explanation import Explanation, plain
 from detxai.images import load_image
 from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, let_go, reason
 from detxai.runs.files import WriteError, make_folder, remove_abandoned, replacing, temporary_path
+from detxai.runs.interrupting import raise_if_interrupted
 
 
 def add_explain(commands: Any) -> argparse.ArgumentParser:
@@ -130,6 +131,7 @@ def _explain_all(
                 bar.write(_table(summary), file=sys.stdout)
             if summary["partial"]:  # the method took the Ctrl-C to give what it had; it was meant for us too
                 raise KeyboardInterrupt
+            raise_if_interrupted()
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from detxai.metrics import Measure
 from detxai.progress import hides_bar
 from detxai.runs.failures import FailureGuard, expect_item_failure, let_go
 from detxai.runs.files import replacing
+from detxai.runs.interrupting import ctrl_c_is_heard, raise_if_interrupted
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,8 @@ def evaluate(
         "source": plain(dict(source or {})),
     }
     run = _Run(adapter, chosen, competing, taken, Folder.of(out, request), hides_bar(progress))
-    records = list(run.records(run.samples(score_threshold, max_detections, seed, unmatched=unmatched)))
+    with ctrl_c_is_heard():
+        records = list(run.records(run.samples(score_threshold, max_detections, seed, unmatched=unmatched)))
     if not records:
         raise ValueError(f"every image failed; the first, {run.failures[0]['image']}: {run.failures[0]['error']}")
     summary = Summary(records, taken, seed)
@@ -186,6 +188,7 @@ class _Run:
         with tqdm(total=total, desc="explaining", unit="map", disable=self.hidden) as bar:
             for sample in samples:
                 for name, method in self.methods.items():
+                    raise_if_interrupted()
                     try:
                         yield from self._part(sample, name, method, bar)
                     except Exception as error:

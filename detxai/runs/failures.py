@@ -10,6 +10,7 @@ from types import TracebackType
 import torch
 
 from detxai.runs.files import WriteError
+from detxai.runs.interrupting import raise_if_interrupted
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +25,9 @@ def expect_item_failure(error: Exception) -> None:
     A file that is no image, an image that does not fit the memory, whatever a user's own detector raises: such are
     failures of their item, and the others go on. What is no item's fault ends the run: a file of the run that cannot
     be written, for the next could not be either, and a programming error in detxai, which is logged with its
-    traceback. Ctrl-C is no ``Exception`` and never comes here.
+    traceback. Ctrl-C is no ``Exception``; where a library made one of it, it stops the run all the same.
     """
+    raise_if_interrupted()
     if isinstance(error, WriteError):
         raise error
     if isinstance(error, DEFECTS) and _slipped_through(error.__traceback__):

@@ -20,7 +20,8 @@ class WriteError(OSError):
     """A file of a run could not be written: the disk is full, the folder read-only."""
 
     def __init__(self, path: Path, error: OSError) -> None:
-        super().__init__(f"{path} cannot be written: {error.strerror or error}")
+        why = str(error) if error.errno is None else os.strerror(error.errno)
+        super().__init__(f"{path} cannot be written: {why}")
 
 
 @contextmanager

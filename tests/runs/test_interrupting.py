@@ -1,0 +1,124 @@
+"""A Ctrl-C that comes where Python cannot raise it is not lost."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from detxai.runs.failures import expect_item_failure
+from detxai.runs.interrupting import ctrl_c_is_heard, raise_if_interrupted
+
+
+def ctrl_c(*given: Any) -> None:
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(0)
+
+
+class Thing:
+    """Is interrupted while it is deleted."""
+
+    def __del__(self) -> None:
+        ctrl_c()
+
+
+def in_a_deletion() -> None:
+    Thing()
+
+
+def in_a_callback() -> None:
+    kept: list[Any] = [lambda: None]
+    reference = weakref.ref(kept[0], ctrl_c)
+    kept.clear()
+    assert reference() is None
+
+
+def in_a_library() -> None:
+    try:
+        ctrl_c()
+    except BaseException as error:
+        raise ValueError("Invalid affine transformation matrix") from error
+
+
+@pytest.mark.parametrize("drop", [in_a_deletion, in_a_callback])
+def test_it_is_raised_again(drop: Callable[[], None]) -> None:
+    start = time.monotonic()
+
+    def work() -> None:
+        with ctrl_c_is_heard():
+            drop()
+            while time.monotonic() < start + 10:
+                time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert time.monotonic() < start + 9
+
+
+def test_it_is_raised_at_the_end_where_the_work_is_over_sooner() -> None:
+    with pytest.raises(KeyboardInterrupt), ctrl_c_is_heard():
+        in_a_deletion()
+
+
+def test_what_a_library_made_of_it_is_no_failure_of_the_item() -> None:
+    def work() -> None:
+        with ctrl_c_is_heard():
+            try:
+                in_a_library()
+            except ValueError as error:
+                expect_item_failure(error)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+
+def test_between_items_one_that_was_swallowed_is_found() -> None:
+    done: list[int] = []
+
+    def work() -> Iterator[int]:
+        with ctrl_c_is_heard():
+            for item in range(5):
+                if item == 2:
+                    with contextlib.suppress(BaseException):
+                        ctrl_c()
+                done.append(item)
+                raise_if_interrupted()
+                yield item
+
+    with pytest.raises(KeyboardInterrupt):
+        list(work())
+    assert done == [0, 1, 2]
+
+
+def test_a_users_own_handler_decides() -> None:
+    calls: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: calls.append(number))
+    try:
+        with ctrl_c_is_heard():
+            ctrl_c()
+            raise_if_interrupted()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert calls == [signal.SIGINT]
+
+
+def test_everything_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    before = sys.unraisablehook, signal.getsignal(signal.SIGINT)
+
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError
+
+    with ctrl_c_is_heard(), ctrl_c_is_heard():
+        Broken()
+    assert [one.exc_type for one in seen] == [ValueError]
+    assert (sys.unraisablehook, signal.getsignal(signal.SIGINT)) == before
+    raise_if_interrupted()
