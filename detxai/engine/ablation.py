@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from detxai.adapters.adapter import Adapter, Features
 from detxai.detections import Candidates
-from detxai.engine.batching import ACTIVATIONS, CPU_MOST, batch_size_for, in_batches
+from detxai.engine.batching import ACTIVATIONS, CPU_MOST, batch_size_for, in_batches, is_out_of_memory
 from detxai.engine.channels import Channels
 from detxai.targets import Target, score_targets
 
@@ -41,7 +41,7 @@ class Tail(Protocol):
 
 
 class FullTail:
-    """Any adapter that can resume: the whole tail, batched, no shortcuts.
+    """Any adapter that can resume: the whole tail, no shortcuts, batched where the model treats each image by itself.
 
     Args:
         reason: why not a quicker one.
@@ -55,11 +55,27 @@ class FullTail:
         self.detector, self.features, self.targets = detector, features, targets
         self.details = {"kind": "full", "reason": reason or "the adapter describes no network behind these layers"}
         self.clean = score_targets(targets, self.resumed(features))[:, 0]
+        self._one_by_one = self._mixes_images()
 
     def scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
+        parts = range(len(channels)) if self._one_by_one else [slice(None)]
+        return torch.cat([self._scores(level, channels[part].reshape(-1), fill[part].reshape(-1)) for part in parts], 1)
+
+    def _scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
         changed = self.features.levels[level].repeat(len(channels), 1, 1, 1)
         changed[torch.arange(len(channels)), channels] = fill[:, None, None]
         return score_targets(self.targets, self.resumed(self.features.with_levels({level: changed})))
+
+    def _mixes_images(self) -> bool:
+        """Whether an image's answer depends on what stands beside it, as with statistics of the batch."""
+        beside = {name: torch.cat([level, level * 0]) for name, level in self.features.levels.items()}
+        try:
+            together = score_targets(self.targets, self.resumed(self.features.with_levels(beside)))[:, 0]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return True  # there is room for one at a time, whatever two would come to
+        return not bool(torch.isclose(together, self.clean, rtol=1e-3, atol=1e-6, equal_nan=True).all())
 
     def resumed(self, features: Features) -> Candidates:
         """The candidates behind these features."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -36,6 +37,31 @@ from detxai.targets import ClassScoreTarget, Target, ask_about
 
 Rest = Literal["tracked", "first_order", "zero"]
 ROUND = 0.05  # share of the channels between two looks at the fidelity
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What is ablated, and who is asked about it.
+
+    Attributes:
+        groups: features of the image; a change in one group of layers runs on through the others.
+        tail: behind them, for these targets.
+        fill: (C,) what ablated channels are set to.
+    """
+
+    detector: Adapter
+    groups: Sequence[Features]
+    targets: Sequence[Target]
+    tail: Tail
+    fill: Tensor
+
+    @cached_property
+    def features(self) -> Features:
+        return joined(self.groups)
+
+    @cached_property
+    def channels(self) -> Channels:
+        return Channels.of(self.features)
 
 
 @dataclass(frozen=True)
@@ -140,7 +166,7 @@ class AblationCAM:
         targets = ask_about(detections, self.target)
         with detector.borrowed(), torch.no_grad():
             tail = tail_of_groups(detector, groups, targets)
-            scores = self._scores(detector, groups, tail, targets)
+            scores = self._scores(_Asked(detector, groups, targets, tail, fill_values(features, self.fill)))
         values = combine_levels(self._shown(features), channel_weights(scores))
         cost = Cost(time.perf_counter() - start, forward_passes=len(groups) + scores.passes)
         model = {**detector.describe(), "layers": list(features.layers)}
@@ -180,85 +206,61 @@ class AblationCAM:
             return features
         return features.with_levels(distance_to_fill(features, fill_values(features, self.fill)))
 
-    def _scores(
-        self, detector: Adapter, groups: Sequence[Features], tail: Tail, targets: Sequence[Target]
-    ) -> AblatedScores:
-        features = joined(groups)
-        channels = Channels.of(features)
-        fill = fill_values(features, self.fill)
-        n = n_to_ablate(self.ratio_channels_to_ablate, len(channels))
-        scores = AblatedScores.unknown(tail, len(channels))
-        order = torch.arange(len(channels), device=fill.device)
-        if n < len(channels) or self.fidelity is not None:
-            followed, exact = self._followed(detector, tail, channels, fill)
-            order = self._order(detector, groups, targets, fill, followed)
-            scores.predicted = self._predicted(detector, groups, targets, fill, followed)
-            if followed is not None and exact:
+    def _scores(self, asked: _Asked) -> AblatedScores:
+        n_channels = len(asked.channels)
+        n = n_to_ablate(self.ratio_channels_to_ablate, n_channels)
+        scores = AblatedScores.unknown(asked.tail, n_channels)
+        order = torch.arange(n_channels, device=asked.fill.device)
+        if n < n_channels or self.fidelity is not None:
+            followed, is_exact = self._followed(asked)
+            order, scores.predicted = self._expected(asked, followed)
+            if followed is not None and is_exact:
                 scores.ablated[:, order[:n]] = followed.ablated[:, order[:n]]
                 scores.passes = followed.passes
                 return scores
-        ablating = tail if self.margin is None else screened(tail, self.margin)
+        tail = asked.tail if self.margin is None else screened(asked.tail, self.margin)
         with self._bar(n, "ablating") as bar:
-            size = n if self.fidelity is None else max(1, round(ROUND * len(channels)))
+            size = n if self.fidelity is None else max(1, round(ROUND * n_channels))
             for part in order[:n].split(size):
                 before = scores.ablated.clone()
-                ablate(ablating, channels, part, fill, scores, batch_size=self.batch_size, bar=bar)
-                if self.fidelity is not None and self._settled(features, before, scores):
+                ablate(tail, asked.channels, part, asked.fill, scores, batch_size=self.batch_size, bar=bar)
+                if self.fidelity is not None and self._settled(asked.features, before, scores):
                     break
         return scores
 
-    def _followed(
-        self, detector: Adapter, tail: Tail, channels: Channels, fill: Tensor
-    ) -> tuple[AblatedScores | None, bool]:
+    def _followed(self, asked: _Asked) -> tuple[AblatedScores | None, bool]:
         """Every channel ablated, of the candidates that answer the targets now; and whether of all there are."""
-        if "tracked" not in (self.ranking, self.rest):
+        follower = tracked(asked.tail) if "tracked" in (self.ranking, self.rest) else None
+        if follower is not None:
+            return self._follow(asked, follower), False
+        if self.rest != "tracked":
             return None, False
-        follower = tracked(tail)
-        if follower is None and self.rest != "tracked":
-            return None, False
-        if follower is None:
-            reason = tail.details.get("reason", "the target may read any candidate")
-            warn_once(
-                detector,
-                f"no candidate can be tracked by itself ({reason}): Ablation-CAM ablates all {len(channels)} channels, "
-                "whatever ratio_channels_to_ablate says; with rest='first_order' or 'zero' it keeps to the ratio, for "
-                "a rougher map",
-            )
-            return self._follow(tail, channels, fill), True
-        return self._follow(follower, channels, fill), False
+        reason = asked.tail.details.get("reason", "the target may read any candidate")
+        warn_once(
+            asked.detector,
+            f"no candidate can be tracked by itself ({reason}): Ablation-CAM ablates all {len(asked.channels)} "
+            "channels, whatever ratio_channels_to_ablate says; with rest='first_order' or 'zero' it keeps to the "
+            "ratio, for a rougher map",
+        )
+        return self._follow(asked, asked.tail), True
 
-    def _order(
-        self,
-        detector: Adapter,
-        groups: Sequence[Features],
-        targets: Sequence[Target],
-        fill: Tensor,
-        followed: AblatedScores | None,
-    ) -> Tensor:
-        """All channel numbers (C,), those expected to matter most first."""
-        if self.ranking == "tracked" and followed is not None:
-            return channel_weights(followed).abs().sum(0).argsort(descending=True, stable=True)
-        return order_channels(detector, groups, targets, fill, self.ranking)
-
-    def _predicted(
-        self,
-        detector: Adapter,
-        groups: Sequence[Features],
-        targets: Sequence[Target],
-        fill: Tensor,
-        followed: AblatedScores | None,
-    ) -> Tensor | None:
-        """The drops (T, C) that channels weigh by which are not ablated; None: nothing."""
-        if self.rest == "first_order":
-            return predicted_drops(detector, groups, targets, fill)
-        return None if followed is None or self.rest == "zero" else followed.drops
-
-    def _follow(self, follower: Tail, channels: Channels, fill: Tensor) -> AblatedScores:
-        scores = AblatedScores.unknown(follower, len(channels))
-        every = torch.arange(len(channels), device=fill.device)
-        with self._bar(len(channels), "tracking") as bar:
-            ablate(follower, channels, every, fill, scores, batch_size=self.batch_size, bar=bar)
+    def _follow(self, asked: _Asked, follower: Tail) -> AblatedScores:
+        scores = AblatedScores.unknown(follower, len(asked.channels))
+        every = torch.arange(len(asked.channels), device=asked.fill.device)
+        with self._bar(len(every), "tracking") as bar:
+            ablate(follower, asked.channels, every, asked.fill, scores, batch_size=self.batch_size, bar=bar)
         return scores
+
+    def _expected(self, asked: _Asked, followed: AblatedScores | None) -> tuple[Tensor, Tensor | None]:
+        """All channel numbers (C,), those expected to matter most first; the drops (T, C) predicted for the rest."""
+        given = (asked.detector, asked.groups, asked.targets, asked.fill)
+        if self.ranking == "tracked" and followed is not None:
+            order = channel_weights(followed).abs().sum(0).argsort(descending=True, stable=True)
+        else:
+            order = order_channels(*given, self.ranking)
+        if self.rest == "first_order":
+            return order, predicted_drops(*given)
+        return order, None if followed is None or self.rest == "zero" else followed.drops
 
     def _settled(self, features: Features, before: Tensor, after: AblatedScores) -> bool:
         if after.predicted is None and bool(before.isnan().all()):

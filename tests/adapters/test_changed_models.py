@@ -209,3 +209,11 @@ REFUSED: set[tuple[str, Any]] = {
     *(("roi_heads", change) for change in (patch, subclass, hook, pre_hook, wrapper)),
     *(("model.3", change) for change in (subclass, wrapper, compiled)),
 }
+
+
+@pytest.mark.parametrize(("kind", "part"), [(TwoStages, "rpn.head.conv"), (OneStage, "model.3.cv3.0.1")])
+def test_a_part_that_mixes_the_images_of_a_batch(kind: Any, part: str) -> None:
+    """One ablation stands beside no other in a pass of the model itself."""
+    case = kind()
+    case.model.get_submodule(part).register_forward_hook(lambda module, given, output: output / output.std())
+    holds(case, case.wrap(case.model))
