@@ -316,7 +316,7 @@ def test_agrees_with_grad_cam_where_grad_cam_is_right(detector: Adapter) -> None
         ({"margin": 1.5}, "margin must be a share of the best score"),
         ({"rest": "half"}, "rest must be one of"),
         ({"fill": "red"}, "fill must be 'zero', 'mean' or a finite number"),
-        ({"fill": math.nan}, "fill must be 'zero', 'mean' or a finite number"),
+        ({"fill": math.nan}, "fill must be finite, got nan"),
         (
             {"ranking": "best", "ratio_channels_to_ablate": 0.5},
             "ranking must be 'tracked', 'first_order', 'energy' or a callable",
