@@ -127,6 +127,15 @@ class Geometry:
         (scale_y, scale_x), (top, left) = self.scale, self.offset
         return like.new_tensor([scale_x, scale_y] * 2), like.new_tensor([left, top] * 2, dtype=like.dtype)
 
+    def cells_of_image(self, n_cells: tuple[int, int]) -> Tensor:
+        """(h, w) bool: which cells of a grid over the model input the image is mapped from; the others are padding.
+
+        >>> Geometry((4, 2), (4, 4), (4, 2)).cells_of_image((4, 4))[0]
+        tensor([ True,  True, False, False])
+        """
+        down, right = (self._axis(axis, n).any(0) for axis, n in enumerate(n_cells))
+        return down[:, None] & right
+
     def map_to_image(self, values: Tensor) -> Tensor:
         """A map over the cells of the model input, as a map over the image's pixels.
 

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter, Features
+from detxai.adapters.adapter import Adapter, Features, as_uint8
 from detxai.adapters.own_context import in_full_precision
 from detxai.engine.eigen import eigh
 from detxai.explanation import Cost, Explanation, settings_of
-from detxai.geometry import Geometry
-from detxai.images import Image
+from detxai.images import Array, Image, load_image, to_tensor
 from detxai.reshape import ReshapeTransform
 
 
@@ -24,8 +25,8 @@ class EigenCAM:
     """The features of a layer, projected onto their first principal component.
 
     With X the (pixels x channels) matrix of a level's features, centred, and v the top eigenvector of XᵀX, the map
-    is Xv. Every level is projected by itself, scaled to a largest absolute value of 1, brought to the image at its
-    own resolution, and the levels are averaged.
+    is Xv. Cells that are all padding have no part in the mean nor in v. Every level is projected by itself, scaled to a
+    largest absolute value of 1, brought to the image at its own resolution, and the levels are averaged.
 
     It asks no question of a box: the map is of the image, the same for every detection and class. Do not crop it to
     a box and call it that box's explanation.
@@ -61,17 +62,37 @@ class EigenCAM:
 
     @in_full_precision
     def batch(self, detector: Adapter, images: Sequence[Image]) -> list[Explanation]:
-        """One explanation for each image, from one forward pass over all of them."""
+        """One explanation for each image, from one forward pass over all images of a size.
+
+        Of a size, because what a batch of several sizes is padded with reaches into the features of its images.
+        """
         start = time.perf_counter()
-        features = detector.features(images, self.layers)
-        maps = [principal_projection(level) for level in self._levels(features)]
-        values = [self._combine(maps, i, geometry) for i, geometry in enumerate(features.inputs.geometries)]
-        cost = Cost(time.perf_counter() - start, forward_passes=1)
-        model = {**detector.describe(), "layers": list(features.layers)}
+        arrays = [load_image(image) for image in images]
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for place, array in enumerate(arrays):
+            by_size.setdefault(array.shape, []).append(place)
+        values: dict[int, Tensor] = {}
+        layers = detector.layer_names(self.layers)
+        for places in by_size.values():
+            features = detector.features([_as_image(arrays[place]) for place in places], layers)
+            values.update(zip(places, self._values(features), strict=True))
+        cost = Cost(time.perf_counter() - start, forward_passes=len(by_size))
+        model = {**detector.describe(), "layers": list(layers)}
         return [
-            Explanation(map_.cpu().numpy(), photo, self.name, settings_of(self), cost, model=model)
-            for map_, photo in zip(values, features.inputs.images, strict=True)
+            Explanation(values[place].cpu().numpy(), photo, self.name, settings_of(self), cost, model=model)
+            for place, photo in enumerate(as_uint8(arrays))
         ]
+
+    def _values(self, features: Features) -> Tensor:
+        """(B, H, W) of images of one size."""
+        geometry = features.inputs.geometries[0]
+        on_image = []
+        for level in self._levels(features):
+            inside = geometry.cells_of_image((level.shape[-2], level.shape[-1])).to(level.device)
+            projection = principal_projection(level, inside)
+            peaks = (projection * inside).abs().amax((1, 2), keepdim=True)
+            on_image.append(geometry.map_to_image(projection / torch.where(peaks > 0, peaks, 1)))
+        return torch.stack(on_image).mean(0)
 
     def _levels(self, features: Features) -> list[Tensor]:
         if self.reshape_transform is None:
@@ -83,16 +104,12 @@ class EigenCAM:
         outputs = [levels.get("", levels) for levels in by_layer.values()]
         return [self.reshape_transform(output) for output in outputs]
 
-    def _combine(self, maps: Sequence[Tensor], image: int, geometry: Geometry) -> Tensor:
-        on_image = []
-        for level in maps:
-            one = level[image]
-            peak = one.abs().amax()
-            on_image.append(geometry.map_to_image(one / torch.where(peak > 0, peak, 1)))
-        return torch.stack(on_image).mean(0)
+
+def _as_image(array: Array) -> Image:
+    return array if array.dtype == np.uint8 else to_tensor(array)
 
 
-def principal_projection(features: Tensor) -> Tensor:
+def principal_projection(features: Tensor, inside: Tensor | None = None) -> Tensor:
     """Features projected onto their first principal component, one for each image of the batch.
 
     The smaller of the two Gram matrices is decomposed in float64, on the features' own device: exact, where a
@@ -102,6 +119,7 @@ def principal_projection(features: Tensor) -> Tensor:
 
     Args:
         features: (B, C, h, w).
+        inside: (h, w) bool, the places that count; default: all. The others are projected too.
 
     Returns:
         (B, h, w), dtype of the features; zeros where they do not vary.
@@ -121,14 +139,17 @@ def principal_projection(features: Tensor) -> Tensor:
     if not bool(torch.isfinite(wide).all()):
         raise ValueError("features must be finite, got NaN or infinity")
     pixels = wide.flatten(2).transpose(1, 2)
-    centred = pixels - pixels.mean(1, keepdim=True)
+    counting = slice(None) if inside is None or bool(inside.all()) else inside.flatten().nonzero().flatten()
+    mean = pixels[:, counting].mean(1, keepdim=True)
+    centred = pixels[:, counting] - mean
     if centred.shape[2] <= centred.shape[1]:
         _, vectors = eigh(centred.transpose(1, 2) @ centred)
-        projection = (centred @ vectors[..., -1:]).squeeze(-1)
-    else:
-        values, vectors = eigh(centred @ centred.transpose(1, 2))
-        projection = vectors[..., -1] * values[:, -1:].clamp(min=0).sqrt()
-    strength = pixels.norm(dim=-1)
-    agreement = (projection * (strength - strength.mean(1, keepdim=True))).sum(1, keepdim=True)
+        component = vectors[..., -1:]
+    else:  # the component is the combination of places that the other Gram matrix's vector says
+        _, vectors = eigh(centred @ centred.transpose(1, 2))
+        component = F.normalize(centred.transpose(1, 2) @ vectors[..., -1:], dim=1)
+    projection = ((pixels - mean) @ component).squeeze(-1)
+    strength = pixels[:, counting].norm(dim=-1)
+    agreement = (projection[:, counting] * (strength - strength.mean(1, keepdim=True))).sum(1, keepdim=True)
     upright = torch.where(agreement < 0, -projection, projection)
     return upright.unflatten(1, features.shape[2:]).to(features.dtype)

@@ -111,8 +111,9 @@ def test_agrees_with_grad_cam_on_the_pyramid_through_the_reshape_transform() -> 
     theirs = get_2d_projection(fpn_reshape_transform(pyramid).numpy())[0]
     assert abs(_correlation(ours, theirs)) > 0.999
     joint = EigenCAM(reshape_transform=fpn_reshape_transform)(detector, image)
-    expected = features.inputs.geometries[0].map_to_image(torch.from_numpy(ours)).numpy()
-    assert _correlation(joint.values, expected) > 0.999
+    geometry = features.inputs.geometries[0]
+    inside = principal_projection(fpn_reshape_transform(pyramid), geometry.cells_of_image(ours.shape))[0]
+    assert _correlation(joint.values, geometry.map_to_image(inside).numpy()) > 0.999999
 
 
 def test_one_explanation_for_the_image_in_its_own_pixels() -> None:
@@ -131,6 +132,32 @@ def test_a_batch_of_images_is_each_image_alone() -> None:
     images = [photo(seed, 96, 96) for seed in range(3)]
     for together, image in zip(EigenCAM().batch(detector, images), images):
         np.testing.assert_allclose(together.values, EigenCAM()(detector, image).values, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "yolo"])
+def test_a_batch_of_several_sizes_is_each_image_alone(kind: str) -> None:
+    if kind == "yolo":
+        pytest.importorskip("ultralytics")
+    detector = detxai.wrap(small_faster_rcnn()) if kind == "faster_rcnn" else detxai.wrap("scenes-yolo")
+    images = [photo(0, 60, 120), photo(1, 120, 60), photo(2, 60, 120), photo(3, 90, 90)]
+    together = EigenCAM().batch(detector, images)
+    for explanation, image in zip(together, images, strict=True):
+        assert explanation.values.shape == image.shape[1:]
+        np.testing.assert_allclose(explanation.values, EigenCAM()(detector, image).values, atol=1e-4)
+    assert together[0].cost.forward_passes == 3
+
+
+@pytest.mark.parametrize("channels", [3, 60])
+def test_places_that_do_not_count_change_nothing_where_the_others_are(channels: int) -> None:
+    """Whatever stands in the padding: the map inside is that of the inside alone."""
+    g = torch.Generator().manual_seed(0)
+    features = torch.randn(2, channels, 5, 8, generator=g, dtype=torch.float64)
+    inside = torch.zeros(5, 8, dtype=torch.bool)
+    inside[:, 1:6] = True
+    features[..., ~inside] *= 50
+    alone = principal_projection(features[..., 1:6])
+    torch.testing.assert_close(principal_projection(features, inside)[..., 1:6], alone, atol=1e-9, rtol=0)
+    assert not torch.allclose(principal_projection(features)[..., 1:6], alone, atol=0.1)
 
 
 def test_the_same_map_every_time() -> None:
