@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -15,8 +16,11 @@ from PIL import ImageDraw, ImageFont
 
 from detxai.detections import Detections
 from detxai.explanation import Explanation
+from detxai.images import load_image, to_uint8
 from detxai.render import COLOURS
 from detxai.runs.files import replacing
+
+log = logging.getLogger(__name__)
 
 HEIGHT, WIDEST = 240, 480  # pixels of a frame's photo: small enough to write every epoch
 LINE = 18  # pixels of a line of the caption
@@ -75,10 +79,10 @@ def write_strip(folder: Path) -> tuple[Path, Path] | None:
 
     The strip reads from left to right and from the top, under a line that names it.
     """
-    files = list(frames_of(folder).values())
-    if not files:
+    read = (_read(file) for file in _thinned(list(frames_of(folder).values())))
+    frames = [picture for picture in read if picture is not None]
+    if not frames:
         return None
-    frames = [PIL.Image.open(file).convert("RGB") for file in _thinned(files)]
     width, height = (max(picture.size[axis] for picture in frames) for axis in (0, 1))
     columns = min(len(frames), COLUMNS)
     strip = PIL.Image.new("RGB", (columns * width, math.ceil(len(frames) / columns) * height), "white")
@@ -112,6 +116,14 @@ def _thinned(files: Sequence[Path]) -> list[Path]:
     if len(files) <= MOST:
         return list(files)
     return [files[round(i * (len(files) - 1) / (MOST - 1))] for i in range(MOST)]
+
+
+def _read(file: Path) -> PIL.Image.Image | None:
+    try:
+        return PIL.Image.fromarray(to_uint8(load_image(file)))
+    except ValueError as error:  # a full disk or a crash cut it off: the others are shown
+        log.warning("left out of the strip: %s", error)
+        return None
 
 
 def _outline(picture: PIL.Image.Image, box: Sequence[float]) -> None:

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from detxai.adapters.spread import spread_like_trained
 from detxai.bench import as_records, as_table, bench_ablation
 from detxai.bench_d_rise import as_rate_records, as_rate_table, bench_d_rise
 from detxai.bench_eigen_cam import as_projection_table, bench_eigen_cam
-from detxai.commands.options import MODEL_HELP, fraction, on_device, whole
+from detxai.commands.options import MODEL_HELP, a_path, fraction, on_device, whole
 from detxai.detections import Detections
 from detxai.images import Array, load_image, to_tensor
 
@@ -28,8 +27,8 @@ def add_bench(commands: Any) -> argparse.ArgumentParser:
     )
     command.add_argument("what", choices=["ablation", "d_rise", "eigen_cam"])
     command.add_argument("--model", required=True, help=MODEL_HELP)
-    command.add_argument("--weights", type=Path, metavar="FILE", help="a torchvision builder's state_dict")
-    command.add_argument("--image", required=True, type=Path)
+    command.add_argument("--weights", type=a_path, metavar="FILE", help="a torchvision builder's state_dict")
+    command.add_argument("--image", required=True, type=a_path)
     command.add_argument("--score-threshold", type=fraction, default=0.25, metavar="S", help="default: 0.25")
     command.add_argument("--max-boxes", type=whole(1), default=20, metavar="N", help="the N best boxes; default: 20")
     command.add_argument("--n-masks", type=whole(1), default=None, metavar="N", help="d_rise: a round; default: 64")

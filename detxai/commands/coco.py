@@ -9,7 +9,6 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from detxai.adapters.loading import load_detector
@@ -26,6 +25,7 @@ from detxai.commands.options import (
     FAILED,
     LARGEST_SIDE,
     MODEL_HELP,
+    a_path,
     amount,
     expect_file,
     fraction,
@@ -63,19 +63,19 @@ def add_coco(commands: Any) -> argparse.ArgumentParser:
 
 def _add_inputs(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", required=True, help=MODEL_HELP)
-    command.add_argument("--weights", type=Path, metavar="FILE", help="a torchvision builder's state_dict")
-    command.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of the images")
-    command.add_argument("--annotations", required=True, type=Path, metavar="FILE", help="COCO annotations")
+    command.add_argument("--weights", type=a_path, metavar="FILE", help="a torchvision builder's state_dict")
+    command.add_argument("--images", required=True, type=a_path, metavar="DIR", help="folder of the images")
+    command.add_argument("--annotations", required=True, type=a_path, metavar="FILE", help="COCO annotations")
     command.add_argument(
-        "--predictions", type=Path, metavar="FILE", help="COCO results of any run; default: the model makes them"
+        "--predictions", type=a_path, metavar="FILE", help="COCO results of any run; default: the model makes them"
     )
     command.add_argument("--method", required=True, help="ablation_cam, eigen_cam, ...")
-    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder, or one to go on with")
+    command.add_argument("--out", required=True, type=a_path, metavar="DIR", help="a new folder, or one to go on with")
     command.add_argument(
         "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="settings",
         help="a setting of the method, such as ratio_channels_to_ablate=0.1; as often as needed",
     )  # fmt: skip
-    command.add_argument("--class-names", type=Path, metavar="FILE", help="a name a line, label 0 first; or .json")
+    command.add_argument("--class-names", type=a_path, metavar="FILE", help="a name a line, label 0 first; or .json")
     command.add_argument(
         "--labels", metavar="HOW", help="which label is which category: by-name, by-id, or a JSON file of pairs"
     )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from detxai.commands.options import shows_progress
+from detxai.commands.options import a_path, shows_progress
 from detxai.demo import make_demo
 
 
@@ -15,7 +14,7 @@ def add_demo(commands: Any) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         "demo", help="the bundled detectors explain the bundled scenes; offline; DIR/index.html"
     )
-    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the page")
+    command.add_argument("--out", required=True, type=a_path, metavar="DIR", help="folder for the page")
     command.add_argument("--no-progress", action="store_true", help="no progress bar")
     command.set_defaults(run=_demo)
     return command

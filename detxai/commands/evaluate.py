@@ -7,7 +7,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from detxai.adapters.adapter import Adapter
@@ -16,6 +15,7 @@ from detxai.commands.options import (
     FAILED,
     LARGEST_SIDE,
     MODEL_HELP,
+    a_path,
     fraction,
     no_repeats,
     on_device,
@@ -44,13 +44,13 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
         "evaluate", help="rank methods on the same detections: a table, results.parquet and index.html; resumable"
     )
     command.add_argument("--model", required=True, help=MODEL_HELP)
-    command.add_argument("--weights", type=Path, metavar="FILE", help="a torchvision builder's state_dict")
-    command.add_argument("--class-names", type=Path, metavar="FILE", help="as for explain")
+    command.add_argument("--weights", type=a_path, metavar="FILE", help="a torchvision builder's state_dict")
+    command.add_argument("--class-names", type=a_path, metavar="FILE", help="as for explain")
     command.add_argument(
         "--methods", required=True, type=_names, metavar="A,B",
         help=f"{', '.join([*METHODS, *PEERS, *BASELINES])}; other=METHOD lets one compete again, with other settings",
     )  # fmt: skip
-    command.add_argument("--out", required=True, type=Path, metavar="DIR")
+    command.add_argument("--out", required=True, type=a_path, metavar="DIR")
     _add_images(command)
     _add_measures(command)
     command.add_argument(
@@ -64,8 +64,8 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
 
 
 def _add_images(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--images", type=Path, metavar="DIR", help="what the annotations' file names start from")
-    command.add_argument("--annotations", type=Path, metavar="FILE", help="a COCO annotation file")
+    command.add_argument("--images", type=a_path, metavar="DIR", help="what the annotations' file names start from")
+    command.add_argument("--annotations", type=a_path, metavar="FILE", help="a COCO annotation file")
     command.add_argument(
         "--scenes", nargs="?", const=(), type=_names, metavar="KIND,...",
         help="instead of images: scenes whose evidence is known, of these kinds or of all",

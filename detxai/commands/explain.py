@@ -23,6 +23,7 @@ from detxai.commands.options import (
     FAILED,
     MODEL_HELP,
     REFUSED,
+    a_path,
     expect_file,
     fraction,
     no_repeats,
@@ -45,11 +46,11 @@ def add_explain(commands: Any) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         "explain", help="which pixels put each box there: an overlay, the raw map and a record for each"
     )
-    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    command.add_argument("images", nargs="+", type=a_path, metavar="IMAGE")
     command.add_argument("--model", required=True, help=MODEL_HELP)
-    command.add_argument("--weights", type=Path, metavar="FILE", help="a torchvision builder's state_dict")
+    command.add_argument("--weights", type=a_path, metavar="FILE", help="a torchvision builder's state_dict")
     command.add_argument("--method", required=True, help="ablation_cam, eigen_cam, ...")
-    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets a folder for each image")
+    command.add_argument("--out", required=True, type=a_path, metavar="DIR", help="gets a folder for each image")
     command.add_argument(
         "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="settings",
         help="a setting of the method, such as layers=model.15 or ratio_channels_to_ablate=0.1; as often as needed",
@@ -57,7 +58,7 @@ def add_explain(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("--score-threshold", type=fraction, default=0.25, metavar="S", help="default: 0.25")
     command.add_argument(
         "--class-names",
-        type=Path,
+        type=a_path,
         metavar="FILE",
         help="a name a line, label 0 first; or .json: list or {label: name}",
     )

@@ -18,6 +18,8 @@ from detxai.settings import LARGEST
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit codes: some images failed; nothing was done; Ctrl-C
 LARGEST_AMOUNT = 1e15  # of square pixels and scores
+LONGEST_LINE = 2000  # of an error: what somebody gave may be long
+LONGEST_PATH, LONGEST_NAME = 4096, 255
 LARGEST_SIDE = 65_536  # of an image
 MODEL_HELP = (
     "a torchvision builder's name (fasterrcnn_resnet50_fpn), the path of a YOLO .pt, module:function for a factory "
@@ -45,6 +47,13 @@ def no_repeats(settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(named) < len(settings):
         raise ValueError(f"--set: each name once, got {', '.join(name for name, _ in settings)}")
     return named
+
+
+def a_path(text: str) -> Path:
+    """A path that the system can look for: others end in an error that does not say whose they are."""
+    if "\0" in text or len(text) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in re.split(r"[\\/]", text)):
+        raise argparse.ArgumentTypeError(f"expected a path that this system can have, got {_shown(text)}")
+    return Path(text)
 
 
 def fraction(text: str) -> float:
@@ -123,4 +132,5 @@ def read_class_names(path: Path) -> dict[int, str] | list[str]:
 
 
 def one_line(error: BaseException) -> str:
-    return " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE // 2]} ... {text[-LONGEST_LINE // 4 :]}"

@@ -107,7 +107,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _load(path: Path, annotations: Sequence[dict[str, Any]], labels: Mapping[int, int]) -> tuple[Pixels, Truth]:
     image = to_uint8(load_image(path))
-    found = from_coco(annotations, label_to_category={label: category for category, label in labels.items()})
+    objects = [{name: one[name] for name in ("image_id", "category_id", "bbox")} for one in annotations]
+    found = from_coco(objects, label_to_category={label: category for category, label in labels.items()})
     masks = _masks(annotations, image.shape[0], image.shape[1])
     return image, Truth(Objects(found.boxes, found.labels, masks))
 
