@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detxai.adapters.layers import own_forward
+from detxai.adapters.unchanged import is_our_own
 from detxai.detections import Candidates, Detections
 
 Changes = Mapping[str, object]
@@ -32,7 +33,8 @@ def changed_parts(parts: Mapping[str, nn.Module], package: str, besides: Collect
             function = getattr(now, "__func__", None)  # None: no method, but something put in its place
             if method not in besides and (function is None or not function.__module__.startswith(package)):
                 changed[f"{name}.{method}"] = now
-        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        placed = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        hooks = tuple(hook for hook in placed if not is_our_own(hook))
         if hooks:
             changed[f"a hook on {name}"] = hooks
     return changed

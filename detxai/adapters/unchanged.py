@@ -73,7 +73,7 @@ def _change_of_module(module: nn.Module) -> str | None:
         return "is compiled"
     for kept, what in HOOKS.items():
         everywhere = getattr(torch_module, f"_global{kept}", {})
-        if any(not _is_ours(hook) for hook in (*getattr(module, kept).values(), *everywhere.values())):
+        if any(not is_our_own(hook) for hook in (*getattr(module, kept).values(), *everywhere.values())):
             return f"has a {what}"
     for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
         if type(tensor) not in (nn.Parameter, Tensor):
@@ -102,12 +102,13 @@ def _replaced_method(part: Any, may_replace: Collection[Callable[..., Any]]) -> 
 
 def _beneath(forward: Any) -> Any:
     """The method beneath what detxai itself has put in its place."""
-    while _is_ours(type(forward)):
+    while is_our_own(type(forward)):
         forward = forward.forward
     return forward
 
 
-def _is_ours(what: Any) -> bool:
+def is_our_own(what: Any) -> bool:
+    """Whether a hook, or a class, is detxai's."""
     return _package(getattr(what, "__module__", None) or "") == "detxai"
 
 

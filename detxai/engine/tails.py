@@ -24,17 +24,17 @@ _said: WeakKeyDictionary[Adapter, set[str]] = WeakKeyDictionary()
 def tail_of(detector: Adapter, features: Features, targets: Sequence[Target]) -> Tail:
     """The tail behind ``features`` for these targets: the quickest that is exact for this very network."""
     structure = detector.structure(features)
+    if isinstance(structure, TwoStage) and probes_of(targets) is None:
+        # which may count the candidates, or look at those that the shortcuts leave out
+        structure = NoShortcut("the target may read any candidate (BoxTarget says what it can declare)")
     if isinstance(structure, NoShortcut):
         warn_once(detector, f"{structure.reason}: ablations take the full tail, which is exact and slower")
         return FullTail(detector, features, targets, structure.reason)
+    if isinstance(structure, TwoStage):
+        return TwoStageTail(structure, features.levels, targets)
     if isinstance(structure, Dense):
         return DenseTail(structure, targets)
-    if not isinstance(structure, TwoStage):
-        return FullTail(detector, features, targets)
-    if probes_of(targets) is None:  # which may count the candidates, or look at those that the shortcuts leave out
-        reason = "the target may read any candidate (BoxTarget says what to declare)"
-        return FullTail(detector, features, targets, reason)
-    return TwoStageTail(structure, features.levels, targets)
+    return FullTail(detector, features, targets)
 
 
 def tail_of_groups(detector: Adapter, groups: Sequence[Features], targets: Sequence[Target]) -> Tail:

@@ -85,7 +85,9 @@ class AblationCAM:
         propagate: where one of ``layers`` reads another (on a YOLO, model.18 and model.21 read model.15): False holds
             the outputs of the others as they were, so that a drop is what goes away along the direct way to the head;
             True lets the change run on through them, as in a network that lost the channel, at the price of
-            recomputing all that lies behind each layer.
+            recomputing all that lies behind each layer. On 31 boxes of yolov8n in 12 photos of COCO, True
+            gave .033 more insertion less deletion, as a share of the clean score (standard error .017): too little to
+            be the default at that price.
         fill: what an ablated channel is set to: ``"zero"`` (the paper), a number (the map still shows A_c, as
             grad-cam's does), or its own ``"mean"``: the map then shows A_c less that mean, which is what the ablation
             takes away, without the background that comes of where a channel's zero lies.

