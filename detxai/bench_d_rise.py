@@ -16,8 +16,8 @@ from torch import Tensor
 from detxai.adapters.adapter import Adapter, Inputs
 from detxai.detections import Detections
 from detxai.engine.batching import images_at_once
+from detxai.engine.masking.scoring import scores_under
 from detxai.engine.ranking import rank_correlation
-from detxai.engine.sampling import scores_under
 from detxai.geometry import box_iou
 from detxai.images import Image, load_image, to_tensor
 from detxai.methods.d_rise import DRISE, WORTH_KEEPING

@@ -29,7 +29,7 @@ class Canvas:
 
     Attributes:
         clean: the image, prepared; a batch of one.
-        filling: (1, 3, h, w) the filling, prepared in the same way.
+        filling: (F, 3, h, w) the fillings, prepared in the same way.
     """
 
     clean: Inputs
@@ -49,9 +49,23 @@ class Canvas:
         Raises:
             ValueError: no such filling.
         """
+        return cls.with_fills(detector, image, [fill], seed)
+
+    @classmethod
+    def with_fills(
+        cls, detector: Adapter, image: Image, fills: Sequence[Filling | Sequence[float]], seed: int = 0
+    ) -> Canvas:
+        """Prepare an image and F fillings, for views that differ in what stands where the image is hidden.
+
+        Raises:
+            ValueError: no such filling, or none at all.
+        """
+        if not fills:
+            raise ValueError("fills must name at least one filling, got none")
         array = load_image(image)
         clean = detector.prepare(torch.from_numpy(array).permute(2, 0, 1) if array.dtype != np.uint8 else array)
-        return cls(clean, detector.prepare(filling_image(clean.images[0], fill, seed)).tensor)
+        fillings = [detector.prepare(filling_image(clean.images[0], fill, seed)).tensor for fill in fills]
+        return cls(clean, torch.cat(fillings))
 
     @property
     def geometry(self) -> Geometry:
@@ -62,14 +76,16 @@ class Canvas:
         """(height, width) of the image within the model's input, in input pixels: the size of a mask."""
         return self.geometry.resized_size
 
-    def inputs(self, keep: Tensor) -> Inputs:
+    def inputs(self, keep: Tensor, fills: Tensor | None = None) -> Inputs:
         """The image under B masks.
 
         Args:
             keep: (B, height, width) of ``size``, in [0, 1]: 1 shows the image, 0 the filling.
+            fills: (B,) int64, the number of each mask's filling; None: the first one.
         """
         (top, left), (height, width) = self.geometry.offset, self.size
-        image, filling = self.clean.tensor, self.filling
+        image = self.clean.tensor
+        filling = self.filling[:1] if fills is None else self.filling[fills]
         tensor = image.expand(len(keep), -1, -1, -1).clone()
         inside = (slice(None), slice(None), slice(top, top + height), slice(left, left + width))
         torch.lerp(filling[inside], image[inside], keep[:, None].to(image), out=tensor[inside])

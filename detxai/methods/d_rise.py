@@ -26,9 +26,9 @@ from detxai.engine.estimating import (
     estimate,
 )
 from detxai.engine.lattice import Lattice
+from detxai.engine.masking.scoring import scores_under
 from detxai.engine.masks import RiseMasks
 from detxai.engine.perturbing import Canvas, Filling
-from detxai.engine.sampling import scores_under
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.progress import hides_bar

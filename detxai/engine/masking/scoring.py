@@ -1,8 +1,8 @@
-"""The scores of every target under mask after mask of one image: D-RISE's hot loop."""
+"""The scores of every target under view after view of one image: the hot loop of black-box methods."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,18 +11,18 @@ from torch import Tensor
 from detxai.adapters.adapter import Adapter
 from detxai.engine.ablation import autocast
 from detxai.engine.batching import images_at_once, in_batches
-from detxai.engine.masks import RiseMasks
 from detxai.engine.perturbing import Canvas
 from detxai.targets import Target, score_targets
 
 
 def scores_under(
-    masks: RiseMasks,
+    masks: Callable[[Tensor], Tensor],
     numbers: Sequence[int] | Tensor,
     detector: Adapter,
     canvas: Canvas,
     targets: Sequence[Target],
     *,
+    fills: Tensor | None = None,
     batch_size: int | None = None,
     precision: str = "full",
     channels_last: bool = False,
@@ -32,11 +32,12 @@ def scores_under(
     The answer under a mask depends on nothing but its number, so the numbers may be shared out over processes.
 
     Args:
-        masks: of the canvas's size.
+        masks: from numbers (B,), on the canvas's device, to masks (B, height, width) of the canvas's size, in [0, 1].
         numbers: (n,) which masks.
         detector: what looks at them.
         canvas: the image and what stands where it is hidden.
         targets: T questions.
+        fills: (n,) int64, which of the canvas's fillings each mask shows; None: the first.
         batch_size: masked images at once; None: what fits the device. Running out of memory halves it.
         precision: ``"full"``, ``"bf16"`` or ``"fp16"`` autocast.
         channels_last: hand the detector its images in that memory format.
@@ -47,8 +48,8 @@ def scores_under(
     device = canvas.clean.tensor.device
     wanted = torch.as_tensor(numbers, device=device)
 
-    def run(part: Tensor) -> Tensor:
-        inputs = canvas.inputs(masks(part))
+    def run(places: Tensor) -> Tensor:
+        inputs = canvas.inputs(masks(wanted[places]), None if fills is None else fills[places])
         if channels_last:
             inputs = replace(inputs, tensor=inputs.tensor.contiguous(memory_format=torch.channels_last))
         # entered and left for each batch: a generator that yields inside a context imposes it on its consumer
@@ -56,6 +57,7 @@ def scores_under(
             return score_targets(targets, detector.candidates(inputs)).float()
 
     done = 0
-    for part, scores in in_batches(wanted, batch_size or images_at_once(canvas.clean.tensor), run):
+    places = torch.arange(len(wanted), device=device)
+    for part, scores in in_batches(places, batch_size or images_at_once(canvas.clean.tensor), run):
         yield done, scores
         done += len(part)

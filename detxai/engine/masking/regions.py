@@ -1,0 +1,163 @@
+"""Regions: an image cut into sets of pixels that are hidden or shown together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detxai.engine.masks import uniforms
+
+INNER = 6  # cells across the grown box: finer ones are more than a few hundred views can tell apart
+OUTER = 3  # cells across the image, beyond the grown box
+MARGIN = 0.25  # of the box's sides, added on each of them: what decides a box often lies just outside it
+
+
+@dataclass(frozen=True, eq=False)
+class Partitions:
+    """S ways to cut one image into regions.
+
+    Attributes:
+        labels: (S, h, w) int64, the region of each pixel; a partition's regions are numbered from 0 and none is empty.
+        counts: (S,) int64, how many regions each partition has.
+    """
+
+    labels: Tensor
+    counts: Tensor
+
+    @classmethod
+    def from_labels(cls, labels: Tensor) -> Partitions:
+        """Partitions from any labels (S, h, w) int64 of at least 0, such as superpixels; gaps are closed.
+
+        >>> Partitions.from_labels(torch.tensor([[[7, 7, 2]]])).labels
+        tensor([[[1, 1, 0]]])
+        """
+        flat = labels.flatten(1)
+        used = torch.zeros(len(flat), int(flat.max()) + 1, dtype=torch.bool, device=flat.device)
+        used.scatter_(1, flat, torch.ones_like(flat, dtype=torch.bool))
+        number = used.cumsum(1) - 1
+        return cls(number.gather(1, flat).view_as(labels), used.sum(1))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def areas(self) -> Tensor:
+        """(S, N) float32, how many pixels each region has; 0 beyond a partition's own regions."""
+        flat = self.labels.flatten(1)
+        areas = torch.zeros(len(flat), int(self.counts.max()), device=flat.device)
+        return areas.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float32))
+
+    def sums(self, maps: Tensor) -> Tensor:
+        """(S, N) what each region holds of its map: ``maps`` is (S, h, w)."""
+        flat = self.labels.flatten(1)
+        sums = maps.new_zeros(len(flat), int(self.counts.max()))
+        return sums.scatter_add_(1, flat, maps.flatten(1))
+
+    def cat(self, other: Partitions) -> Partitions:
+        """These partitions, then the other ones."""
+        return Partitions(torch.cat([self.labels, other.labels]), torch.cat([self.counts, other.counts]))
+
+
+def random_partitions(
+    size: tuple[int, int],
+    boxes: Tensor,
+    numbers: Tensor,
+    seed: int = 0,
+    *,
+    inner: int = INNER,
+    outer: int = OUTER,
+    margin: float = MARGIN,
+) -> Partitions:
+    """A grid over the grown box, and a coarse one over the rest of the image, both at random offsets.
+
+    Partition number i is a function of (seed, i) and its box alone, on any device.
+
+    Args:
+        size: (height, width) in pixels.
+        boxes: (S, 4) xyxy in those pixels, the box that each partition is fitted to.
+        numbers: (S,) int64, which partitions.
+        seed: of all partitions.
+        inner: cells across the grown box, in each direction; the offset adds one that is cut.
+        outer: cells across the image beyond it.
+        margin: of the box's sides, by which it is grown on each of them.
+    """
+    offsets = uniforms(seed, numbers, torch.arange(4, device=numbers.device)).float()
+    grown = _grown(boxes.float(), size, margin)
+    rows, columns = (torch.arange(n, device=boxes.device) + 0.5 for n in size)
+    inside = _cells(columns, grown[:, 0], grown[:, 2], inner, offsets[:, 0])[:, None]
+    inside = inside + (inner + 1) * _cells(rows, grown[:, 1], grown[:, 3], inner, offsets[:, 1])[:, :, None]
+    whole = torch.zeros_like(grown[:, 0])
+    beyond = _cells(columns, whole, whole + size[1], outer, offsets[:, 2])[:, None]
+    beyond = beyond + (outer + 1) * _cells(rows, whole, whole + size[0], outer, offsets[:, 3])[:, :, None]
+    across = (columns >= grown[:, :1]) & (columns < grown[:, 2:3])
+    down = (rows >= grown[:, 1:2]) & (rows < grown[:, 3:4])
+    return Partitions.from_labels(
+        torch.where(down[:, :, None] & across[:, None], inside, beyond + (inner + 1) ** 2).long()
+    )
+
+
+def split_regions(partitions: Partitions, maps: Tensor, n_splits: int) -> Partitions:
+    """The regions that hold most of a map, each cut in four at the middle of its bounding box.
+
+    Args:
+        partitions: S of them.
+        maps: (S, h, w) what is looked for; the regions with the largest absolute sums are split.
+        n_splits: how many regions of each partition to split.
+
+    Returns:
+        Partitions with up to three regions more for each split. The first partition's regions are unions of these, so
+        Shapley values along orders that keep the parts of a region together are Owen values.
+    """
+    labels, n = partitions.labels, int(partitions.counts.max())
+    held = partitions.sums(maps).abs()
+    chosen = torch.zeros_like(held, dtype=torch.bool)
+    chosen.scatter_(1, held.topk(min(n_splits, n)).indices, torch.ones_like(held, dtype=torch.bool))
+    flat = labels.flatten(1)
+    height, width = labels.shape[1:]
+    quarter = torch.zeros_like(flat)
+    for axis, length in enumerate((height, width)):
+        shape = (-1, 1) if axis == 0 else (1, -1)
+        place = torch.arange(length, device=labels.device).view(shape).expand(height, width).reshape(1, -1)
+        place = place.expand_as(flat)
+        first = torch.full_like(held, length, dtype=torch.long).scatter_reduce_(1, flat, place, "amin")
+        last = torch.zeros_like(held, dtype=torch.long).scatter_reduce_(1, flat, place, "amax")
+        quarter = 2 * quarter + (2 * place > (first + last).gather(1, flat)).long()
+    quarter = quarter * chosen.gather(1, flat)
+    return Partitions.from_labels((4 * flat + quarter).view_as(labels))
+
+
+def superpixels(image: Tensor, n_regions: int = 100) -> Partitions:
+    """One partition that follows the image's own edges.
+
+    Args:
+        image: (3, h, w) in [0, 1].
+        n_regions: about how many regions.
+
+    Raises:
+        ImportError: scikit-image is not installed.
+
+    Source: Achanta et al., 2012, SLIC superpixels (IEEE TPAMI 34).
+    """
+    try:
+        from skimage.segmentation import slic
+    except ImportError as error:
+        raise ImportError("superpixels need scikit-image: pip install scikit-image") from error
+    found = slic(image.permute(1, 2, 0).cpu().numpy(), n_segments=n_regions, compactness=20, start_label=0)
+    return Partitions.from_labels(torch.from_numpy(found)[None].long().to(image.device))
+
+
+def _grown(boxes: Tensor, size: tuple[int, int], margin: float) -> Tensor:
+    """(S, 4) the boxes with a margin, within the image and at least a pixel wide and high."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    limit = boxes.new_tensor([size[1], size[0]])
+    low = torch.minimum((boxes[:, :2] - margin * sides).clamp(min=0), limit - 1)
+    high = torch.maximum(torch.minimum(boxes[:, 2:] + margin * sides, limit), low + 1)
+    return torch.cat([low, high], 1)
+
+
+def _cells(pixels: Tensor, low: Tensor, high: Tensor, n: int, offset: Tensor) -> Tensor:
+    """(S, length) the cell 0 to n of each pixel centre in a grid of n cells from ``low`` to ``high``, shifted."""
+    cells = (pixels - low[:, None]) / (high - low)[:, None] * n + offset[:, None]
+    return cells.floor().clamp(0, n)

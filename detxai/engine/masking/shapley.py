@@ -1,0 +1,203 @@
+"""Shapley values of regions, as densities that are averaged over random partitions until they are known well enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter
+from detxai.engine.masking.paths import Paths, follow
+from detxai.engine.masking.regions import random_partitions, split_regions
+from detxai.engine.masking.scoring import scores_under
+from detxai.engine.perturbing import Canvas
+from detxai.targets import Target
+
+FIRST_DRAWS = 2  # of each box before anything is known of its error
+PIXELS_AT_ONCE = 2**26  # of partitions in memory, eight bytes each
+DRAWS_APART = 2**20  # numbers between the draws of one box and those of the next
+
+
+@dataclass(eq=False)
+class Densities:
+    """What T boxes' draws have come to: their sum, and the sum of their squares.
+
+    A *draw* is one antithetic pair of paths under each filling, each pair through a partition of its own; its density
+    is the mean of theirs. Draws of a box are independent and alike.
+
+    Attributes:
+        sums, squares: (T, h, w), over draws, of the density and of its square.
+        products: (T,) float64, over draws, of the density's inner product with itself.
+        n_draws: (T,) int64.
+        n_views: (T,) int64, views of the image that the draws asked for.
+        hidden: (T, F), the score with nothing shown, for each filling.
+        whole: (T,), the score of the whole image.
+    """
+
+    sums: Tensor
+    squares: Tensor
+    products: Tensor
+    n_draws: Tensor
+    n_views: Tensor
+    hidden: Tensor
+    whole: Tensor
+
+    @classmethod
+    def empty(cls, size: tuple[int, int], hidden: Tensor, whole: Tensor) -> Densities:
+        n = len(whole)
+        none = torch.zeros(n, *size, device=whole.device)
+        count = torch.zeros(n, dtype=torch.long, device=whole.device)
+        return cls(none, none.clone(), hidden.new_zeros(n).double(), count, count.clone(), hidden, whole)
+
+    def add(self, targets: Tensor, draws: Tensor, n_views: Tensor) -> None:
+        """Take in D draws (D, h, w) of the boxes ``targets`` (D,) that asked for ``n_views`` (D,)."""
+        squares = draws.square()
+        self.sums.index_add_(0, targets, draws)
+        self.squares.index_add_(0, targets, squares)
+        self.products.index_add_(0, targets, squares.sum((1, 2), dtype=torch.float64))
+        self.n_draws.index_add_(0, targets, torch.ones_like(targets))
+        self.n_views.index_add_(0, targets, n_views)
+
+    @property
+    def mean(self) -> Tensor:
+        """(T, h, w): the density of the Shapley values, in units of the score a pixel."""
+        return self.sums / self.n_draws.clamp(min=1)[:, None, None]
+
+    @property
+    def standard_error(self) -> Tensor:
+        """(T, h, w): of the mean; infinite where there are fewer than two draws."""
+        n = self.n_draws[:, None, None]
+        variance = (self.squares / n.clamp(min=1) - self.mean.square()).clamp(min=0)
+        return torch.where(n > 1, (variance / (n - 1).clamp(min=1)).sqrt(), torch.inf)
+
+    @property
+    def expected_correlation(self) -> Tensor:
+        """(T,) in [0, 1]: how well the mean of as many other draws would correlate with this one."""
+        noise, spread = self.standard_error.square().mean((1, 2)), self.mean.flatten(1).var(1)
+        share = noise / spread.clamp(min=torch.finfo(spread.dtype).tiny)
+        return torch.where((spread > 0) & (self.n_draws > 1), 1 - share, 0).clamp(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class ShapleySampler:
+    """Draws of any of T boxes, and their densities.
+
+    Attributes:
+        detector: what is asked.
+        canvas: the image and its fillings.
+        boxes: (T, 4) xyxy in pixels of the canvas.
+        targets: T questions.
+        tolerance: changes of the score below this share of the whole image's are not looked into.
+        explore: chance that one is, for gains without bias.
+        seed: of partitions and orders.
+        refine: regions of each partition to split where the density so far is largest.
+        settings: of ``scores_under``.
+        seen: called with the number of views after every batch.
+    """
+
+    detector: Adapter
+    canvas: Canvas
+    boxes: Tensor
+    targets: Sequence[Target]
+    tolerance: float
+    explore: float
+    seed: int
+    refine: int
+    settings: dict[str, Any]
+    seen: Callable[[int], object]
+
+    def start(self) -> Densities:
+        """No draws yet: only the scores of the whole image and of nothing but filling."""
+        n_fills = len(self.canvas.filling)
+        shown = torch.arange(n_fills + 1, device=self.boxes.device) == n_fills
+        fills = torch.arange(n_fills + 1, device=self.boxes.device) % n_fills
+        keep = shown.float()[:, None, None].expand(-1, *self.canvas.size)
+        scores = self._scores(lambda numbers: keep[numbers], n_fills + 1, fills)
+        return Densities.empty(self.canvas.size, scores[:, :-1], scores[:, -1])
+
+    def draw(self, known: Densities, n_draws: Tensor, max_views: int) -> None:
+        """Add ``n_draws`` (T,) more draws of each box to what is known; all their open questions are one batch.
+
+        Args:
+            known: what is added to.
+            n_draws: (T,) int64.
+            max_views: for all of them together: what is not asked then is taken to change evenly.
+        """
+        which = torch.arange(len(n_draws), device=n_draws.device).repeat_interleave(n_draws)
+        number = torch.arange(len(which), device=which.device) - (n_draws.cumsum(0) - n_draws)[which]
+        number = number + known.n_draws[which] + DRAWS_APART * which
+        at_once = max(1, PIXELS_AT_ONCE // (len(self.canvas.filling) * self.canvas.size[0] * self.canvas.size[1]))
+        for part in torch.arange(len(which), device=which.device).split(at_once):
+            densities, n_views = self._densities(known, which[part], number[part], max_views)
+            max_views -= int(n_views.sum())
+            known.add(which[part], densities, n_views)
+
+    def _densities(self, known: Densities, which: Tensor, number: Tensor, max_views: int) -> tuple[Tensor, Tensor]:
+        """The densities (D, h, w) of draws by number, of the boxes ``which`` (D,), and the views (D,) they took."""
+        n_fills = len(self.canvas.filling)
+        pair = (number[:, None] * n_fills + torch.arange(n_fills, device=number.device)).flatten()
+        of_pair = which.repeat_interleave(n_fills)
+        fills = torch.arange(n_fills, device=which.device).repeat(len(which))
+        partitions = random_partitions(self.canvas.size, self.boxes[of_pair], pair, self.seed)
+        if self.refine:
+            partitions = split_regions(partitions, known.mean[of_pair], self.refine)
+        paths = Paths.draw(partitions, pair, of_pair, fills, self.seed + 1)
+        hidden, whole = known.hidden[paths.targets, paths.fills], known.whole[paths.targets]
+        found = follow(
+            paths,
+            self._ask,
+            hidden,
+            whole,
+            self.tolerance * whole,
+            explore=self.explore,
+            seed=self.seed + 2,
+            max_views=max_views,
+        )
+        densities = found.densities().unflatten(0, (len(which), n_fills)).mean(1)
+        return densities, found.n_views.unflatten(0, (len(which), -1)).sum(1)
+
+    def _ask(self, paths: Paths, path: Tensor, shown: Tensor) -> Tensor:
+        """(Q,) the score of each path's own target after so many of its regions."""
+        scores = self._scores(lambda numbers: paths.masks(path[numbers], shown[numbers]), len(path), paths.fills[path])
+        return scores.gather(0, paths.targets[path][None])[0]
+
+    def _scores(self, masks: Callable[[Tensor], Tensor], n: int, fills: Tensor) -> Tensor:
+        answers = []
+        numbers = torch.arange(n, device=self.boxes.device)
+        for _, scores in scores_under(
+            masks, numbers, self.detector, self.canvas, self.targets, fills=fills, **self.settings
+        ):
+            answers.append(scores)
+            self.seen(scores.shape[1])
+        return torch.cat(answers, 1)
+
+
+def spend(sampler: ShapleySampler, known: Densities, max_views: int, settled: float = 1.0) -> None:
+    """Draw until every box is settled or the views are spent, most where the error is largest.
+
+    Each round spends half of what is left, shared out among the boxes in proportion to what they lack: a hard box gets
+    the views that easy ones did not need. ``known`` holds all that is finished at any moment.
+
+    Args:
+        sampler: of T boxes.
+        known: what is known of them; the draws are added to it.
+        max_views: for all boxes together.
+        settled: the expected correlation in [0, 1] from which a box needs no more.
+    """
+    start = int(known.n_views.sum())
+    sampler.draw(known, torch.where(known.whole > 0, FIRST_DRAWS, 0), max_views)
+    while (left := max_views - int(known.n_views.sum()) + start) > 0:
+        lacking = (settled - known.expected_correlation).clamp(min=0) * (known.n_views > 0)
+        if not bool((lacking > 0).any()):
+            return
+        cost = known.n_views / known.n_draws.clamp(min=1)
+        draws = (lacking / lacking.sum() * left / 2 / cost.clamp(min=1)).round().long()
+        if not bool((draws > 0).any()):
+            hardest = int(lacking.argmax())
+            if float(cost[hardest]) > left:
+                return
+            draws[hardest] = 1
+        sampler.draw(known, draws, left)
