@@ -7,7 +7,7 @@ from detxai.adapters.registry import wrap
 from detxai.detections import Candidates, Detections
 from detxai.explain import explain
 from detxai.explanation import Explanation
-from detxai.methods import DRISE, AblationCAM, EigenCAM, LayerCAM
+from detxai.methods import DRISE, AblationCAM, EigenCAM, LayerCAM, PixelEvidence, RegionShapley
 
 __version__ = version("detxai")
 
@@ -19,6 +19,8 @@ __all__ = [
     "EigenCAM",
     "Explanation",
     "LayerCAM",
+    "PixelEvidence",
+    "RegionShapley",
     "__version__",
     "explain",
     "formats",

@@ -105,6 +105,7 @@ class Adapter(ABC):
     """
 
     family: ClassVar[str]
+    has_network: ClassVar[bool] = True  # False for a detector of which nothing is known but its answers
     _remembering = False
     _prepared: Inputs | None = None  # the first image, kept by ``remembering`` alone
 

@@ -64,6 +64,7 @@ class FunctionAdapter(Adapter):
     """
 
     family = "function"
+    has_network = False
 
     def __init__(
         self, function: Function, *, class_names: Mapping[int, str] | Sequence[str] | None = None

@@ -80,6 +80,16 @@ class Densities:
         share = noise / spread.clamp(min=torch.finfo(spread.dtype).tiny)
         return torch.where((spread > 0) & (self.n_draws > 1), 1 - share, 0).clamp(0, 1)
 
+    def record(self, box: int) -> dict[str, Any]:
+        """What became of one box, as JSON can hold it."""
+        return {
+            "clean_score": float(self.whole[box]),
+            "hidden_scores": self.hidden[box].tolist(),
+            "n_draws": int(self.n_draws[box]),
+            "n_views": int(self.n_views[box]),
+            "expected_correlation": float(self.expected_correlation[box]),
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class ShapleySampler:
@@ -201,3 +211,15 @@ def spend(sampler: ShapleySampler, known: Densities, max_views: int, settled: fl
                 return
             draws[hardest] = 1
         sampler.draw(known, draws, left)
+
+
+def density_per_image_pixel(canvas: Canvas, densities: Tensor) -> Tensor:
+    """Densities (T, h, w) over the canvas's pixels, as densities (T, H, W) over the original image's.
+
+    Resampling nearly keeps a map's sum, which is a difference of two scores; here it is kept to rounding.
+    """
+    maps = canvas.to_image(densities)
+    sums, kept = densities.sum((1, 2), dtype=torch.float64), maps.sum((1, 2), dtype=torch.float64)
+    scale = densities[0].numel() / maps[0].numel()
+    exact = torch.where((kept * scale - sums).abs() < 0.2 * sums.abs(), sums / kept, scale)
+    return maps * exact[:, None, None].to(maps)
