@@ -37,6 +37,35 @@ def name_of_each(names: object) -> dict[int, str]:
     raise TypeError(f"class_names must map labels to names or list them, got {type(names).__name__}")
 
 
+def names_of_classes(names: object, n_classes: int, *, background: bool) -> dict[int, str]:
+    """Class names as label -> name, checked against the number of a detector's classes.
+
+    A sequence names every class. A mapping may leave some out, but not so that it must be one label off.
+
+    Args:
+        names: a mapping or a sequence of names.
+        n_classes: how many labels there are, the background included.
+        background: label 0 is the background.
+
+    Raises:
+        TypeError: ``names`` is neither a mapping nor a sequence of names.
+        ValueError: there are too few or too many names, or a label that the detector does not have.
+
+    >>> names_of_classes(["-", "cat"], 2, background=True)
+    {0: '-', 1: 'cat'}
+    """
+    given = name_of_each(names)
+    order = f"{n_classes} classes, numbered from 0" + (" (the background)" if background else "")
+    if not isinstance(names, Mapping) and len(given) != n_classes:
+        raise ValueError(f"class_names must name each of the model's {order}; got {len(given)} names")
+    unknown = sorted(label for label in given if not 0 <= label < n_classes)
+    if unknown:
+        raise ValueError(f"class_names must be of the model's {order}; got labels {unknown[:5]}")
+    if background and set(given) == set(range(n_classes - 1)):
+        raise ValueError(f"class_names must be of the model's {order}; got names for 0 to {n_classes - 2} alone")
+    return given
+
+
 @dataclass(frozen=True, eq=False)
 class Detections:
     """The boxes that a detector reports for one image.

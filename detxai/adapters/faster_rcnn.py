@@ -19,7 +19,7 @@ from detxai.adapters.faster_rcnn_structure import two_stage
 from detxai.adapters.layers import level_names
 from detxai.adapters.own_answer import Changes, changed_parts
 from detxai.adapters.structure import NoShortcut, TwoStage, renamed
-from detxai.detections import Candidates, Detections, name_of_each
+from detxai.detections import Candidates, Detections, name_of_each, names_of_classes
 from detxai.geometry import Geometry
 from detxai.images import Image, load_image, to_tensor
 from detxai.reshape import ReshapeTransform, fpn_reshape_transform
@@ -167,9 +167,11 @@ def _image_list(geometries: Sequence[Geometry], like: Tensor) -> ImageList:
 
 
 def _class_names(model: FasterRCNN, names: Mapping[int, str] | Sequence[str] | None) -> dict[int, str]:
+    n_classes = getattr(getattr(model.roi_heads.box_predictor, "cls_score", None), "out_features", None)
     if names is None:
-        n_classes = getattr(getattr(model.roi_heads.box_predictor, "cls_score", None), "out_features", None)
         names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"] if n_classes == N_COCO_CLASSES else {}
+    elif n_classes is not None:
+        return names_of_classes(names, n_classes, background=True)
     return name_of_each(names)
 
 

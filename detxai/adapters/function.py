@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
-from detxai.adapters.function_answers import Answer, as_candidates, read_answers, suppressed
+from detxai.adapters.function_answers import Answer, as_candidates, check_answers, read_answers, suppressed
 from detxai.adapters.own_context import ordinary_tensors
 from detxai.detections import Candidates, Detections, name_of_each
 from detxai.geometry import Geometry
@@ -39,7 +39,8 @@ class FunctionAdapter(Adapter):
       class score, and ``classes`` (C,), the class number of each column, by default 0, 1, 2, ...; or
       ``detxai.Candidates`` of one image.
 
-    Boxes are in pixels of the array, scores in [0, 1]; tensors, arrays and lists are all welcome. Let the function
+    Boxes are in pixels of the array (shares of its size are refused), scores in [0, 1]; tensors, arrays and lists are
+    all welcome. Let the function
     keep low scores: what it leaves out, no perturbation can be seen to weaken. Candidates say more than detections: how
     sure the detector is of every class, and what a suppression would hide. ``detect`` suppresses them by class
     at an IoU of 0.5.
@@ -50,6 +51,7 @@ class FunctionAdapter(Adapter):
     Args:
         function: the detector.
         class_names: label -> name; default: ``function.class_names`` if it has them, and the names in the answers.
+            A list names every class: answers with other labels are refused.
 
     Raises:
         TypeError: ``function`` cannot be called, or is a class or a module.
@@ -73,7 +75,9 @@ class FunctionAdapter(Adapter):
             kind = "the class " + function.__qualname__ if isinstance(function, type) else type(function).__name__
             raise TypeError(f"function must be callable with a list of images, and no class or module; got {kind}")
         self.function = function
-        self.class_names = name_of_each(getattr(function, "class_names", {}) if class_names is None else class_names)
+        names = getattr(function, "class_names", {}) if class_names is None else class_names
+        self.class_names = name_of_each(names)
+        self._n_classes = None if isinstance(names, Mapping) else len(self.class_names)  # a list names them all
 
     @property
     def device(self) -> torch.device:
@@ -118,7 +122,9 @@ class FunctionAdapter(Adapter):
     def _answers(self, inputs: Inputs) -> list[Answer]:
         with torch.no_grad():
             answers = self.function(_arrays(inputs))
-        return read_answers(answers, len(inputs))
+        found = read_answers(answers, len(inputs))
+        check_answers(found, [geometry.image_size for geometry in inputs.geometries], self._n_classes)
+        return found
 
     def describe(self) -> dict[str, Any]:
         """What is explained, for the record: family, name of the function, number of classes."""

@@ -16,6 +16,7 @@ from detxai.formats import from_coco, from_supervision, from_torchvision, from_u
 Answer: TypeAlias = "Detections | Candidates"
 
 NMS_IOU = 0.5  # torchvision's own; only where a function hands over candidates and leaves the suppression to us
+LARGEST_SHARE = 1.25  # what a coordinate in shares of the image comes to, with boxes that reach beyond its edge
 NO_LABEL = -1  # of the boxes that fill up a batch
 EXPECTED = (
     "Detections, Candidates of one image, a dict of boxes, scores and labels, a dict of boxes and class_scores, an "
@@ -38,6 +39,42 @@ def read_answers(answers: Any, n_images: int) -> list[Answer]:
     if len(answers) != n_images:
         raise ValueError(f"the function must return an answer for each of {n_images} image(s), got {len(answers)}")
     return [_read_as(f"answers[{place}] of {n_images}", answer) for place, answer in enumerate(answers)]
+
+
+def check_answers(answers: Sequence[Answer], sizes: Sequence[tuple[int, int]], n_classes: int | None) -> None:
+    """Refuse what can be read and yet cannot be meant.
+
+    Args:
+        sizes: (height, width) of each image.
+        n_classes: how many class names there are, where all classes were named.
+
+    Raises:
+        ValueError: every box that has an area lies in the image's first pixel: in shares of its size, that is; or the
+            labels are not those that a list of all names is of.
+    """
+    for place, (answer, (height, width)) in enumerate(zip(answers, sizes, strict=True)):
+        boxes = answer.boxes.reshape(-1, 4)
+        boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
+        if len(boxes) and min(height, width) > 2 and float(boxes.abs().max()) <= LARGEST_SHARE:
+            raise ValueError(
+                f"answers[{place}] of {len(answers)}: boxes must be in pixels of the image, {width} x {height}, got "
+                f"coordinates up to {float(boxes.max()):.4g}; multiply x by the width and y by the height"
+            )
+        if n_classes:
+            _check_names(f"answers[{place}] of {len(answers)}", answer, n_classes)
+
+
+def _check_names(name: str, answer: Answer, n_classes: int) -> None:
+    labels = set(answer.labels.tolist())
+    if isinstance(answer, Candidates):
+        fit = len(labels) == n_classes if labels == set(range(len(labels))) else max(labels, default=0) < n_classes
+    else:
+        fit = max(labels - set(answer.class_names), default=0) < n_classes
+    if not fit:
+        raise ValueError(
+            f"{name}: class_names must name every label, got {n_classes} names, for labels 0 to {n_classes - 1}, and "
+            f"labels up to {max(labels)}"
+        )
 
 
 def _read_as(name: str, answer: Any) -> Answer:

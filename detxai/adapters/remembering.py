@@ -19,9 +19,9 @@ def remembered(model: nn.Module, layers: Sequence[str], *, heads: bool = False) 
     """While the ``with`` block runs, ``layers`` and what runs before them compute the same image only once.
 
     The first output of each without autograd is kept, and put out again where the same input comes again: equal in
-    every bit to what it would compute, as far as in eval mode it depends on nothing but its input. Whatever else is
-    asked of it (gradients, autocast, other inputs, inputs or outputs that were changed in place since) it computes,
-    and everything while there are hooks inside it, which want to see it run.
+    every bit to what it would compute, as far as in eval mode it depends on nothing but its input and its weights.
+    Whatever else is asked of it (gradients, autocast, other inputs; inputs, outputs or weights that were changed since)
+    it computes, and everything while there are hooks inside it, which want to see it run.
 
     Args:
         model: in eval mode.
@@ -68,7 +68,7 @@ class _Remembering:
 
     def __init__(self, layer: nn.Module) -> None:
         self.forward: Callable[..., Any] = layer.forward
-        self.inside = [module for module in layer.modules() if module is not layer]
+        self.layer = layer
         self.first: _Answer | None = None
 
     def __call__(self, *given: Any, **named: Any) -> Any:
@@ -77,29 +77,36 @@ class _Remembering:
             return self.forward(*given, **named)
         if self.first is None:
             answer = self.forward(*given)
-            self.first = _Answer.of(tensors, answer)
+            self.first = _Answer.of(tensors, answer, _weights(self.layer))
             return answer
-        return self.first.again() if self.first.is_to(tensors) else self.forward(*given)
+        if not self.first.is_to(tensors):
+            return self.forward(*given)
+        if self.first.weights != _weights(self.layer):  # what it put out before is no answer of this layer any more
+            self.first = None
+            return self(*given)
+        return self.first.again()
 
     def _is_watched(self) -> bool:
-        return any(module._forward_hooks or module._forward_pre_hooks for module in self.inside)
+        inside = (module for module in self.layer.modules() if module is not self.layer)
+        return any(module._forward_hooks or module._forward_pre_hooks for module in inside)
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a layer put out for some tensors, and at which version all of them were then."""
+    """What a layer put out for some tensors, at which version all of them were then, and of which weights."""
 
     given: list[Tensor]
     output: Any
     versions: list[int]
+    weights: object
 
     @classmethod
-    def of(cls, given: list[Tensor], output: Any) -> _Answer | None:
+    def of(cls, given: list[Tensor], output: Any, weights: object) -> _Answer | None:
         """None where it cannot be put out again."""
         put_out = _tensors(output)
         if put_out is None or any(tensor.is_inference() for tensor in given + put_out):
             return None
-        return cls(given, output, [tensor._version for tensor in given + put_out])
+        return cls(given, output, [tensor._version for tensor in given + put_out], weights)
 
     def is_to(self, given: list[Tensor]) -> bool:
         unchanged = self.versions == [tensor._version for tensor in self.given + (_tensors(self.output) or [])]
@@ -108,6 +115,16 @@ class _Answer:
 
     def again(self) -> Any:
         return self.output if isinstance(self.output, Tensor) else type(self.output)(self.output)
+
+
+def _weights(layer: nn.Module) -> object:
+    """Equal as long as the weights and buffers are; a change through ``.data`` has no version, but another sum."""
+    tensors = [*layer.parameters(), *layer.buffers()]
+    if not tensors:
+        return None
+    same = [(tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in tensors]
+    with torch.no_grad():
+        return same, torch.stack([tensor.sum(dtype=torch.float32).to(tensors[0].device) for tensor in tensors]).tolist()
 
 
 def _tensors(value: Any) -> list[Tensor] | None:

@@ -28,7 +28,7 @@ from detxai.adapters.yolo_letterbox import (
 )
 from detxai.adapters.yolo_predict import PredictSettings, predicted_boxes
 from detxai.adapters.yolo_structure import dense
-from detxai.detections import Candidates, Detections, name_of_each
+from detxai.detections import Candidates, Detections, name_of_each, names_of_classes
 from detxai.images import Image
 from detxai.reshape import ReshapeTransform, yolo_reshape_transform
 
@@ -93,7 +93,8 @@ class YOLOAdapter(Adapter):
         TypeError: ``class_names`` are no names; or ``model`` is nothing of this kind, an exported model, or has a
             head without boxes or of a family that is not supported (classification, semantic segmentation, depth,
             YOLO-World, YOLOE).
-        ValueError: ``input_size`` is not positive, or the model does not take RGB images.
+        ValueError: ``input_size`` is not positive, ``class_names`` are too few, too many or of other labels, or the
+            model does not take RGB images.
     """
 
     family = "yolo"
@@ -106,8 +107,13 @@ class YOLOAdapter(Adapter):
         input_size: int | tuple[int, int] | None = None,
     ) -> None:
         network, overrides = _network(model)
-        super().__init__(network, name_of_each(getattr(network, "names", {}) if class_names is None else class_names))
         self.head: Any = network.model[-1]  # type: ignore[index]
+        n_classes = getattr(self.head, "nc", None)
+        if class_names is None or n_classes is None:
+            names = name_of_each(getattr(network, "names", {}) if class_names is None else class_names)
+        else:
+            names = names_of_classes(class_names, n_classes, background=False)
+        super().__init__(network, names)
         self.task = head_task(self.head)
         channels = (getattr(network, "yaml", None) or {}).get("channels", 3)
         if channels != 3:

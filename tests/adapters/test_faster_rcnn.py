@@ -305,3 +305,18 @@ def test_the_inputs_of_features_are_the_image() -> None:
     with torch.no_grad():
         again = detector.candidates(detector.features(photo(1)).inputs)
         assert torch.equal(again.class_scores, detector.candidates(photo(1)).class_scores)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a", "b", "c", "d"], "5 classes, numbered from 0 .the background.; got 4 names"),
+        (["-", "a", "b", "c", "d", "e"], "got 6 names"),
+        ({1: "a", 5: "b"}, r"got labels \[5\]"),
+        ({0: "a", 1: "b", 2: "c", 3: "d"}, "got names for 0 to 3 alone"),
+    ],
+)
+def test_class_names_of_another_number_of_classes_are_refused(names: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"class_names must .+{message}"):
+        detxai.wrap(small_faster_rcnn(), class_names=names)
+    assert detxai.wrap(small_faster_rcnn(), class_names={2: "b"}).class_names == {2: "b"}

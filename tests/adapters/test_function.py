@@ -484,3 +484,35 @@ def test_the_command_line_says_what_does_not_work(
     printed = capsys.readouterr()
     assert (code, message in printed.err, "Traceback" in printed.err) == (2, True, False), printed.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"boxes": [[0.1, 0.2, 0.5, 0.9], [-0.1, 0.0, 1.1, 1.0]], "scores": [0.9, 0.5], "labels": [1, 2]},
+        {"boxes": [[0.1, 0.2, 0.5, 0.9], [0.0, 0.0, 0.0, 0.0]], "class_scores": [[0.9], [0.0]]},
+    ],
+)
+def test_boxes_in_shares_of_the_image_are_refused(answer: Any) -> None:
+    detector = detxai.wrap(lambda images: [answer for _ in images])
+    for ask in (detector.detect, detector.candidates):
+        with pytest.raises(ValueError, match="boxes must be in pixels of the image, 40 x 30, got coordinates up to"):
+            ask(white(30, 40))
+
+
+@pytest.mark.parametrize("boxes", [[[0, 0, 0, 0]], [[0, 0, 2, 1]], [[0.2, 0.2, 0.6, 0.6], [3, 4, 9, 9]]])
+def test_boxes_of_no_area_and_small_boxes_are_in_pixels(boxes: list[list[float]]) -> None:
+    answer = {"boxes": boxes, "scores": [0.9] * len(boxes), "labels": [1] * len(boxes)}
+    assert len(detxai.wrap(lambda images: [answer]).detect(white(30, 40))) == len(boxes)
+
+
+def test_a_list_of_names_is_of_every_class() -> None:
+    answer = {"boxes": [[0, 0, 9, 9]], "scores": [0.9], "labels": [2]}
+    columns = {"boxes": [[0, 0, 9, 9]], "class_scores": [[0.1, 0.9, 0.2]]}
+    for one, names in ((answer, ["cat", "dog"]), (columns, ["-", "cat", "dog", "ape"])):
+        with pytest.raises(ValueError, match=f"class_names must name every label, got {len(names)} names"):
+            detxai.wrap(lambda images, one=one: [one], class_names=names).detect(white(30, 40))
+    assert detxai.wrap(lambda images: [answer], class_names={0: "cat"}).detect(white(30, 40)).name(0) == "2"
+    assert (
+        detxai.wrap(lambda images: [columns], class_names=["cat", "dog", "ape"]).detect(white(30, 40)).name(0) == "dog"
+    )

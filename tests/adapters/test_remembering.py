@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -172,3 +173,30 @@ def test_what_was_changed_in_place_is_computed_again(in_place: bool) -> None:
             given.mul_(2)
             wanted = torch.relu(model.first.weight @ given.T + model.first.bias[:, None]).T
             assert torch.allclose(model(given), wanted, atol=1e-6)
+
+
+def halve(weight: Tensor) -> None:
+    weight.mul_(0.5)
+
+
+def halve_data(weight: Tensor) -> None:
+    weight.data.mul_(0.5)
+
+
+def put_another(weight: Tensor) -> None:
+    weight.data = weight.data * 0.5
+
+
+@pytest.mark.parametrize("change", [halve, halve_data, put_another])
+def test_what_other_weights_put_out_is_computed_anew(change: Callable[[Tensor], None]) -> None:
+    changed, plain, image = small_faster_rcnn(), small_faster_rcnn(), picture(0)
+    detector = detxai.wrap(changed)
+    with detector.remembering(), torch.no_grad():
+        before = detector.candidates(image)
+        for model in (changed, plain):
+            change(model.backbone.blocks[1][0].weight)
+        after = detector.candidates(image)
+        assert torch.equal(detector.candidates(image).class_scores, after.class_scores)
+    expected = detxai.wrap(plain).candidates(image)
+    assert torch.equal(after.class_scores, expected.class_scores)
+    assert not torch.equal(after.class_scores, before.class_scores)

@@ -207,3 +207,11 @@ def test_a_missing_ultralytics_is_named_with_the_command_that_installs_it(monkey
     monkeypatch.setitem(sys.modules, "ultralytics", None)
     with pytest.raises(ImportError, match=r'pip install "detxai\[yolo\]"'):
         YOLOAdapter(nn.Linear(2, 2))
+
+
+def test_class_names_of_another_number_of_classes_are_refused() -> None:
+    network = seeded("v8").model
+    with pytest.raises(ValueError, match="80 classes, numbered from 0; got 2 names"):
+        YOLOAdapter(network, class_names=["cat", "dog"])
+    with pytest.raises(ValueError, match=r"got labels \[80\]"):
+        YOLOAdapter(network, class_names={0: "cat", 80: "dog"})
