@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +58,17 @@ class Folder:
         self.write_failures(f"part-{number:06d}", [])
 
     def write_part(self, number: int, rows: Sequence[Row], failures: Sequence[Row]) -> None:
-        """One part of the dataset. Its failures are written first: a part that is there is complete."""
-        self.write_failures(f"part-{number:06d}", failures)
+        """One part of the dataset.
+
+        A new one's failures are written first, as a part that is there is complete; those of one that is made again
+        last, as what is still missing from it must not be forgotten. Killed in between, too many are listed.
+        """
+        again = self.part(number).is_file()
+        if not again:
+            self.write_failures(f"part-{number:06d}", failures)
         self.write_table(self.part(number), rows, EXPLANATION_COLUMNS)
+        if again:
+            self.write_failures(f"part-{number:06d}", failures)
 
     def write_failures(self, name: str, failures: Sequence[Row]) -> None:
         path = self.failures_of(name)
@@ -89,6 +98,15 @@ class Folder:
 
     def write_json(self, path: Path, content: Any) -> None:
         self.write_text(path, _json(content))
+
+    def has_whole_json(self, path: Path) -> bool:
+        """Whether a file that ``write_json`` wrote is there and has its end."""
+        try:
+            with path.open("rb") as file:
+                file.seek(-2, os.SEEK_END)
+                return file.read() in (b"]\n", b"}\n")
+        except OSError:  # not there, or shorter
+            return False
 
     def write_new_json(self, path: Path, content: Any) -> bool:
         """A file that is not there yet, whole; False where another process was first."""

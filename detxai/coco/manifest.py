@@ -61,7 +61,9 @@ def begin(folder: Folder, question: Mapping[str, Any], about: Mapping[str, Any])
             return
     saved = read_manifest(path)
     different = differences(saved["question"], requested)
-    if different:
+    if different and take_over(folder, saved["question"], requested):
+        folder.write_json(path, {"question": requested, "versions": versions(), **plain(about)})
+    elif different:
         raise ValueError(
             f"out: {folder.root} holds a run that was started with different settings ({different}); give a new folder"
         )
@@ -71,6 +73,28 @@ def begin(folder: Folder, question: Mapping[str, Any], about: Mapping[str, Any])
     if saved.get("images") != about.get("images"):
         expect_same_images(folder, Path(str(about.get("images"))))
         folder.write_json(path, {**saved, "images": about.get("images")})
+
+
+def mark_refused(folder: Folder) -> None:
+    """Say that every image failed: another request may take the folder, unless something is explained after all."""
+    folder.write_text(_refused(folder), "every image failed\n")
+
+
+def take_over(folder: Folder, saved: Mapping[str, Any], requested: Mapping[str, Any]) -> bool:
+    """Whether a folder whose own request was refused is free for this one; predictions that answer it stay."""
+    if not _refused(folder).is_file() or folder.has_rows():
+        return False
+    changed = {name for name in {**saved, **requested} if saved.get(name) != requested.get(name)}
+    stale = [folder.parts / "plan.txt"]
+    if not changed <= {"method", "settings"}:
+        stale += [folder.root / "predictions.json", *folder.parts.glob("detected-*"), *folder.parts.glob("failures-*")]
+    for path in (*stale, _refused(folder)):
+        path.unlink(missing_ok=True)
+    return True
+
+
+def _refused(folder: Folder) -> Path:
+    return folder.parts / "refused.txt"
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from detxai.coco.errors import Case
 from detxai.coco.evaluation import evaluation_record
 from detxai.coco.folder import Folder
 from detxai.coco.labelling import label
-from detxai.coco.manifest import begin, fingerprint
+from detxai.coco.manifest import begin, fingerprint, mark_refused
 from detxai.coco.matching import evaluate
 from detxai.coco.options import Finished, Options
 from detxai.coco.overlays import save_overlays
@@ -33,6 +33,7 @@ from detxai.data.coco_files import as_predictions
 from detxai.explain import Method
 from detxai.explanation import settings_of
 from detxai.formats import category_names
+from detxai.runs.failures import AllFailedError
 from detxai.runs.files import WriteError
 from detxai.runs.interrupting import ctrl_c_is_heard
 
@@ -92,6 +93,9 @@ class Run:
         try:
             self._explain(parts)
         except WriteError:  # nor could the failures be
+            raise
+        except AllFailedError:
+            mark_refused(self.folder)
             raise
         except BaseException:
             self._collected_failures()
@@ -196,7 +200,7 @@ class Run:
             for n_images in self._detecting.chunks(files, first):
                 bar.update(n_images)
         results = self._detecting.results(len(files))
-        if not path.is_file():
+        if not self.folder.has_whole_json(path):
             self.folder.write_json(path, results)
         return as_predictions(results, self.annotations)
 

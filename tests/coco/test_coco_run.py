@@ -392,6 +392,13 @@ def test_a_setting_that_fails_everywhere_stops_the_run(tmp_path: Path, capsys: p
     assert "the first 20 images all failed; the last: 19.png: " in capsys.readouterr().err
     assert not list((tmp_path / "out/explanations").glob("*"))
     assert not list((tmp_path / "out/.parts").glob("failures-*"))
+    before = (tmp_path / "out/predictions.json").stat().st_mtime_ns
+    right = ("--method", "eigen_cam")  # nothing was explained: the folder is no other run's
+    run(data, tmp_path / "out", *right, code=1)
+    assert (tmp_path / "out/predictions.json").stat().st_mtime_ns == before
+    assert rows(tmp_path / "out")
+    run(data, tmp_path / "out", *given, code=2)
+    assert "holds a run that was started with different settings" in capsys.readouterr().err
 
 
 def test_the_users_model_and_random_state_come_back(data: dict[str, Path], tmp_path: Path) -> None:

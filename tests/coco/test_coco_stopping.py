@@ -110,19 +110,20 @@ def test_stopped_at_random_moments_it_ends_the_same(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
 def test_twenty_random_moments_of_a_command_in_a_process_of_its_own(
-    number: signal.Signals, whole: Path, data: dict[str, Path], tmp_path: Path
+    number: signal.Signals, data: dict[str, Path], tmp_path: Path
 ) -> None:
     """From its first import to its last overlay and the report."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
     def begun(out: Path) -> subprocess.Popen[bytes]:
-        command = [arg for arg in arguments(data, out, "--overlays") if arg != "--no-report"]
+        command = [arg for arg in arguments(data, out, "--overlays", "--worst", 9) if arg != "--no-report"]
         quiet = subprocess.DEVNULL
         return subprocess.Popen([sys.executable, "-m", "detxai", *command], env=environment, stdout=quiet, stderr=quiet)
 
     start = time.monotonic()
     assert begun(tmp_path / "timed").wait() == 0
     seconds = time.monotonic() - start
+    expected = rows(tmp_path / "timed")
     names = {path.name for path in (tmp_path / "timed" / "overlays").iterdir()}
     chance, stopped, parts = random.Random(number), 0, set()
     for attempt in range(20):
@@ -133,7 +134,7 @@ def test_twenty_random_moments_of_a_command_in_a_process_of_its_own(
         stopped += process.wait(timeout=60) != 0
         parts.add(len(list(out.glob("explanations/part-*"))))
         assert begun(out).wait() == 0
-        assert rows(out) == rows(whole)
+        assert rows(out) == expected
         assert {path.name for path in (out / "overlays").iterdir() if not path.name.startswith(".")} == names
         assert (out / "report.html").is_file()
     assert stopped > 10
@@ -207,6 +208,40 @@ def test_d_rise_that_keeps_what_it_had_stops_the_run_and_is_done_again(data: dic
     assert 0 < len(rows(tmp_path / "out")) < len(rows(tmp_path / "whole"))
     run(data, tmp_path / "out", *given)
     assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+
+
+def test_a_retry_that_is_killed_while_it_writes_forgets_no_failure(
+    whole: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detxai.coco.folder import Folder
+
+    out, explain, write = tmp_path / "out", detxai.coco.asking.explain, Folder.write_table
+    pictures = [detxai.coco.load(whole)[0].image, detxai.coco.load(whole)[-1].image]
+
+    def failing(detector: Any, image: Any, *given: Any) -> Any:
+        if any(np.array_equal(image, bad) for bad in pictures):
+            raise RuntimeError("no luck")
+        return explain(detector, image, *given)
+
+    def killed(folder: Folder, path: Path, *given: Any) -> None:
+        if path == folder.part(0):
+            raise KeyboardInterrupt
+        write(folder, path, *given)
+
+    given = ("--rows-per-part", 200)
+    monkeypatch.setattr(detxai.coco.asking, "explain", failing)
+    run(data, out, *given, code=1)
+    pictures.pop()
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "write_table", killed)
+        run(data, out, *given, "--retry-failed", code=130)
+    run(data, out, *given, code=1)
+    assert sum(row["n_boxes"] for row in failures(out)) == len(rows(whole)) - len(rows(out)) > 0
+    run(data, out, *given, "--retry-failed", code=1)
+    assert sum(row["n_boxes"] for row in failures(out)) == len(rows(whole)) - len(rows(out)) > 0
+    pictures.pop()
+    run(data, out, *given, "--retry-failed")
+    assert rows(out) == rows(whole)
 
 
 # --- disks -------------------------------------------------------------------------------------------------------
