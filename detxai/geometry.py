@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -148,8 +149,8 @@ class Geometry:
         Returns:
             (..., height, width) of the original image, same dtype and device.
         """
-        across = [self._axis(axis, values.shape[axis - 2]).to(values.device, values.dtype) for axis in (0, 1)]
-        return across[0] @ values @ across[1].T
+        down, right = (_mapping(self, axis, values.shape[axis - 2], values.device, values.dtype) for axis in (0, 1))
+        return down @ values @ right.T
 
     def map_to_cells(self, values: Tensor, n_cells: tuple[int, int]) -> Tensor:
         """A map over the image's pixels, as the map over cells whose ``map_to_image`` comes nearest to it.
@@ -173,3 +174,10 @@ class Geometry:
         centre = 0.5 if size == 1 else self.cell_centre  # a cell of one pixel is that pixel
         start = (0.5 * self.scale[axis] + self.offset[axis]) / size - centre
         return interpolation_matrix(self.image_size[axis], n_cells, start, step)
+
+
+@lru_cache(maxsize=16)  # an image's levels are mapped once for every box: no matrix is built and sent to a device again
+def _mapping(geometry: Geometry, axis: int, n_cells: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(image pixels, cells) along one axis."""
+    with torch.inference_mode(False):  # kept for later calls, which may need gradients
+        return geometry._axis(axis, n_cells).to(device, dtype)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detxai import geometry as geometry_module
 from detxai.geometry import Geometry, box_iou, cell_size, interpolation_matrix
 
 side = st.integers(1, 300)
@@ -81,3 +84,25 @@ def test_iou_by_hand() -> None:
     box_iou(empty, torch.zeros(4)).backward()
     assert empty.grad is not None
     assert torch.isfinite(empty.grad).all()
+
+
+def test_a_level_of_an_image_is_mapped_by_matrices_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the first call was in inference mode, and the next one needs gradients."""
+    built: list[int] = []
+    matrix = geometry_module.interpolation_matrix
+
+    def counted(*given: Any) -> torch.Tensor:
+        built.append(1)
+        return matrix(*given)
+
+    monkeypatch.setattr(geometry_module, "interpolation_matrix", counted)
+    geometry = Geometry((37, 53), (64, 96), (64, 92))
+    with torch.inference_mode():
+        first = geometry.map_to_image(torch.ones(2, 8, 12))
+    values = torch.ones(2, 8, 12, requires_grad=True)
+    second = geometry.map_to_image(values)
+    assert len(built) == 2
+    assert torch.equal(first, second)
+    (gradient,) = torch.autograd.grad(second.sum(), values)
+    assert float(gradient.sum()) == pytest.approx(2 * 37 * 53, rel=1e-4)
+    assert geometry.map_to_image(torch.ones(8, 12, dtype=torch.float64)).dtype == torch.float64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, FasterRCNN_ResNet50_FPN_Weights
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import boxes as box_ops
 
 from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
 from detxai.adapters.faster_rcnn_structure import two_stage
@@ -115,7 +115,8 @@ class FasterRCNNAdapter(Adapter):
         pyramid = {name.partition(":")[2] or "0": level for name, level in features.levels.items()}
         (geometry,) = features.inputs.geometries
         like = next(iter(pyramid.values()))
-        found = two_stage(self.model, pyramid, _image_list((geometry,), like), _pixels_per_input(geometry, like))
+        scales, _ = _scales_and_sides((geometry,), like.device, like.dtype)
+        found = two_stage(self.model, pyramid, _image_list((geometry,), like), scales[0])
         return renamed(found, dict(zip(pyramid, features.levels, strict=True)))
 
     def changed_parts(self) -> Changes:
@@ -149,8 +150,8 @@ class FasterRCNNAdapter(Adapter):
             raise ValueError(f"model: the box predictor must give 1 or {n_classes} boxes a proposal, got {n_boxes}")
         probabilities = _stack(logits.softmax(-1), counts)
         placed = _stack(boxes.reshape(-1, n_boxes, 4), counts)
-        scales = torch.stack([_pixels_per_input(geometry, like) for geometry in geometries])
-        clipped = torch.stack([box_ops.clip_boxes_to_image(one, size) for one, size in zip(placed, sizes, strict=True)])
+        scales, sides = _scales_and_sides(tuple(geometries), like.device, like.dtype)
+        clipped = torch.minimum(placed.clamp(min=0), sides[:, None, None])
         return Candidates(
             boxes=(clipped * scales[:, None, None])[:, :, -max(1, n_boxes - 1) :],  # without the background's
             class_scores=probabilities[..., 1:],
@@ -180,13 +181,25 @@ def _has_a_box_for_each_class(predictor: Any) -> bool:
     return sizes[0] is not None and sizes[1] == 4 * sizes[0]
 
 
-def _pixels_per_input(geometry: Geometry, like: Tensor) -> Tensor:
-    """(4,) original pixels per input pixel for x1, y1, x2, y2, rounded as torchvision's ``resize_boxes`` does."""
-    original = torch.tensor(geometry.image_size, dtype=torch.float32)
-    resized = torch.tensor(geometry.resized_size, dtype=torch.float32)
-    return (original / resized).to(like).flip(0).repeat(2)
+@lru_cache(maxsize=32)  # the same few images are explained many times: no transfer to the device for each pass
+def _scales_and_sides(
+    geometries: tuple[Geometry, ...], device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """(B, 4) each: original pixels per input pixel for x1, y1, x2, y2; and the width and height (twice) to clip at.
+
+    B is 1 for versions of one image.
+    """
+    if len(set(geometries)) == 1:
+        geometries = geometries[:1]
+    with torch.inference_mode(False):  # kept for later calls, which may need gradients
+        original = torch.tensor([geometry.image_size for geometry in geometries], dtype=torch.float32, device="cpu")
+        resized = torch.tensor([geometry.resized_size for geometry in geometries], dtype=torch.float32, device="cpu")
+        scales = (original / resized).to(dtype)  # rounded as torchvision's ``resize_boxes`` does
+        return scales.flip(1).repeat(1, 2).to(device), resized.flip(1).repeat(1, 2).to(device, dtype)
 
 
 def _stack(rows: Tensor, counts: Sequence[int]) -> Tensor:
     """Rows of images that follow one another, as (B, N, ...): short images are filled up with zeros."""
+    if len(set(counts)) == 1:
+        return rows.unflatten(0, (len(counts), counts[0]))
     return nn.utils.rnn.pad_sequence(list(rows.split(list(counts))), batch_first=True)
