@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 from faster_rcnns import small_faster_rcnn
 from fuzzing import N_INPUTS, cut_a_file, image_bytes, json_bytes, option
 
-import detxai
+import detxai.coco
 from detxai.callbacks.loop import ExplanationMonitor
 from detxai.cli import _parser, main
 from detxai.data.coco_files import read_annotations, read_predictions
@@ -39,7 +40,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two images, their annotations, predictions near those, class names."""
     folder = tmp_path_factory.mktemp("fuzz")
     generator = np.random.default_rng(0)
-    images, annotations, predictions = [], [], []
+    images: list[Any] = []
+    annotations: list[Any] = []
+    predictions: list[Any] = []
     (folder / "images").mkdir()
     for number in (1, 2):
         coarse = PIL.Image.fromarray(generator.integers(0, 255, (6, 8, 3), dtype=np.uint8))
@@ -118,7 +121,7 @@ def test_every_damaged_image_is_read_or_refused(tmp_path: Path) -> None:
     for number in range(N_INPUTS["images"]):
         name, content = image_bytes(number)
         (tmp_path / name).write_bytes(content)
-        said = refusal(lambda path=tmp_path / name: load_image(path))
+        said = refusal(partial(load_image, tmp_path / name))
         assert said is None or re.fullmatch("image.{,500}", said), number
         refused += said is not None
     assert N_INPUTS["images"] / 4 < refused < N_INPUTS["images"]
@@ -157,8 +160,8 @@ def test_every_damaged_annotation_file_is_read_or_refused(data: dict[str, Path],
     content, path, refused = json.loads(data["annotations"].read_bytes()), tmp_path / "a.json", 0
     for number in range(N_INPUTS["annotations"]):
         path.write_bytes(json_bytes("annotations", number, content))
-        for read in (read_annotations, lambda file: load_photos(data["images"], file)):
-            said = refusal(lambda read=read: read(path))
+        for read in (partial(read_annotations, path), partial(load_photos, data["images"], path)):
+            said = refusal(read)
             assert said is None or re.fullmatch("(annotations?:? |image).{,1500}", said), (number, said)
             refused += said is not None
     assert N_INPUTS["annotations"] < refused < 2 * N_INPUTS["annotations"]
@@ -174,7 +177,7 @@ def test_every_damaged_predictions_file_is_read_or_refused(data: dict[str, Path]
     annotations = read_annotations(data["annotations"])
     for number in range(N_INPUTS["predictions"]):
         path.write_bytes(json_bytes("predictions", number, content))
-        said = refusal(lambda: read_predictions(path, annotations))
+        said = refusal(partial(read_predictions, path, annotations))
         assert said is None or re.fullmatch("predictions: .{,1500}", said), (number, said)
         refused += said is not None
     assert N_INPUTS["predictions"] / 2 < refused < N_INPUTS["predictions"]

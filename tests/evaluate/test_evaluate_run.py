@@ -63,12 +63,13 @@ def test_on_scenes_the_planted_mask_beats_every_method(ranked: Evaluation) -> No
         for standing in others:
             assert standing.behind is not None
             assert standing.behind.low > 0, (quantity, standing)
-    deletion = ranked.summary.ranking("deletion")
-    assert deletion.of("planted").interval.mean < min(deletion.of(m).interval.mean for m in ("random", "eigen_cam"))
 
 
 def test_on_scenes_insertion_and_deletion_ask_for_the_object_with_its_evidence(frcnn: Adapter, tmp_path: Path) -> None:
-    """The evidence and then the object beats every method; the evidence alone does not: a mark is no object."""
+    """The evidence and then the object beats every method; the evidence alone does not: a mark is no object.
+
+    By a tenth of the whole scale and more: what rounding makes of these scores elsewhere is a hundredth of that.
+    """
     found = evaluate(
         frcnn,
         photos(frcnn, ["context", "local", "spread"], 1),
