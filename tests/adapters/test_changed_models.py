@@ -217,3 +217,11 @@ def test_a_part_that_mixes_the_images_of_a_batch(kind: Any, part: str) -> None:
     case = kind()
     case.model.get_submodule(part).register_forward_hook(lambda module, given, output: output / output.std())
     holds(case, case.wrap(case.model))
+
+
+@pytest.mark.parametrize(("kind", "part"), [(TwoStages, "roi_heads.box_head.fc6"), (OneStage, "model.3.cv3.0.2")])
+def test_a_compiled_layer_that_is_traced(kind: Any, part: str) -> None:
+    case = kind()
+    compiled(case.model, part)
+    with torch.compiler.set_stance("default"):
+        holds(case, case.wrap(case.model))
