@@ -27,6 +27,7 @@ class ExplainedBoxes(Sequence[Explanation]):
 
     Raises:
         FileNotFoundError: ``folder`` is not of a run.
+        ValueError: its manifest is damaged.
     """
 
     def __init__(self, folder: str | PathLike[str], images: str | PathLike[str] | None = None) -> None:
@@ -34,7 +35,10 @@ class ExplainedBoxes(Sequence[Explanation]):
         manifest = self.folder.root / "manifest.json"
         if not manifest.is_file():
             raise FileNotFoundError(f"folder must be one that detxai coco wrote; there is no {manifest}")
-        self.manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        try:
+            self.manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"folder must be one that detxai coco wrote; {manifest} is damaged") from error
         self.images = Path(self.manifest["images"] if images is None else images)
         self._files = sorted(self.folder.explanations.glob("part-*.parquet"))
         self._starts = [0]

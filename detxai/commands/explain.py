@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 import shlex
-import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from tqdm import tqdm
 
 from detxai.adapters.adapter import Adapter
 from detxai.adapters.loading import load_detector
+from detxai.commands.image_folders import folder_if_used, folder_names, safe_name, whole_folder, write_json
 from detxai.commands.options import (
     FAILED,
     MODEL_HELP,
@@ -38,7 +36,7 @@ from detxai.explain import Method, explain, make_method, setting_names
 from detxai.explanation import Explanation, plain
 from detxai.images import load_image
 from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, let_go, reason
-from detxai.runs.files import WriteError, make_folder, remove_abandoned, replacing, temporary_path
+from detxai.runs.files import WriteError
 from detxai.runs.interrupting import raise_if_interrupted
 
 
@@ -113,7 +111,7 @@ def _explain_all(
     """
     jobs = list(zip(given.images, folder_names(given.images)))
     guard = FailureGuard()
-    with _folder_if_used(given.out), tqdm(jobs, unit="image", disable=not shows_progress(given)) as bar:
+    with folder_if_used(given.out), tqdm(jobs, unit="image", disable=not shows_progress(given)) as bar:
         for path, folder in bar:
             try:
                 summary = run.image(path, given.out / folder)
@@ -165,11 +163,11 @@ class _Run:
             for entry, name in zip(record["detections"], names, strict=True):
                 entry["overlay"] = f"{name}.png"
         record["files"] = [f"{name}{ending}" for name in names for ending in (".png", ".npz", ".json")]
-        with _whole(folder) as partial:
+        with whole_folder(folder) as partial:
             for explanation, name in zip(found, names, strict=True):
                 explanation.save(partial / f"{name}.png", boxes=None if asks else detections)
                 explanation.save_map(partial / f"{name}.npz", request=request)
-            _write_json(partial / "detections.json", record)
+            write_json(partial / "detections.json", record)
         return record
 
     def _redo(self, path: Path) -> str:
@@ -219,90 +217,6 @@ def _table(record: Mapping[str, Any]) -> str:
     return "\n".join([head, *rows, *maps])
 
 
-def folder_names(paths: Sequence[Path]) -> list[str]:
-    """A folder name for each image, safe and all different, also where case does not count.
-
-    >>> folder_names([Path("a/bus.jpg"), Path("b/Bus.png"), Path("a b.jpg")])
-    ['bus', 'Bus-2', 'a_b']
-    """
-    taken: set[str] = set()
-    names = []
-    for path in paths:
-        stem, n = safe_name(path.stem), 1
-        name = stem
-        while name.casefold() in taken:
-            n += 1
-            name = f"{stem}-{n}"
-        taken.add(name.casefold())
-        names.append(name)
-    return names
-
-
-def safe_name(text: str) -> str:
-    """Text as part of a file name: letters, digits, ``-``, ``_`` and inner dots; short, never empty.
-
-    >>> safe_name("../x"), safe_name("traffic light"), safe_name("..")
-    ('x', 'traffic_light', 'unnamed')
-    """
-    return re.sub(r"[^\w.-]+", "_", text).strip("._- ")[:40].rstrip("._-") or "unnamed"
-
-
 def _file_name(place: int, explanation: Explanation) -> str:
     of = "image" if explanation.detection is None else explanation.detection.name(0)
     return f"{place:02d}_{safe_name(of)}"
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A hidden folder whose files move into ``folder`` at the end; what an earlier run left there goes.
-
-    Killed while they move, ``detections.json`` says ``"complete": false`` and lists the files of both runs, so that the
-    next run knows them.
-
-    Raises:
-        WriteError: a file cannot be written.
-    """
-    make_folder(folder.parent)
-    remove_abandoned(folder.parent)
-    partial = temporary_path(folder)
-    make_folder(partial)
-    try:
-        yield partial
-        old = set(_files_of_earlier_run(folder))
-        new = sorted((file.name for file in partial.iterdir()), key=lambda name: (name == "detections.json", name))
-        make_folder(folder)
-        if old:
-            _write_json(folder / "detections.json", {"complete": False, "files": sorted(old.union(new[:-1]))})
-        for name in new:
-            (partial / name).replace(folder / name)
-        for stale in old.difference(new):
-            (folder / stale).unlink(missing_ok=True)
-    except OSError as error:
-        raise error if isinstance(error, WriteError) else WriteError(folder, error) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _files_of_earlier_run(folder: Path) -> list[str]:
-    try:
-        files = json.loads((folder / "detections.json").read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [file for file in files if isinstance(file, str) and re.fullmatch(r"\d+_[\w.-]+", file)]
-
-
-@contextmanager
-def _folder_if_used(folder: Path) -> Iterator[None]:
-    """Folders on the way to ``folder`` that are new and empty at the end go again."""
-    new = [place for place in (folder, *folder.parents) if not place.exists()]
-    try:
-        yield
-    finally:
-        for place in new:
-            if place.is_dir() and not any(place.iterdir()):
-                place.rmdir()

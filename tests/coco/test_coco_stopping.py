@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,10 +116,12 @@ def test_twenty_random_moments_of_a_command_in_a_process_of_its_own(
     """From its first import to its last overlay and the report."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
+    def command(out: Path) -> list[str]:
+        return [arg for arg in arguments(data, out, "--overlays", "--worst", 9) if arg != "--no-report"]
+
     def begun(out: Path) -> subprocess.Popen[bytes]:
-        command = [arg for arg in arguments(data, out, "--overlays", "--worst", 9) if arg != "--no-report"]
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen([sys.executable, "-m", "detxai", *command], env=environment, stdout=quiet, stderr=quiet)
+        quiet, alone = subprocess.DEVNULL, [sys.executable, "-m", "detxai", *command(out)]
+        return subprocess.Popen(alone, env=environment, stdout=quiet, stderr=quiet)
 
     start = time.monotonic()
     assert begun(tmp_path / "timed").wait() == 0
@@ -133,7 +136,7 @@ def test_twenty_random_moments_of_a_command_in_a_process_of_its_own(
         process.send_signal(number)
         stopped += process.wait(timeout=60) != 0
         parts.add(len(list(out.glob("explanations/part-*"))))
-        assert begun(out).wait() == 0
+        assert main(command(out)) == 0
         assert rows(out) == expected
         assert {path.name for path in (out / "overlays").iterdir() if not path.name.startswith(".")} == names
         assert (out / "report.html").is_file()
@@ -423,3 +426,27 @@ def test_a_retry_with_overlays_explains_only_what_failed(
     assert sum(asked) == n_failed
     assert rows(out) == rows(whole)
     assert not failures(out)
+
+
+# --- damage ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_folder_whose_files_were_cut_is_mended_or_refused_by_name(
+    seed: int, whole: Path, data: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(whole, tmp_path / "out")
+    chance = random.Random(seed)
+    files = sorted(path for path in out.rglob("*") if path.is_file() and path.stat().st_size)
+    for path in chance.sample(files, 6):
+        path.write_bytes(path.read_bytes()[: chance.randrange(path.stat().st_size)])
+        code = main(arguments(data, out))
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        if code:
+            assert code == 2
+            assert f"out: {path} is damaged" in error
+            path.write_bytes((whole / path.relative_to(out)).read_bytes())
+        else:
+            assert rows(out) == rows(whole)
+            assert (out / "predictions.json").read_bytes() == (whole / "predictions.json").read_bytes()
