@@ -6,6 +6,7 @@ if __name__ != "detxai.targets":
 from detxai.targets.box_score import BoxScoreTarget
 from detxai.targets.box_side import BoxSideTarget
 from detxai.targets.class_score import ClassScoreTarget
+from detxai.targets.contrast import ContrastTarget
 from detxai.targets.similarity import SimilarityTarget
 from detxai.targets.target import BoxTarget, Target, ask_about, score_targets
 
@@ -14,6 +15,7 @@ __all__ = [
     "BoxSideTarget",
     "BoxTarget",
     "ClassScoreTarget",
+    "ContrastTarget",
     "SimilarityTarget",
     "Target",
     "ask_about",

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detxai.detections import Candidates, Detections
-from detxai.targets.target import AnsweredBy, BoxTarget, Match, match_candidates
+from detxai.targets.target import AnsweredBy, BoxTarget, Match, answering
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,7 @@ class SimilarityTarget(BoxTarget):
         plain = cls.of(detections, **settings)
         if candidates.final or candidates.boxes.shape[1] == 0 or not plain:
             return plain
-        match = match_candidates(plain, candidates)
-        origin = (match.iou * match.score).flatten(1).argmax(1)
-        vectors = candidates.class_scores[0, origin].detach().cpu()
+        vectors = candidates.class_scores[0, answering(plain, candidates)].detach().cpu()
         return [replace(target, class_scores=vector) for target, vector in zip(plain, vectors, strict=True)]
 
     @classmethod

@@ -180,3 +180,9 @@ def match_candidates(targets: Sequence[BoxTarget], candidates: Candidates) -> Ma
         reach = like.new_tensor([target.reach for target in targets])[:, None, None]
         reached = (box_iou(box, candidates.proposals) >= reach) | (reach == 0)
     return Match(iou * reached, score * reached, boxes.expand(len(targets), -1, -1, -1), reached)
+
+
+def answering(targets: Sequence[BoxTarget], candidates: Candidates) -> Tensor:
+    """(T,) which candidate of one image each target's box came from: the one of the highest ``IoU * p(label)``."""
+    match = match_candidates(targets, candidates)
+    return (match.iou * match.score).flatten(1).argmax(1)

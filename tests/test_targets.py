@@ -13,7 +13,15 @@ from torch import Tensor
 from torchvision.ops import box_iou as tv_box_iou
 
 from detxai.detections import Candidates, Detections
-from detxai.targets import BoxScoreTarget, BoxSideTarget, BoxTarget, ClassScoreTarget, SimilarityTarget, score_targets
+from detxai.targets import (
+    BoxScoreTarget,
+    BoxSideTarget,
+    BoxTarget,
+    ClassScoreTarget,
+    ContrastTarget,
+    SimilarityTarget,
+    score_targets,
+)
 
 
 def _boxes(generator: torch.Generator, *shape: int) -> Tensor:
@@ -58,6 +66,11 @@ def _slow(target: Any, candidates: Candidates, image: int) -> float:
             best_quality = iou * p
             if isinstance(target, BoxScoreTarget):
                 answers = [iou + p]
+            elif isinstance(target, ContrastTarget):
+                others = [float(q) for c, q in enumerate(candidates.class_scores[image, j]) if c != column]
+                named = None if target.other is None else candidates.labels.tolist().index(target.other)
+                rival = max(others, default=0.0) if named is None else float(candidates.class_scores[image, j, named])
+                answers = [iou * (p - rival)]
             else:
                 answers = [float(own[("left", "top", "right", "bottom").index(target.side)])]
     return max(answers)
@@ -79,12 +92,14 @@ def test_every_target_equals_its_definition(
     candidates = _candidates(seed, batch, n, classes, own_boxes, proposals)
     g = torch.Generator().manual_seed(seed + 1)
     targets: list[Any] = []
-    for kind in (ClassScoreTarget, BoxScoreTarget, SimilarityTarget, BoxSideTarget):
+    for kind in (ClassScoreTarget, BoxScoreTarget, SimilarityTarget, BoxSideTarget, ContrastTarget):
         box = _boxes(g, 1)[0]
         label = int(torch.randint(1, classes + 1, (1,), generator=g))
         targets.append(kind(box, label, reach=reach))
     targets.append(SimilarityTarget(box, label, reach=reach, class_scores=torch.rand(classes, generator=g)))
     targets.append(BoxSideTarget(box, label, reach=reach, side="bottom"))
+    if classes > 1:
+        targets.append(ContrastTarget(box, label, reach=reach, other=label % classes + 1))
     got = score_targets(targets, candidates)
     for i in range(len(targets)):
         for b in range(batch):
@@ -103,7 +118,7 @@ def test_moving_and_scaling_the_world_changes_no_score(seed: int, scale: float, 
         candidates.proposals * scale + shift if candidates.proposals is not None else None,
     )
     box = torch.tensor([5.0, 5.0, 60.0, 50.0])
-    for kind in (ClassScoreTarget, BoxScoreTarget, SimilarityTarget):
+    for kind in (ClassScoreTarget, BoxScoreTarget, SimilarityTarget, ContrastTarget):
         before = score_targets([kind(box, 2, reach=0)], candidates)
         after = score_targets([kind(box * scale + shift, 2, reach=0)], moved)
         torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
@@ -115,9 +130,11 @@ def test_one_image_or_a_batch_the_same_scores() -> None:
         ClassScoreTarget([0, 0, 40, 40], 1),
         SimilarityTarget([9, 9, 60, 60], 2),
         BoxScoreTarget([5, 5, 30, 30], 3),
+        ContrastTarget([5, 5, 30, 30], 3),
+        ContrastTarget([9, 9, 60, 60], 2, other=1),
     ]
     together = score_targets(targets, candidates)
-    assert together.shape == (3, 4)
+    assert together.shape == (5, 4)
     for b, one in enumerate(candidates):
         for t, target in enumerate(targets):
             assert torch.equal(target(one), together[t, b])
@@ -148,7 +165,7 @@ def test_agrees_with_grad_cam_where_grad_cam_is_right() -> None:
     assert float(BoxScoreTarget(box, 2)(output)) == pytest.approx(float(theirs))
 
 
-@pytest.mark.parametrize("kind", [ClassScoreTarget, BoxScoreTarget, SimilarityTarget, BoxSideTarget])
+@pytest.mark.parametrize("kind", [ClassScoreTarget, BoxScoreTarget, SimilarityTarget, BoxSideTarget, ContrastTarget])
 def test_nothing_found_is_zero(kind: Any) -> None:
     target = kind([0, 0, 10, 10], 3)
     nothing = Detections([], [], [])
@@ -184,7 +201,7 @@ def test_of_makes_one_target_for_each_detection() -> None:
         ({"box": [0, 0, 1, 1], "label": 1, "reach": 1.5}, "reach must be an IoU"),
     ],
 )
-@pytest.mark.parametrize("kind", [ClassScoreTarget, SimilarityTarget])
+@pytest.mark.parametrize("kind", [ClassScoreTarget, SimilarityTarget, ContrastTarget])
 def test_bad_targets(kind: type[BoxTarget], arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kind(**arguments)
@@ -202,3 +219,54 @@ def test_bad_questions() -> None:
         BoxSideTarget([0, 0, 1, 1], 1, side="inside")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"class_scores must have shape \(3,\), got \(2,\)"):
         score_targets([SimilarityTarget([0, 0, 1, 1], 1, class_scores=[0.5, 0.5])], candidates)
+
+
+def _two(vectors: list[list[float]]) -> Candidates:
+    """Candidates at IoU 1 and 0.5 with the box 0 0 10 10, with these scores for classes 4, 5 and 6."""
+    boxes = torch.tensor([[[[0.0, 0.0, 10.0, 10.0]], [[0.0, 0.0, 10.0, 5.0]]]])
+    scores = torch.tensor([vectors])
+    return Candidates(boxes, scores, scores.amax(-1), torch.tensor([4, 5, 6]))
+
+
+def test_a_contrast_by_hand() -> None:
+    """Class 4: the second candidate has the higher IoU * p, .5 * .9 against .3, and finds 6 likeliest of the others."""
+    found = _two([[0.3, 0.9, 0.0], [0.9, 0.1, 0.2]])
+    box = [0, 0, 10, 10]
+    assert float(ContrastTarget(box, 4, other=5)(found)) == pytest.approx(0.5 * (0.9 - 0.1))
+    assert float(ContrastTarget(box, 4, other=6)(found)) == pytest.approx(0.5 * (0.9 - 0.2))
+    assert float(ContrastTarget(box, 4)(found)) == pytest.approx(0.5 * (0.9 - 0.2))
+    assert float(ContrastTarget(box, 6)(found)) == pytest.approx(0.5 * (0.2 - 0.9))  # another class is likelier
+    (asked,) = ContrastTarget.seen_in(found, Detections([box], [0.5], [4]))
+    assert (asked.label, asked.other) == (4, 6)
+    assert float(asked(_two([[0.0, 0.0, 0.0], [0.9, 0.8, 0.2]]))) == pytest.approx(0.5 * 0.7)  # still against 6
+    (plain,) = ContrastTarget.seen_in(
+        Candidates.from_output(Detections([box], [0.5], [4])), Detections([box], [1], [4])
+    )
+    assert plain.other is None
+    assert float(plain(Detections([box], [0.5], [4]))) == pytest.approx(0.5)
+
+
+def test_a_contrast_has_the_gradient_of_finite_differences() -> None:
+    base = torch.tensor([[[0.3, 0.9, 0.05], [0.9, 0.1, 0.2]]], dtype=torch.float64)
+    boxes = _two([[0.0] * 3] * 2).boxes.double()
+
+    def score(scores: Tensor, corners: Tensor) -> Tensor:
+        found = Candidates(corners, scores, scores.amax(-1), torch.tensor([4, 5, 6]))
+        targets = [ContrastTarget([0, 0, 9, 9], 4, other=5), ContrastTarget([0, 0, 9, 9], 4)]
+        return score_targets(targets, found)
+
+    boxes = boxes + torch.tensor([0.3, 0.2, 0.1, 0.4], dtype=torch.float64)
+    assert torch.autograd.gradcheck(score, (base.requires_grad_(), boxes.requires_grad_()))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"), [(1, "other must be another class than label"), (-2, "class number"), (True, "class number")]
+)
+def test_a_contrast_is_with_another_class(other: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ContrastTarget([0, 0, 1, 1], 1, other=other)
+
+
+def test_a_contrast_with_a_class_that_is_none_of_the_detectors() -> None:
+    with pytest.raises(ValueError, match="other must be one of the detector's 3 classes, got 9"):
+        score_targets([ContrastTarget([0, 0, 10, 10], 4, other=9)], _two([[0.5] * 3] * 2))

@@ -31,7 +31,7 @@ from detxai.engine.dense import DenseTail
 from detxai.engine.tails import tail_of
 from detxai.engine.windows import Window, around, highest_iou, merged
 from detxai.geometry import box_iou
-from detxai.targets import BoxScoreTarget, BoxSideTarget, ClassScoreTarget, SimilarityTarget, Target
+from detxai.targets import BoxScoreTarget, BoxSideTarget, ClassScoreTarget, ContrastTarget, SimilarityTarget, Target
 
 EXACT = 1e-9
 FAMILIES = ["v8", "v10", "v10 end2end", "11", "26 end2end", "segment v8"]
@@ -161,6 +161,7 @@ def test_targets_that_read_every_class_or_every_candidate(family: str, kind: str
     mix = torch.rand(80, generator=torch.Generator().manual_seed(0))
     if kind == "similarity":
         targets += [SimilarityTarget(box, 5), SimilarityTarget(box, 5, class_scores=mix)]
+        targets += [ContrastTarget(box, 5), ContrastTarget(box, 5, other=7)]
     else:
         targets.append(lambda candidates: candidates.boxes.mean() * candidates.objectness.std())
         targets.append(lambda candidates: candidates.boxes[0, 700, 0, 2] + candidates.class_scores[0, 40, 9])

@@ -14,7 +14,14 @@ from torch import Tensor
 from detxai import AblationCAM
 from detxai.detections import Candidates, Detections
 from detxai.geometry import box_iou
-from detxai.targets import BoxScoreTarget, BoxSideTarget, BoxTarget, ClassScoreTarget, SimilarityTarget
+from detxai.targets import (
+    BoxScoreTarget,
+    BoxSideTarget,
+    BoxTarget,
+    ClassScoreTarget,
+    ContrastTarget,
+    SimilarityTarget,
+)
 from detxai.targets.target import AnsweredBy, Match
 
 
@@ -94,7 +101,7 @@ def by_hand(case: TwoStages | OneStage, target: BoxTarget) -> Tensor:
     return torch.stack(drops)
 
 
-@pytest.mark.parametrize("make", [AgainstOthers, Anywhere, Overlap, Softened, Doubled])
+@pytest.mark.parametrize("make", [AgainstOthers, Anywhere, Overlap, Softened, Doubled, ContrastTarget])
 @pytest.mark.parametrize("kind", [TwoStages, OneStage])
 def test_an_own_target_is_answered_exactly(kind: Any, make: Any) -> None:
     case = kind()
@@ -120,7 +127,7 @@ def test_at_a_ratio_too(kind: Any) -> None:
 
 
 def test_promises_are_kept_by_exactly_the_class_that_makes_them() -> None:
-    for own in (ClassScoreTarget, BoxScoreTarget, BoxSideTarget, SimilarityTarget):
+    for own in (ClassScoreTarget, BoxScoreTarget, BoxSideTarget, SimilarityTarget, ContrastTarget):
         assert own.answered_by != "any candidates"
         assert not own.ignores_reach
 
@@ -130,6 +137,7 @@ def test_promises_are_kept_by_exactly_the_class_that_makes_them() -> None:
         for kind in (Heir, BoxTarget):
             assert (kind.answered_by, kind.reads_all_classes, kind.ignores_reach) == ("any candidates", True, True)
     assert SimilarityTarget.reads_all_classes
+    assert ContrastTarget.reads_all_classes
     assert not ClassScoreTarget.reads_all_classes
 
 

@@ -24,9 +24,9 @@ from detxai.engine.ablation import FullTail
 from detxai.engine.roi_align import FeatureTable, sample_boxes
 from detxai.engine.tails import tail_of
 from detxai.engine.two_stage import TwoStageTail
-from detxai.targets import BoxScoreTarget, BoxSideTarget, ClassScoreTarget, SimilarityTarget
+from detxai.targets import BoxScoreTarget, BoxSideTarget, ClassScoreTarget, ContrastTarget, SimilarityTarget
 
-KINDS = (ClassScoreTarget, BoxScoreTarget, SimilarityTarget, BoxSideTarget)
+KINDS = (ClassScoreTarget, BoxScoreTarget, SimilarityTarget, BoxSideTarget, ContrastTarget)
 
 
 def _version_2(**settings: Any) -> Any:

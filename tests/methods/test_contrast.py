@@ -1,0 +1,48 @@
+"""Why this class and not that one: every method that asks about boxes takes the question."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+import detxai
+from detxai.methods import METHODS
+from detxai.scenes import generate
+from detxai.targets import ContrastTarget
+
+CHEAP: dict[str, dict[str, Any]] = {
+    "pixel_evidence": {"max_passes": 64},
+    "region_shapley": {"max_passes": 64},
+    "d_rise": {"n_masks": 32},
+    "ablation_cam": {"ratio_channels_to_ablate": 0.02},
+}
+ASKED = [name for name, method in METHODS.items() if method.asks_about_boxes]
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_every_method_takes_a_contrast(name: str) -> None:
+    """The other question has another answer."""
+    detector, image = detxai.wrap("scenes-frcnn"), generate(0, "local").image
+    found = detector.detect(image)[:1]
+    quiet = {"progress": False} if "progress" in METHODS[name].__dataclass_fields__ else {}
+    maps = [
+        METHODS[name](target=target, **CHEAP.get(name, {}), **quiet)(detector, image, found)[0].values
+        for target in (ContrastTarget, detxai.targets.ClassScoreTarget)
+    ]
+    assert all(np.isfinite(map_).all() and map_.any() for map_ in maps)
+    assert not np.array_equal(*maps)
+
+
+def test_the_other_class_may_be_named() -> None:
+    detector, image = detxai.wrap("scenes-frcnn"), generate(0, "local").image
+    found = detector.detect(image)[:1]
+    others = [label for label in (1, 2, 3) if label != int(found.labels[0])]  # 0 is the background
+    first, second = (
+        METHODS["layer_cam"](target=partial(ContrastTarget, other=other))(detector, image, found)[0].values
+        for other in others[:2]
+    )
+    assert first.any()
+    assert not np.array_equal(first, second)
