@@ -70,11 +70,10 @@ def test_the_thread_that_has_the_model_may_borrow_it_again() -> None:
 class Counts(nn.Module):
     """Notes every run in a buffer changed in place, in one put in anew, and in a number."""
 
-    written: Tensor
-    anew: Tensor
-
     def __init__(self) -> None:
         super().__init__()
+        self.written: Tensor  # not in the class: torch 2.6 cannot script an annotation that is text
+        self.anew: Tensor
         self.register_buffer("written", torch.zeros(2))
         self.register_buffer("anew", torch.zeros(2))
         self.runs = 0
