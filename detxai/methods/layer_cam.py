@@ -79,7 +79,9 @@ class LayerCAM:
         cost = Cost(time.perf_counter() - start, forward_passes=1)
         settings, model = settings_of(self), {**detector.describe(), "layers": list(traced.levels)}
         return [
-            Explanation(map_.cpu().numpy(), traced.inputs.images[0], self.name, settings, cost, detection, model=model)
+            Explanation(
+                map_.detach().cpu().numpy(), traced.inputs.images[0], self.name, settings, cost, detection, model=model
+            )
             for map_, detection in zip(maps, detections, strict=True)
         ]
 
