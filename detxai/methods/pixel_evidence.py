@@ -13,6 +13,7 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
+from detxai.engine.masking.best_pixels import try_best_pixels, views_a_map
 from detxai.engine.masking.decisive import decisive_cells
 from detxai.engine.masking.shapley import Densities, density_per_image_pixel
 from detxai.engine.perturbing import Canvas
@@ -47,12 +48,13 @@ class PixelEvidence:
 
     The start counts as ``k`` draws (``start_draws``): with no draws the map *is* the start, with many it is forgotten.
 
-    Every draw is also a test of the map that the others make: where the start alone agrees better with draws that were
-    set aside than the joined map does, the start is kept (``details["kept"]``).
+    In the end both are tried on views that neither was made from: their best pixels, a quarter, half and all of the
+    box's area, are shown alone, and hidden alone. Where the start does better the map is the start: it never ends
+    worse than it began, and ``details["kept"]`` says which it is.
 
     Args:
         max_passes: views of the image for each box, on average over the boxes. Boxes whose map is known well enough
-            stop early, hard ones go on. Below 64 the map is the start.
+            stop early, hard ones go on. Below about 90 the map is the start.
         tolerance: in (0, 1): a box needs no more views when another seed's draws would correlate with these by
             1 - ``tolerance`` or more.
         start_draws: k, how many draws the start counts as; 0 leaves it out.
@@ -79,7 +81,7 @@ class PixelEvidence:
     tolerance: float = 0.15
     start_draws: float = 2.5
     ignore_below: float = 0.1
-    refine: int = 0
+    refine: int = 6
     decisive: bool = False
     fill: Fill = ("black", "mean")
     seed: int = 0
@@ -110,40 +112,46 @@ class PixelEvidence:
         if len(detections) == 0:
             return []
         canvas = Canvas.with_fills(detector, image, fills_of(self.fill), self.seed)
+        targets, boxes = ask_about(detections, self.target), boxes_on(canvas, detections)
+        settings = {"batch_size": self.batch_size, "precision": self.precision}
         shapes, names = self._start(detector, image, canvas, detections)
         known, partial = self._draws(detector, canvas, detections)
+        n_passes = len(names) + len(canvas.filling) + 1 + int(known.n_views.sum())
         start = shapes * (known.whole - known.hidden.mean(1)).clamp(min=0)[:, None, None]
-        joined = join(known, start, self.start_draws)
-        maps = density_per_image_pixel(canvas, joined.values)
-        errors = density_per_image_pixel(canvas, joined.standard_error)
-        n_passes = int(known.n_views.sum()) + len(canvas.filling) + 1 + len(names)
-        sets: list[dict[str, Any]] = [{} for _ in range(len(detections))]
+        values, errors = join(known, start, self.start_draws)
+        details: list[dict[str, Any]] = [{**known.record(i), "start": names} for i in range(len(detections))]
+        if not partial and bool((known.n_draws > 0).any()):
+            both = torch.stack([start, values])
+            tried = try_best_pixels(detector, canvas, targets, both, boxes, settings)
+            n_passes += 2 * views_a_map(len(canvas.filling)) * len(targets)
+            worse = (tried[1] < tried[0])[:, None, None]
+            values, errors = torch.where(worse, start, values), torch.where(worse, 0, errors)
+            for box, told in enumerate(details):
+                told |= {"kept": "start" if bool(worse[box]) else "joined", "tried": tried[:, box].tolist()}
         if self.decisive:
-            settings = {"batch_size": self.batch_size, "precision": self.precision}
-            targets = ask_about(detections, self.target)
-            sets, n_more = decisive_cells(
-                detector, canvas, targets, joined.values, boxes_on(canvas, detections), settings
-            )
+            sets, n_more = decisive_cells(detector, canvas, targets, values, boxes, settings)
             n_passes += n_more
+            details = [told | found for told, found in zip(details, sets, strict=True)]
+        maps, bars = (density_per_image_pixel(canvas, one).cpu().numpy() for one in (values, errors))
         cost = Cost(time.perf_counter() - clock, n_passes)
         return [
             Explanation(
-                maps[i].cpu().numpy(), canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],
-                model=detector.describe(), standard_error=errors[i].cpu().numpy(), partial=partial,
-                details={**known.record(i), "start": names, **joined.record(i), **sets[i]},
+                maps[i], canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],
+                model=detector.describe(), standard_error=bars[i], partial=partial, details=details[i],
             )
             for i in range(len(detections))
         ]  # fmt: skip
 
     def _draws(self, detector: Adapter, canvas: Canvas, detections: Detections) -> tuple[Densities, bool]:
+        """As many draws as leave views for the trial of the map; none where that is too few."""
+        n_views = self.max_passes - 2 * views_a_map(len(canvas.filling)) - 1
         shapley = RegionShapley(
-            max(self.max_passes, FEWEST_PASSES), self.ignore_below, refine=self.refine, fill=self.fill, seed=self.seed,
+            max(n_views, FEWEST_PASSES), self.ignore_below, refine=self.refine, fill=self.fill, seed=self.seed,
             target=self.target, batch_size=self.batch_size, precision=self.precision, keep_partial=self.keep_partial,
             progress=self.progress,
         )  # fmt: skip
-        return shapley.densities(
-            detector, canvas, detections, 1 - self.tolerance, only_ends=self.max_passes < FEWEST_PASSES
-        )
+        settled, only_ends = 1 - self.tolerance, n_views < FEWEST_PASSES
+        return shapley.densities(detector, canvas, detections, settled, only_ends=only_ends)
 
     def _start(
         self, detector: Adapter, image: Image, canvas: Canvas, detections: Detections
@@ -164,58 +172,18 @@ class PixelEvidence:
         return torch.stack(shares).mean(0), names
 
 
-@dataclass(frozen=True, eq=False)
-class Joined:
-    """Draws and their start, joined.
-
-    Attributes:
-        values, standard_error: (T, h, w).
-        keeps_start: (T,) bool, where the map is the start alone.
-        agreement: (T, 2) in [-1, 1], how well draws that were set aside agree with the joined map of the others, and
-            with the start; NaN where there are fewer than two draws.
-    """
-
-    values: Tensor
-    standard_error: Tensor
-    keeps_start: Tensor
-    agreement: Tensor
-
-    def record(self, box: int) -> dict[str, Any]:
-        joined, start = self.agreement[box].tolist()
-        told = {} if joined != joined else {"agreement": joined, "agreement_of_start": start}
-        return {"kept": "start" if bool(self.keeps_start[box]) else "joined", **told}
-
-
-def join(known: Densities, start: Tensor, start_draws: float) -> Joined:
-    """``(sum of the draws + k S) / (n + k)``, or S alone where draws that were set aside say that it is better.
-
-    The agreement with draws set aside is ``sum_d <D_d, B_-d> / sqrt(sum_d |D_d|^2 sum_d |B_-d|^2)``, with B_-d what all
-    draws but d make. It follows from the sum of the draws and the sum of their squares, so no draw is kept.
+def join(known: Densities, start: Tensor, start_draws: float) -> tuple[Tensor, Tensor]:
+    """``(sum of the draws + k S) / (n + k)`` and its standard error, (T, h, w) both; S alone where there are no draws.
 
     Args:
         known: the draws of T boxes.
         start: (T, h, w), a density of the same sum.
         start_draws: k.
     """
-    n, k = known.n_draws.double(), start_draws
-    joined = (known.sums + k * start) / (n + k).clamp(min=1e-9)[:, None, None].float()
-    draws_squared = known.products
-    both, sums_squared, start_squared = (
-        (a * b).sum((1, 2), dtype=torch.float64)
-        for a, b in ((known.sums, start), (known.sums, known.sums), (start, start))
-    )
-    others = n - 1 + k
-    along = (sums_squared - draws_squared + k * both) / others
-    length = (n - 2) * sums_squared + draws_squared + 2 * k * (n - 1) * both + k * k * n * start_squared
-    agreement = torch.stack(
-        [along * others / (draws_squared * length).sqrt(), both / (draws_squared * n * start_squared).sqrt()], 1
-    )
-    agreement = torch.where((n > 1)[:, None], agreement, torch.nan)
-    keeps_start = (n == 0) | (agreement[:, 1] > agreement[:, 0])
-    values = torch.where(keeps_start[:, None, None], start, joined)
-    weight = torch.where(keeps_start, 0, n / (n + k).clamp(min=1e-9)).float()
-    error = torch.where((weight > 0)[:, None, None], known.standard_error * weight[:, None, None], 0)
-    return Joined(values, torch.nan_to_num(error, nan=0.0, posinf=0.0), keeps_start, agreement)
+    n = known.n_draws[:, None, None].float()
+    weight = torch.where(n > 0, n / (n + start_draws).clamp(min=1), 0)
+    error = torch.where(n > 1, known.standard_error, 0) * weight
+    return torch.lerp(start, known.mean, weight), error
 
 
 def hills(size: tuple[int, int], boxes: Tensor) -> Tensor:

@@ -98,22 +98,28 @@ def random_partitions(
     )
 
 
-def split_regions(partitions: Partitions, maps: Tensor, n_splits: int) -> Partitions:
-    """The regions that hold most of a map, each cut in four at the middle of its bounding box.
+def split_regions(partitions: Partitions, maps: Tensor, n_splits: int, rounds: int = 2) -> Partitions:
+    """The regions in which most of a map may lie far from where it is drawn, each cut in four.
+
+    What a region holds may lie anywhere in it, so cutting it matters as ``|sum of the map| * sqrt(area)``.
+    A part may be cut again in the next round.
 
     Args:
         partitions: S of them.
-        maps: (S, h, w) what is looked for; the regions with the largest absolute sums are split.
-        n_splits: how many regions of each partition to split.
-
-    Returns:
-        Partitions with up to three regions more for each split. The first partition's regions are unions of these, so
-        Shapley values along orders that keep the parts of a region together are Owen values.
+        maps: (S, h, w) what is looked for.
+        n_splits: how many regions of each partition to cut, shared out over the rounds.
+        rounds: at most; fewer where there are fewer splits.
     """
+    for i in range(min(rounds, n_splits)):
+        partitions = _cut_in_four(partitions, maps, n_splits // rounds + (i < n_splits % rounds))
+    return partitions
+
+
+def _cut_in_four(partitions: Partitions, maps: Tensor, n_splits: int) -> Partitions:
     labels, n = partitions.labels, int(partitions.counts.max())
-    held = partitions.sums(maps).abs()
-    chosen = torch.zeros_like(held, dtype=torch.bool)
-    chosen.scatter_(1, held.topk(min(n_splits, n)).indices, torch.ones_like(held, dtype=torch.bool))
+    misplaced = partitions.sums(maps).abs() * partitions.areas.sqrt()
+    chosen = torch.zeros_like(misplaced, dtype=torch.bool)
+    chosen.scatter_(1, misplaced.topk(min(n_splits, n)).indices, torch.ones_like(misplaced, dtype=torch.bool))
     flat = labels.flatten(1)
     height, width = labels.shape[1:]
     quarter = torch.zeros_like(flat)
@@ -121,8 +127,8 @@ def split_regions(partitions: Partitions, maps: Tensor, n_splits: int) -> Partit
         shape = (-1, 1) if axis == 0 else (1, -1)
         place = torch.arange(length, device=labels.device).view(shape).expand(height, width).reshape(1, -1)
         place = place.expand_as(flat)
-        first = torch.full_like(held, length, dtype=torch.long).scatter_reduce_(1, flat, place, "amin")
-        last = torch.zeros_like(held, dtype=torch.long).scatter_reduce_(1, flat, place, "amax")
+        first = torch.full_like(chosen, length, dtype=torch.long).scatter_reduce_(1, flat, place, "amin")
+        last = torch.zeros_like(chosen, dtype=torch.long).scatter_reduce_(1, flat, place, "amax")
         quarter = 2 * quarter + (2 * place > (first + last).gather(1, flat)).long()
     quarter = quarter * chosen.gather(1, flat)
     return Partitions.from_labels((4 * flat + quarter).view_as(labels))
