@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
+from detxai.adapters.own_context import in_full_precision
 from detxai.detections import Detections
 from detxai.engine.masking.best_pixels import try_best_pixels, views_a_map
 from detxai.engine.masking.decisive import decisive_cells
@@ -102,6 +103,7 @@ class PixelEvidence:
             raise ValueError(f"ignore_below must lie in [0, 1), got {self.ignore_below!r}")
         check_sampling(self)
 
+    @in_full_precision
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection, with the standard error of every pixel.
 

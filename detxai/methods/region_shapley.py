@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from detxai.adapters.adapter import Adapter
+from detxai.adapters.own_context import in_full_precision
 from detxai.detections import Detections
 from detxai.engine.ablation import autocast
 from detxai.engine.batching import check_batch_size
@@ -95,6 +96,7 @@ class RegionShapley:
             raise ValueError(f"explore must lie in [0, 1], got {self.explore!r}")
         check_sampling(self)
 
+    @in_full_precision
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection, with the standard error of every pixel.
 

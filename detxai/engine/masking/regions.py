@@ -46,7 +46,7 @@ class Partitions:
     def areas(self) -> Tensor:
         """(S, N) float32, how many pixels each region has; 0 beyond a partition's own regions."""
         flat = self.labels.flatten(1)
-        areas = torch.zeros(len(flat), int(self.counts.max()), device=flat.device)
+        areas = torch.zeros(len(flat), int(self.counts.max()), dtype=torch.float32, device=flat.device)
         return areas.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float32))
 
     def sums(self, maps: Tensor) -> Tensor:
