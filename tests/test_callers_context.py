@@ -72,8 +72,9 @@ QUESTIONS: dict[str, Callable[[Adapter], list[Tensor]]] = {
     ),
     "ablation_cam tracked": partial(explained, detxai.AblationCAM(0.2, fill="mean", progress=False)),
     "d_rise": partial(explained, detxai.DRISE(n_masks=16, progress=False)),
+    "region_shapley": partial(explained, detxai.RegionShapley(max_passes=64, progress=False)),
 }
-OF_A_FUNCTION = ("detect", "candidates", "d_rise")
+OF_A_FUNCTION = ("detect", "candidates", "d_rise", "region_shapley")
 
 
 @cache

@@ -48,7 +48,7 @@ class Densities:
     @classmethod
     def empty(cls, size: tuple[int, int], hidden: Tensor, whole: Tensor) -> Densities:
         n = len(whole)
-        none = torch.zeros(n, *size, device=whole.device)
+        none = torch.zeros(n, *size, dtype=torch.float32, device=whole.device)
         count = torch.zeros(n, dtype=torch.long, device=whole.device)
         return cls(none, none.clone(), hidden.new_zeros(n).double(), count, count.clone(), hidden, whole)
 
