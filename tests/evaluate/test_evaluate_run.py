@@ -109,7 +109,7 @@ def test_on_context_scenes_a_box_shaped_map_loses(ranked: Evaluation) -> None:
     context = ranked.summary.by_stratum("kind")
     for quantity in ("evidence_mass", "evidence_auc"):
         means = {method: interval.mean for method, interval in context[quantity]["context"].items()}
-        assert min(means, key=means.__getitem__) == "box", (quantity, means)
+        assert means["box"] < means["planted"] - 0.5, (quantity, means)  # a random map of three scenes may be anywhere
     assert context["evidence_auc"]["context"]["box"].mean < 0.5
     # inside the box the same map is far above chance: it is the scene that it cannot tell
     assert context["evidence_auc"]["local"]["box"].mean > 0.8
