@@ -27,13 +27,16 @@ from detxai.commands.options import (
 from detxai.engine.perturbing import FILLINGS
 from detxai.evaluate import Evaluation, coco_photos, evaluate, make_measures, scene_photos
 from detxai.evaluate.contestants import BASELINES, PEERS
+from detxai.evaluate.measuring import DEAR
 from detxai.evaluate.records import import_pyarrow
 from detxai.evaluate.samples import Photo
 from detxai.evaluate.scene_photos import kinds_of
 from detxai.evaluate.table import rank_table
+from detxai.evaluate.time_left import TimeLeft, in_words
 from detxai.methods import METHODS
 from detxai.metrics import MEASURES
 from detxai.metrics.case import REFERENCES, Measure
+from detxai.metrics.insertion_deletion import UNITS
 from detxai.metrics.scores import SCORE_FUNCTIONS
 from detxai.runs.files import WriteError
 from detxai.settings import LARGEST_SEED
@@ -83,10 +86,15 @@ def _add_images(command: argparse.ArgumentParser) -> None:
 def _add_measures(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--measures", type=_names, metavar="A,B",
-        help=f"of {', '.join(MEASURES)}; default: all that need not run the methods again",
+        help=f"of {', '.join(MEASURES)}; default: all but the dear ones, {', '.join(DEAR)}",
     )  # fmt: skip
     command.add_argument("--steps", type=whole(1), help="of the curves; default: the measure's own")
-    command.add_argument("--fill", choices=FILLINGS, help="what hidden pixels show; default: the measure's own")
+    command.add_argument(
+        "--fill", type=_fills, metavar="A,B",
+        help=f"what hidden pixels show, of {', '.join(FILLINGS)}; several name the quantities of "
+        "insertion_deletion, and other measures take the first; default: the measure's own",
+    )  # fmt: skip
+    command.add_argument("--unit", choices=UNITS, help="what insertion and deletion rank; default: pixel")
     command.add_argument("--score", choices=SCORE_FUNCTIONS, help="what is left of a detection; default: class_score")
     command.add_argument("--reference", choices=REFERENCES, help="whose box is measured against; default: detection")
     command.add_argument(
@@ -104,6 +112,7 @@ def _evaluate(given: argparse.Namespace) -> int:
         {name: settings.pop(name) for name in list(settings) if name in MEASURES},
         steps=given.steps,
         fill=given.fill,
+        unit=given.unit,
         score=given.score,
         reference=given.reference,
     )
@@ -142,6 +151,16 @@ def _found(
         seed=given.seed,
         source=source,
         progress=shows_progress(given),
+        on_estimate=_tell,
+    )
+
+
+def _tell(left: TimeLeft) -> None:
+    print(
+        f"about {in_words(left.seconds)} to go: {left.n_maps} maps ({left.n_detections} detections, "
+        f"{left.n_methods} methods), at {left.seconds / left.n_maps:.2g} s each on the first image; "
+        "fewer with --max-detections, and cheaper with other --measures, --steps or --fill; what is finished is kept",
+        file=sys.stderr,
     )
 
 
@@ -190,6 +209,15 @@ def _names(text: str) -> list[str]:
     if not all(names):
         raise argparse.ArgumentTypeError(f"expected names with commas between, got {text!r}")
     return names
+
+
+def _fills(text: str) -> str | list[str]:
+    """One fill, or several of them."""
+    fills = _names(text)
+    unknown = [fill for fill in fills if fill not in FILLINGS]
+    if unknown or len(set(fills)) < len(fills):
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(FILLINGS)}, each once, got {text!r}")
+    return fills[0] if len(fills) == 1 else fills
 
 
 def _setting(text: str) -> tuple[str, tuple[str, Any]]:

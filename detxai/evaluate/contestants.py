@@ -8,7 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from detxai.evaluate.baselines import BoxCentre, BoxMap, PlantedMask, PlantedObject, RandomMap
-from detxai.evaluate.peers import GradCamEigenCAM, UltralyticsLayerCAM
+from detxai.evaluate.peers import (
+    AISE,
+    DRISEMixed,
+    GradCamEigenCAM,
+    GreedyDeletion,
+    GreedyInsertion,
+    KernelSHAP,
+    PhaseWin,
+    UltralyticsLayerCAM,
+)
 from detxai.explain import Method, make_method
 from detxai.methods import METHODS
 from detxai.settings import check_settings
@@ -16,7 +25,12 @@ from detxai.settings import check_settings
 BASELINES: dict[str, type[Any]] = {
     kind.name: kind for kind in (RandomMap, BoxMap, BoxCentre, PlantedMask, PlantedObject)
 }
-PEERS: dict[str, type[Any]] = {kind.name: kind for kind in (GradCamEigenCAM, UltralyticsLayerCAM)}
+PEERS: dict[str, type[Any]] = {
+    kind.name: kind
+    for kind in (
+        GradCamEigenCAM, UltralyticsLayerCAM, AISE, GreedyInsertion, GreedyDeletion, PhaseWin, KernelSHAP, DRISEMixed
+    )
+}  # fmt: skip
 CROPPED_BY_CONSTRUCTION = (BoxMap, PlantedMask)
 
 Contestant: TypeAlias = Method | PlantedMask

@@ -26,7 +26,12 @@ from detxai.metrics import MEASURES, Case, InsertionDeletion, Measure
 from detxai.metrics.case import Redo
 from detxai.settings import check_settings
 
-RUN_AGAIN = ("stability", "randomisation")  # a method's own time many times over: only where asked for by name
+RUN_AGAIN = ("stability", "randomisation")  # a method's own time many times over
+DEAR = (
+    *RUN_AGAIN,
+    "road",
+    "infidelity",
+)  # only where asked for by name: these two as much as insertion_deletion, or more
 
 
 def make_measures(
@@ -37,16 +42,16 @@ def make_measures(
     """Measures with their settings.
 
     Args:
-        measures: names, or measures; default: all that need not run the method again.
+        measures: names, or measures; default: the cheap ones, that is all but ``DEAR``.
         settings: name -> settings of that measure alone.
         shared: settings that every measure takes which has them, such as ``steps``, ``fill`` and ``score``; None
-            leaves the measure's own.
+            leaves the measure's own. A list of fills is for ``insertion_deletion``, the others take its first.
 
     Raises:
         ValueError: an unknown measure or setting, or the settings of a measure that is not taken.
     """
     given = dict(settings or {})
-    chosen = [name for name in MEASURES if name not in RUN_AGAIN] if measures is None else list(measures)
+    chosen = [name for name in MEASURES if name not in DEAR] if measures is None else list(measures)
     made = []
     for measure in chosen:
         if not isinstance(measure, str):
@@ -58,6 +63,8 @@ def make_measures(
         names = [part.name for part in dataclasses.fields(kind)]
         own = dict(given.pop(measure, {}))
         taken = {name: value for name, value in shared.items() if name in names and value is not None}
+        if kind is not InsertionDeletion and isinstance(taken.get("fill"), list):
+            taken["fill"] = taken["fill"][0]
         check_settings(measure, kind, {**taken, **own})
         made.append(kind(**{**taken, **own}))
     if given:
@@ -168,8 +175,9 @@ def measure_some(
     curves: dict[str, Tensor] = {}
     for measure in measures:
         if isinstance(measure, InsertionDeletion):
-            drawn = measure.curves(case)
-            values |= measure.summary(drawn, case.reference(measure.reference)[2])
+            by_fill = measure.curves_by_fill(case)
+            values |= measure.summaries(by_fill, case.reference(measure.reference)[2])
+            drawn = by_fill[0]
             fractions = drawn.fractions.expand_as(drawn.insertion)
             curves = {"fractions": fractions, "insertion": drawn.insertion, "deletion": drawn.deletion}
         else:

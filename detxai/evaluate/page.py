@@ -16,7 +16,7 @@ import numpy as np
 from detxai.evaluate.disagreement import disagreements
 from detxai.evaluate.plots import box_plots, colour, curves, legend
 from detxai.evaluate.samples import Photo
-from detxai.evaluate.statistics import Interval
+from detxai.evaluate.statistics import FEWEST_IMAGES, LEVEL, Floats, Interval, Standing
 from detxai.evaluate.summary import GROUP_NOTES, Ranking, Summary
 from detxai.evaluate.table import as_rank, between
 from detxai.render import sheet
@@ -103,12 +103,13 @@ def _head(summary: Summary, failures: Sequence[Mapping[str, str | None]]) -> str
         f"<p>{len(summary.detections)} detections of {len(set(summary.images))} images, the same for every method, "
         "measured with the same settings. Intervals are 95 % bootstrap intervals; whole images are drawn, because "
         "detections of one image resemble each other. A difference to the best method is taken detection by "
-        f"detection; it is marked * where its interval excludes 0.{dropped}{failed}</p>"
+        f"detection; it is marked * where it is beyond chance: p at most {LEVEL} by Holm's correction over all pairs "
+        f"of methods, and never with fewer than {FEWEST_IMAGES} images.{dropped}{failed}</p>"
     )
 
 
 def _totals(summary: Summary, places: Mapping[str, int]) -> str:
-    shown = [ranking for ranking in summary.rankings if ranking.name in HEADLINES and ranking.about.better]
+    shown = [ranking for ranking in summary.rankings if _is_headline(ranking) and ranking.about.better]
     head = "".join(f"<th>{escape(r.name.replace('_', ' '))} {ARROWS[r.about.better]}</th>" for r in shown)
     rows = []
     for total in summary.totals:
@@ -128,6 +129,11 @@ def _totals(summary: Summary, places: Mapping[str, int]) -> str:
     )
 
 
+def _is_headline(ranking: Ranking) -> bool:
+    """One of the headlines, or what stands for them where there are several fills."""
+    return ranking.name in HEADLINES or ranking.name.startswith("overall_normalised_")
+
+
 def _mean(ranking: Ranking, method: str) -> str:
     mean = ranking.of(method).interval.mean
     best = ' class="best"' if mean == ranking.standings[0].interval.mean else ""
@@ -143,12 +149,12 @@ def _curves(summary: Summary, places: Mapping[str, int]) -> str:
     if not drawn:
         return ""
     charts = []
+    fractions = np.linspace(0, 1, len(next(iter(drawn[0].values())).curves["fractions"]))
     for name, across in (("insertion", "share of the pixels shown"), ("deletion", "share of the pixels hidden")):
         lines = {
-            method: np.asarray([of[method].curves[name] for of in drawn], dtype=np.float64).mean(0)
+            method: np.mean([_at(fractions, of[method].curves, name) for of in drawn], axis=0)
             for method in sorted(summary.methods, key=places.__getitem__)
         }
-        fractions = np.asarray(next(iter(drawn[0].values())).curves["fractions"], dtype=np.float64)
         charts.append(curves(f"{name}: mean score", fractions, lines, across, places))
     names = sorted(summary.methods, key=places.__getitem__)
     return (
@@ -157,10 +163,15 @@ def _curves(summary: Summary, places: Mapping[str, int]) -> str:
     )
 
 
+def _at(fractions: Floats, measured: Mapping[str, Sequence[float]], name: str) -> Floats:
+    """A curve at other shares: superpixels are of different sizes, so every detection has shares of its own."""
+    return np.asarray(np.interp(fractions, measured["fractions"], measured[name]), dtype=np.float64)
+
+
 def _ranking(summary: Summary, ranking: Ranking, places: Mapping[str, int]) -> str:
     rows = "".join(
         f"<tr><td>{_method(standing.method, places)}</td><td>{between(standing.interval)}</td>"
-        f"<td>{_behind(standing.behind)}</td></tr>"
+        f"<td>{_behind(standing)}</td></tr>"
         for standing in ranking.standings
     )
     values = summary.values(ranking.name)
@@ -174,8 +185,8 @@ def _ranking(summary: Summary, ranking: Ranking, places: Mapping[str, int]) -> s
     )
 
 
-def _behind(behind: Interval | None) -> str:
-    return "" if behind is None else between(behind) + (" *" if behind.excludes_zero else "")
+def _behind(standing: Standing) -> str:
+    return "" if standing.behind is None else between(standing.behind) + (" *" if standing.differs else "")
 
 
 def _strata(summary: Summary, kind: str) -> str:

@@ -17,6 +17,7 @@ import torch
 
 from detxai.evaluate.statistics import score_stratum, size_stratum
 from detxai.metrics.case import Measure, Quantity
+from detxai.metrics.insertion_deletion import InsertionDeletion
 from detxai.metrics.maps import heatmaps
 from detxai.runs.files import replacing
 
@@ -25,9 +26,15 @@ COLUMNS: dict[str, type] = {
     "image": str, "kind": str, "detection": int, "x1": float, "y1": float, "x2": float, "y2": float, "label": int,
     "name": str, "score": float, "object": int, "size": str, "score_stratum": str, "method": str, "settings": str,
     "measure": str, "quantity": str, "value": float, "better": str, "chance": float, "seconds": float,
-    "steps": int, "fill": str, "score_function": str, "reference": str,
+    "steps": int, "fill": str, "unit": str, "score_function": str, "reference": str,
 }  # fmt: skip
-COMPARED = ("steps", "fill", "score", "reference")  # settings of a measure that its figures are worthless without
+COMPARED = (
+    "steps",
+    "fill",
+    "unit",
+    "score",
+    "reference",
+)  # settings of a measure that its figures are worthless without
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +174,7 @@ def _row(
         "better": quantity.better,
         "chance": _chance(quantity, record),
         "seconds": record.seconds,
-        **_compared(measure),
+        **_compared(measure, name),
     }
 
 
@@ -187,12 +194,13 @@ def _chance(quantity: Quantity, record: Record) -> float:
     return math.nan if quantity.chance is None else quantity.chance
 
 
-def _compared(measure: Measure) -> dict[str, Any]:
+def _compared(measure: Measure, quantity: str) -> dict[str, Any]:
     given = {name: getattr(measure, name, None) for name in COMPARED}
-    fill = given["fill"]
+    fill = measure.fill_of(quantity) if isinstance(measure, InsertionDeletion) else given["fill"]
     return {
         "steps": given["steps"],
         "fill": fill if fill is None or isinstance(fill, str) else json.dumps(list(fill)),
+        "unit": given["unit"],
         "score_function": given["score"],
         "reference": given["reference"],
     }

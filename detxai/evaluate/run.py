@@ -6,7 +6,8 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -26,6 +27,7 @@ from detxai.evaluate.page import write_page
 from detxai.evaluate.records import Record, from_json, import_pyarrow, quantities_of, write_parquet
 from detxai.evaluate.samples import Photo, Sample, draw, fingerprint, objects_of, some
 from detxai.evaluate.summary import Summary
+from detxai.evaluate.time_left import TimeLeft
 from detxai.explain import check_threshold
 from detxai.explanation import plain, settings_of
 from detxai.metrics import Measure
@@ -36,6 +38,7 @@ from detxai.runs.interrupting import ctrl_c_is_heard, raise_if_interrupted
 
 log = logging.getLogger(__name__)
 
+NOTHING: Mapping[str, Any] = {"detections": {}}
 FOUND = "0_detections"  # no method is called so: methods' names have no part of theirs before a letter
 
 
@@ -74,6 +77,7 @@ def evaluate(
     seed: int = 0,
     source: Mapping[str, Any] | None = None,
     progress: bool | None = None,
+    on_estimate: Callable[[TimeLeft], None] | None = None,
 ) -> Evaluation:
     """Rank explanation methods on a detector and images.
 
@@ -86,7 +90,7 @@ def evaluate(
         methods: names, methods, or a mapping from names to either: see ``contestants``.
         out: the folder.
         settings: name of a method -> its settings.
-        measures: names or measures, see ``make_measures``; default: all that need not run the methods again.
+        measures: names or measures, see ``make_measures``; default: all but the dear ones.
         max_images: a seeded sample of so many images; None: all.
         max_detections: a seeded sample of so many detections, drawn over all images; None: all.
         score_threshold: in [0, 1]; the detections are the detector's own above it.
@@ -94,6 +98,7 @@ def evaluate(
         seed: of the samples and the bootstrap.
         source: where the photos come from, for the record.
         progress: a bar; None: where standard error is a terminal.
+        on_estimate: told, once, how long the rest will take, after the first image that is not finished yet.
 
     Raises:
         ValueError: a setting is wrong, ``out`` holds another evaluation, there is nothing to measure, every image
@@ -122,7 +127,7 @@ def evaluate(
         "seed": seed,
         "source": plain(dict(source or {})),
     }
-    run = _Run(adapter, chosen, competing, taken, Folder.of(out, request), hides_bar(progress))
+    run = _Run(adapter, chosen, competing, taken, Folder.of(out, request), hides_bar(progress), on_estimate)
     with ctrl_c_is_heard():
         records = list(run.records(run.samples(score_threshold, max_detections, seed, unmatched=unmatched)))
     if not records:
@@ -143,6 +148,7 @@ class _Run:
     measures: Sequence[Measure]
     folder: Folder
     hidden: bool
+    on_estimate: Callable[[TimeLeft], None] | None = None
     failures: list[dict[str, str | None]] = field(default_factory=list)
 
     def samples(self, score_threshold: float, n: int | None, seed: int, *, unmatched: bool) -> list[Sample]:
@@ -185,14 +191,35 @@ class _Run:
     def records(self, samples: Sequence[Sample]) -> Iterator[Record]:
         """Every detection under every method; what an earlier run finished is only read."""
         total = sum(len(sample.detections) for sample in samples) * len(self.methods)
+        asked = self.on_estimate is None
         with tqdm(total=total, desc="explaining", unit="map", disable=self.hidden) as bar:
-            for sample in samples:
+            for place, sample in enumerate(samples):
+                n_missing, start = 0 if asked else self._n_missing([sample]), time.perf_counter()
                 for name, method in self.methods.items():
                     raise_if_interrupted()
                     try:
                         yield from self._part(sample, name, method, bar)
                     except Exception as error:
                         self._failed(sample.photo, name, error)
+                if n_missing:
+                    asked = True
+                    self._estimate((time.perf_counter() - start) / n_missing, samples[place + 1 :])
+
+    def _n_missing(self, samples: Sequence[Sample]) -> int:
+        """How many maps no earlier run has finished."""
+        return sum(
+            str(place) not in done
+            for sample in samples
+            for name in self.methods
+            for done in [(self.folder.read(sample.number, name, sample.content) or NOTHING)["detections"]]
+            for place in sample.places
+        )
+
+    def _estimate(self, seconds_each: float, samples: Sequence[Sample]) -> None:
+        n_maps = self._n_missing(samples)
+        if n_maps and self.on_estimate is not None:
+            n_detections = sum(len(sample.detections) for sample in samples)
+            self.on_estimate(TimeLeft(seconds_each * n_maps, n_maps, n_detections, len(self.methods)))
 
     def _find(self, number: int, photo: Photo, score_threshold: float) -> tuple[Detections, list[int], str]:
         """What is found in an image, the object that each detection is of, and the image's fingerprint."""

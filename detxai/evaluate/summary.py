@@ -234,5 +234,7 @@ def _standing(standing: Standing) -> Mapping[str, Any]:
         "method": standing.method,
         "rank": number(standing.rank),
         **_interval(standing.interval),
-        "behind_best": None if behind is None else {**_interval(behind), "differs": behind.excludes_zero},
+        "behind_best": None
+        if behind is None
+        else {**_interval(behind), "p_value": number(standing.p_value), "differs": standing.differs},
     }

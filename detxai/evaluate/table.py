@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detxai.evaluate.statistics import Interval, Standing
+from detxai.evaluate.statistics import FEWEST_IMAGES, LEVEL, Interval, Standing
 from detxai.evaluate.summary import GROUP_NOTES, Ranking, Summary
 
 LEGEND = (
     "means over the same detections for every method, with 95 % bootstrap intervals (whole images drawn);\n"
-    "* the interval of the paired difference to the best excludes 0"
+    f"* the best is better beyond chance (p <= {LEVEL} by Holm's correction over all pairs; "
+    f"never below {FEWEST_IMAGES} images)"
 )
 
 
@@ -47,7 +48,7 @@ def _block(ranking: Ranking) -> str:
 def _cells(standing: Standing) -> list[str]:
     behind = standing.behind
     cells = [f"{standing.rank:g}", standing.method, between(standing.interval)]
-    return cells if behind is None else [*cells, f"behind by {between(behind)}{' *' if behind.excludes_zero else ''}"]
+    return cells if behind is None else [*cells, f"behind by {between(behind)}{' *' if standing.differs else ''}"]
 
 
 def between(interval: Interval) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Inputs
 from detxai.engine.batching import check_batch_size
-from detxai.engine.perturbing import Canvas, Filling
+from detxai.engine.masking.regions import Partitions, import_slic, superpixels
+from detxai.engine.perturbing import Canvas, Filling, filling_image
 from detxai.engine.ranking import in_parts
 from detxai.metrics.case import Case, Quantity, Reference
 from detxai.metrics.maps import where_known
@@ -24,13 +26,18 @@ from detxai.metrics.scores import (
     scores_by_map,
 )
 
+Unit = Literal["pixel", "superpixel"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
+N_SUPERPIXELS = 100  # so that each is about as wide as the square root of a hundredth of the image
+
 
 @dataclass(frozen=True, eq=False)
 class Curves:
     """The score of each of T detections while its pixels come and go, highest-ranked first.
 
     Attributes:
-        fractions: (steps + 1,) from 0 to 1: which share of the pixels is shown (insertion) or hidden (deletion).
+        fractions: (steps + 1,), or (T, steps + 1) where regions of different sizes come and go: from 0 to 1, which
+            share of the pixels is shown (insertion) or hidden (deletion).
         insertion: (T, steps + 1) from the filling alone to the whole image.
         deletion: (T, steps + 1) from the whole image to the filling alone.
     """
@@ -51,6 +58,17 @@ class Curves:
         return insertion, deletion
 
 
+QUANTITIES: dict[str, Quantity] = {
+    "insertion": Quantity("area under the score while pixels appear", 0, 1, "higher"),
+    "deletion": Quantity("area under the score while pixels vanish", 0, 1, "lower"),
+    "overall": Quantity("insertion minus deletion", -1, 1, "higher", 0.0),
+    "insertion_normalised": Quantity("insertion over the clean score", 0, float("inf"), "higher"),
+    "deletion_normalised": Quantity("deletion over the clean score", 0, float("inf"), "lower"),
+    "overall_normalised": Quantity("overall over the clean score", -float("inf"), float("inf"), "higher", 0.0),
+    "clean_score": Quantity("the score on the whole image", 0, 1, None),
+}
+
+
 @dataclass(frozen=True)
 class InsertionDeletion:
     """Area under the detection's score while the pixels appear, and while they vanish, in the order of the map.
@@ -60,11 +78,16 @@ class InsertionDeletion:
     sure scores higher on both whatever the map, so the areas over the clean score stand beside; these are NaN
     where the clean score is 0.
 
-    Figures compare only where fill, steps and score function are the same.
+    Figures compare only where fill, steps, unit and score function are the same. A fill that a method used inside
+    favours it, so take several. T detections cost ``2 T F (steps - 1) + F + 1`` passes under F fills.
 
     Args:
-        steps: how many; the curves have one point more.
-        fill: what hidden pixels show: ``"black"``, ``"mean"``, ``"blur"``, ``"noise"``, or an RGB colour in [0, 1].
+        steps: how many; the curves have one point more. The default is what two processor cores afford for a few dozen
+            boxes; published figures take 50 to 100.
+        fill: what hidden pixels show: ``"black"``, ``"mean"``, ``"blur"``, ``"noise"``, or an RGB colour in [0, 1]; or
+            several of the names, and every quantity but ``clean_score`` then ends in its fill: ``overall_blur``.
+        unit: what comes and goes: a ``"pixel"``, or a ``"superpixel"``, one of about 100 that follow the image's edges
+            (SLIC, by scikit-image), ranked by the mean of the map. The areas are then over the share of the pixels.
         score: what is left of the detection: see ``detxai.metrics.scores.questions``.
         reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
         seed: of the ties and of the noise.
@@ -72,25 +95,20 @@ class InsertionDeletion:
 
     Raises:
         ValueError: a setting is wrong.
+        ImportError: ``unit`` is ``"superpixel"`` and scikit-image is not installed.
 
     Source: Petsiuk et al., 2018, RISE (BMVC), its evaluation metrics; for detections Petsiuk et al., 2021, D-RISE
     (CVPR) and, with this score function, Chen et al., 2025, VPS (CVPR). Differs in the ranks of input pixels, not of
-    regions or of the original's pixels, and in the one fill for both curves (RISE inserts into a blurred image).
+    the original's, and in the one fill for both curves (RISE inserts into a blurred image). Superpixels as in the
+    replay of PhaseWin (CVPR 2026), but for SLIC with a fixed compactness of 20 in the place of SLICO.
     """
 
     name: ClassVar[str] = "insertion_deletion"
-    quantities: ClassVar[Mapping[str, Quantity]] = {
-        "insertion": Quantity("area under the score while pixels appear", 0, 1, "higher"),
-        "deletion": Quantity("area under the score while pixels vanish", 0, 1, "lower"),
-        "overall": Quantity("insertion minus deletion", -1, 1, "higher", 0.0),
-        "insertion_normalised": Quantity("insertion over the clean score", 0, float("inf"), "higher"),
-        "deletion_normalised": Quantity("deletion over the clean score", 0, float("inf"), "lower"),
-        "overall_normalised": Quantity("overall over the clean score", -float("inf"), float("inf"), "higher", 0.0),
-        "clean_score": Quantity("the score on the whole image", 0, 1, None),
-    }
+    quantities: ClassVar[Mapping[str, Quantity]] = QUANTITIES
 
-    steps: int = 100
-    fill: Filling | Sequence[float] = "black"
+    steps: int = 16
+    fill: Filling | Sequence[float] | Sequence[Filling] = "black"
+    unit: Unit = "pixel"
     score: ScoreFunction = "class_score"
     reference: Reference = "detection"
     seed: int = 0
@@ -99,15 +117,61 @@ class InsertionDeletion:
     def __post_init__(self) -> None:
         if not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"steps must be a whole number from 1, got {self.steps!r}")
+        if self.unit not in UNITS:
+            raise ValueError(f"unit must be one of {UNITS}, got {self.unit!r}")
+        if self.unit == "superpixel":
+            import_slic()
+        for fill in self.fills:
+            filling_image(np.zeros((1, 1, 3), dtype=np.uint8), fill)
+        if len(set(map(str, self.fills))) < len(self.fills):
+            raise ValueError(f"fill must not name one twice, got {self.fill!r}")
         check_score(self.score)
         check_batch_size(self.batch_size)
+        if len(self.fills) > 1:  # the class's own are those of one fill
+            object.__setattr__(self, "quantities", self._quantities())
+
+    @property
+    def fills(self) -> list[Any]:
+        """The fills, each by itself."""
+        several = not isinstance(self.fill, str) and len(self.fill) > 0 and isinstance(self.fill[0], str)
+        return list(self.fill) if several else [self.fill]
+
+    def _quantities(self) -> dict[str, Quantity]:
+        named = {
+            f"{name}_{fill}": replace(about, meaning=f"{about.meaning}, {fill} fill")
+            for fill in self.fills
+            for name, about in QUANTITIES.items()
+            if name != "clean_score"
+        }
+        return {**named, "clean_score": QUANTITIES["clean_score"]}
+
+    def fill_of(self, quantity: str) -> Any:
+        """Which fill a quantity was measured under; None for the clean score of several."""
+        if len(self.fills) == 1:
+            return self.fills[0]
+        return next((fill for fill in self.fills if quantity.endswith(f"_{fill}")), None)
 
     def __call__(self, case: Case) -> dict[str, Tensor]:
-        return self.summary(self.curves(case), case.reference(self.reference)[2])
+        return self.summaries(self.curves_by_fill(case), case.reference(self.reference)[2])
 
     def curves(self, case: Case) -> Curves:
-        """The curves of every detection of the case."""
+        """The curves of every detection of the case, under the first fill."""
+        return self.curves_by_fill(case)[0]
+
+    def curves_by_fill(self, case: Case) -> list[Curves]:
+        """The curves of every detection of the case, one for each fill."""
         return insertion_deletion(case, self)
+
+    def summaries(self, curves: Sequence[Curves], known: Tensor | None = None) -> dict[str, Tensor]:
+        """The quantities that the curves of each fill come to, under their names: see ``summary``."""
+        if len(self.fills) == 1:
+            return self.summary(curves[0], known)
+        found: dict[str, Tensor] = {}
+        for fill, under in zip(self.fills, curves, strict=True):
+            values = self.summary(under, known)
+            clean = values.pop("clean_score")
+            found |= {f"{name}_{fill}": value for name, value in values.items()}
+        return {**found, "clean_score": clean}
 
     def summary(self, curves: Curves, known: Tensor | None = None) -> dict[str, Tensor]:
         """The quantities that curves come to.
@@ -125,32 +189,72 @@ class InsertionDeletion:
         return {name: where_known(values, known) for name, values in together.items()}
 
 
-def insertion_deletion(case: Case, settings: InsertionDeletion) -> Curves:
-    """The curves of all T detections of an image: T * (steps - 1) * 2 + 2 passes, for they share both ends.
+def insertion_deletion(case: Case, settings: InsertionDeletion) -> list[Curves]:
+    """The curves of all T detections of an image under each of F fills.
 
-    Maps that are all the same make the same images, and these are passed once: (steps - 1) * 2 + 2.
+    That is ``2 T F (steps - 1) + F + 1`` passes, for all share the whole image, and those of a fill its other end. Maps
+    that are all the same make the same images, and these are passed once: ``2 F (steps - 1) + F + 1``.
     """
-    detector, steps, n_targets = case.detector, settings.steps, len(case)
-    canvas = Canvas.of(detector, case.image, settings.fill, settings.seed)
+    detector, n_targets, n_fills = case.detector, len(case), len(settings.fills)
+    canvas = Canvas.with_fills(detector, case.image, settings.fills, settings.seed)
     targets = questions(case, settings.score, settings.reference)
-    ranks = pixel_ranks(canvas.from_image(distinct(case.maps)), settings.seed)
-    shown = pixels_at(steps, ranks[0].numel() if n_targets else 1).to(ranks.device)
-    fractions = shown / shown[-1]
+    ranks, areas = ranks_and_areas(canvas, case, settings)
+    n_units = areas.shape[1] - 1
+    shown = pixels_at(min(settings.steps, n_units), n_units).to(ranks.device)
+    fractions = areas[:, shown] / areas[:, -1:]
     if not n_targets:
-        return Curves(fractions, fractions.new_zeros(0, steps + 1), fractions.new_zeros(0, steps + 1))
+        nothing = fractions.new_zeros(0, len(shown))
+        return [Curves(shown / shown[-1], nothing, nothing)] * n_fills
     clean, hidden = clean_and_hidden(canvas, detector, targets)
-    between = steps - 1
+    between = len(shown) - 2
 
-    def make(numbers: Tensor) -> Inputs:  # image number = (map, curve, step), the last fastest
-        place, curve = numbers // (2 * between), numbers // between % 2
+    def make(numbers: Tensor) -> Inputs:  # image number = (map, fill, curve, step), the last fastest
+        place, fill, curve = numbers // (n_fills * 2 * between), numbers // (2 * between), numbers // between % 2
         above = ranks[place] < shown[1 + numbers % between][:, None, None]
-        return canvas.inputs(above ^ (curve == 1)[:, None, None])
+        return canvas.inputs(above ^ (curve == 1)[:, None, None], fill % n_fills)
 
     scores = scores_by_map(
-        detector, targets, len(ranks), 2 * between, make, canvas.clean.tensor, settings.batch_size
-    ).view(n_targets, 2, between)
-    insertion = torch.cat([hidden[:, None], scores[:, 0], clean[:, None]], 1)
-    return Curves(fractions, insertion, torch.cat([clean[:, None], scores[:, 1], hidden[:, None]], 1))
+        detector, targets, len(ranks), n_fills * 2 * between, make, canvas.clean.tensor, settings.batch_size
+    ).view(n_targets, n_fills, 2, between)
+    fractions = fractions[0] if settings.unit == "pixel" else fractions.expand(n_targets, -1)
+    whole = clean[:, None]
+    return [
+        Curves(
+            fractions,
+            torch.cat([hidden[:, fill, None], scores[:, fill, 0], whole], 1),
+            torch.cat([whole, scores[:, fill, 1], hidden[:, fill, None]], 1),
+        )
+        for fill in range(n_fills)
+    ]
+
+
+def ranks_and_areas(canvas: Canvas, case: Case, settings: InsertionDeletion) -> tuple[Tensor, Tensor]:
+    """When each pixel of the canvas comes, and what has come by then.
+
+    Returns:
+        ranks (T, h, w) int32, how many units come before that of each pixel, and areas (T, n + 1), how many pixels the
+        first 0 to n units have together. T is 1 where all maps are the same.
+    """
+    maps = canvas.from_image(distinct(case.maps))
+    n_pixels = maps.shape[1:].numel()
+    if settings.unit == "pixel":
+        return pixel_ranks(maps, settings.seed), torch.arange(n_pixels + 1, device=maps.device)[None]
+    photo = torch.from_numpy(case.image).to(maps.device).permute(2, 0, 1) / 255
+    regions = superpixels(canvas.from_image(photo).clamp(0, 1), N_SUPERPIXELS)
+    return region_ranks(maps, regions, settings.seed)
+
+
+def region_ranks(maps: Tensor, regions: Partitions, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """As ``ranks_and_areas``, of the regions of one partition by the mean of the map, ties as the seed says.
+
+    >>> region_ranks(torch.tensor([[[1.0, 0.0, 2.0]]]), Partitions.from_labels(torch.tensor([[[0, 0, 1]]])))
+    (tensor([[[1, 1, 0]]], dtype=torch.int32), tensor([[0, 1, 3]]))
+    """
+    labels, sizes = regions.labels[0], regions.areas[0]
+    sums = maps.new_zeros(len(maps), len(sizes)).index_add_(1, labels.flatten(), maps.flatten(1))
+    places = pixel_ranks((sums / sizes)[:, None], seed)[:, 0]
+    in_order = torch.zeros_like(sums).scatter_(1, places.long(), sizes.expand_as(sums)).long()
+    return places[:, labels], torch.cat([torch.zeros_like(in_order[:, :1]), in_order.cumsum(1)], 1)
 
 
 def pixels_at(steps: int, n_pixels: int) -> Tensor:

@@ -174,8 +174,12 @@ def scores_by_map(
 
 
 def clean_and_hidden(canvas: Canvas, detector: Adapter, targets: Sequence[BoxTarget]) -> tuple[Tensor, Tensor]:
-    """(T,) every target's score on the whole image, and on nothing but the filling."""
-    keep = canvas.clean.tensor.new_tensor([1.0, 0.0])[:, None, None].expand(-1, *canvas.size)
-    make = lambda numbers: canvas.inputs(keep[numbers])  # noqa: E731
-    clean, hidden = scores_of(detector, 2, make, every_target(targets), canvas.clean.tensor).unbind(-1)
-    return clean, hidden
+    """(T,) every target's score on the whole image, and (T, F) on nothing but each filling of the canvas."""
+    n_fills = len(canvas.filling)
+
+    def make(numbers: Tensor) -> Inputs:  # the whole image, then the fillings
+        keep = (numbers == 0).float()[:, None, None].expand(-1, *canvas.size)
+        return canvas.inputs(keep, (numbers - 1).clamp(min=0))
+
+    scores = scores_of(detector, 1 + n_fills, make, every_target(targets), canvas.clean.tensor)
+    return scores[:, 0], scores[:, 1:]

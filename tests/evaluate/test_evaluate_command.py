@@ -73,6 +73,20 @@ def test_scenes_of_a_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert printed(capsys)["strata"]["kind"]["evidence_mass"]["joint"]["planted"]["mean"] == 1
 
 
+def test_several_fills_are_measured_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each row names its fill; the time that the rest takes is said after the first image."""
+    arguments = ("--scenes", "local", "--n-scenes", 2, "--methods", "planted,random", "--out", tmp_path / "out")
+    assert evaluate(*arguments, "--measures", "insertion_deletion", "--steps", 2, "--fill", "black,mean",
+                    "--json", "--no-progress") == 0  # fmt: skip
+    assert " to go: " in capsys.readouterr().err
+    table = pyarrow.parquet.read_table(tmp_path / "out" / "results.parquet").to_pylist()
+    of_quantity = {row["quantity"]: (row["fill"], row["unit"]) for row in table}
+    assert of_quantity["overall_black"] == ("black", "pixel")
+    assert of_quantity["overall_normalised_mean"] == ("mean", "pixel")
+    assert of_quantity["clean_score"] == (None, "pixel")
+    assert "overall normalised mean" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
 def test_a_damaged_image_is_skipped_and_told(scenes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, annotations = scenes
     content = json.loads(annotations.read_text())
@@ -140,7 +154,17 @@ def test_what_cannot_be_done_is_refused_before_any_work(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--set", "cells=2"), ("--methods", "a,,b"), ("--score", "A"), ("--set", "a.b"), ("--steps", "0")]
+    "arguments",
+    [
+        ("--set", "cells=2"),
+        ("--methods", "a,,b"),
+        ("--score", "A"),
+        ("--set", "a.b"),
+        ("--steps", "0"),
+        ("--fill", "grey"),
+        ("--fill", "mean,mean"),
+        ("--unit", "patch"),
+    ],
 )
 def test_malformed_options_are_usage_errors(arguments: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="2"):

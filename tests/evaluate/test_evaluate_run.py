@@ -25,6 +25,7 @@ from detxai.detections import Candidates, Detections
 from detxai.evaluate import Evaluation, evaluate, make_measures, scene_photos
 from detxai.evaluate.measuring import Again, at_once, explained
 from detxai.evaluate.samples import Photo
+from detxai.evaluate.time_left import TimeLeft
 from detxai.explanation import Cost, Explanation
 from detxai.methods import DRISE, EigenCAM
 from detxai.metrics import Case
@@ -254,6 +255,18 @@ def test_a_run_killed_while_it_writes_goes_on(
     os.utime(kept, (0, 0))
     small_run(frcnn, tmp_path)
     assert not [path for path in (tmp_path / "parts").iterdir() if ".partial" in path.name]
+
+
+def test_the_time_left_is_told_once_after_the_first_image(frcnn: Adapter, tmp_path: Path) -> None:
+    """And again for what is left where the run was stopped; never where nothing is."""
+    told: list[TimeLeft] = []
+    found = small_run(frcnn, tmp_path / "out", on_estimate=told.append)
+    (left,) = told
+    first = [record for record in found.records if record.number == found.records[0].number]
+    assert left.n_maps == len(found.records) - len(first) == left.n_detections * left.n_methods
+    assert left.seconds > 0
+    small_run(frcnn, tmp_path / "out", on_estimate=told.append)
+    assert len(told) == 1
 
 
 def test_a_finished_run_is_only_read_again(frcnn: Adapter, whole: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,7 +508,9 @@ def test_shared_settings_go_where_there_are_such() -> None:
     curves, energy = make_measures(["insertion_deletion", "energy"], steps=7, reference="object", fill=None)
     assert (curves.steps, curves.fill, curves.reference) == (7, "black", "object")  # type: ignore[attr-defined]
     assert energy.reference == "object"  # type: ignore[attr-defined]
-    assert not {"stability", "randomisation"} & {measure.name for measure in make_measures()}
+    several, drop = make_measures(["insertion_deletion", "average_drop"], fill=["mean", "blur"])
+    assert (several.fill, drop.fill) == (["mean", "blur"], "mean")  # type: ignore[attr-defined]
+    assert not {"stability", "randomisation", "road", "infidelity"} & {measure.name for measure in make_measures()}
 
 
 def test_a_method_runs_again_once_for_all_detections(frcnn: Adapter) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from detxai.evaluate.statistics import Interval, Resamples, ranked, standings
+from detxai.evaluate.statistics import Interval, Resamples, holm, ranked, standings
 
 
 def slow_interval(images: list[str], values: list[float], resamples: Resamples) -> tuple[float, float, float]:
@@ -31,7 +32,9 @@ def slow_interval(images: list[str], values: list[float], resamples: Resamples) 
         return means[low] + (place - low) * (means[high] - means[low])
 
     known = [v for v in values if not math.isnan(v)]
-    return sum(known) / len(known), percentile(0.025), percentile(0.975)
+    n = sum(bool(of) for of in of_image.values())
+    tail = float(stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1)))
+    return sum(known) / len(known), percentile(tail), percentile(1 - tail)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -52,14 +55,69 @@ def test_every_draw_takes_as_many_images_as_there_are_each_as_likely() -> None:
     assert counts.var(0) == pytest.approx([2 / 3] * 3, abs=0.05)  # of a binomial: 3 draws of 1 in 3
 
 
-def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
-    dice = np.random.default_rng(0)
-    images = [str(i) for i in range(40)]
+def clusters(dice: np.random.Generator, n_images: int, skewed: bool) -> tuple[list[str], np.ndarray]:
+    """One to four detections in each image, which share most of what they are; their mean is 0."""
+    sizes = dice.integers(1, 5, n_images)
+    shared = dice.exponential(1.0, n_images) - 1 if skewed else dice.normal(0, 1, n_images)
+    images = [str(i) for i, size in enumerate(sizes) for _ in range(size)]
+    return images, np.repeat(shared, sizes) + dice.normal(0, 0.5, len(images))
+
+
+@pytest.mark.parametrize(
+    ("n_images", "skewed", "least"), [(10, False, 0.92), (20, False, 0.93), (20, True, 0.89), (60, True, 0.92)]
+)
+def test_an_interval_holds_the_truth_as_often_as_it_says(n_images: int, skewed: bool, least: float) -> None:
+    """A thousand evaluations whose true mean is known. Exponential tails are the worst case, and cost a few percent."""
+    dice = np.random.default_rng(n_images)
     held = 0
-    for run in range(200):
-        found = Resamples.of(images, n=400, seed=run).mean(dice.normal(3.0, 1.0, 40))
-        held += found.low <= 3.0 <= found.high
-    assert 175 <= held <= 199  # 95 % of 200 is 190
+    for run in range(1000):
+        images, values = clusters(dice, n_images, skewed)
+        found = Resamples.of(images, n=500, seed=run).mean(values)
+        held += found.low <= 0 <= found.high
+    assert least <= held / 1000 <= 0.975
+
+
+def test_a_p_value_is_below_a_level_as_often_as_that_says() -> None:
+    dice = np.random.default_rng(1)
+    found = []
+    for _ in range(2000):
+        images, values = clusters(dice, 20, False)
+        found.append(Resamples.of(images, n=1).p_value(values))
+    assert 0.035 <= np.mean(np.array(found) <= 0.05) <= 0.07
+
+
+def test_a_p_value_of_one_detection_an_image_is_students() -> None:
+    values = np.random.default_rng(2).normal(0.3, 1, 25)
+    found = Resamples.of([str(i) for i in range(25)]).p_value(values)
+    assert found == pytest.approx(float(stats.ttest_1samp(values, 0).pvalue))
+
+
+def test_holm_by_hand() -> None:
+    """The smallest of four times 4, the next times 3, ...; never below the one before; NaN is no test."""
+    assert holm([0.01, 0.04, math.nan, 0.03, 0.5])[:2] == pytest.approx([0.04, 0.09])
+    assert holm([0.01, 0.04, math.nan, 0.03, 0.5])[3:] == pytest.approx([0.09, 0.5])
+    assert math.isnan(holm([0.01, math.nan])[1])
+
+
+def test_equal_methods_are_seldom_told_apart_however_many_there_are() -> None:
+    """Of 200 evaluations of eight methods that are equally good, at most a few call any behind the best."""
+    dice = np.random.default_rng(3)
+    images = [str(i) for i in range(30)]
+    resamples = Resamples.of(images, n=10)
+    false = 0
+    for _ in range(200):
+        values = {str(m): dice.normal(0, 1, 30) for m in range(8)}
+        false += any(standing.differs for standing in standings(values, "higher", resamples))
+    assert false <= 20  # 5 % of 200, and two standard errors more
+
+
+@pytest.mark.parametrize(("n_images", "differs"), [(19, False), (20, True)])
+def test_no_difference_is_called_real_below_twenty_images(n_images: int, differs: bool) -> None:
+    values = {"a": np.linspace(1, 2, n_images), "b": np.linspace(0, 1.1, n_images)}
+    best, second = standings(values, "higher", Resamples.of([str(i) for i in range(n_images)]))
+    assert best.method == "a"
+    assert not best.differs
+    assert second.differs == differs
 
 
 def test_detections_of_one_image_are_no_independent_evidence() -> None:

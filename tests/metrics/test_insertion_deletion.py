@@ -21,10 +21,11 @@ import detxai
 import detxai.metrics.scores
 from detxai.adapters.adapter import Adapter, Inputs
 from detxai.detections import Candidates, Detections
+from detxai.engine.masking.regions import Partitions
 from detxai.engine.perturbing import filling_image
 from detxai.geometry import box_iou
 from detxai.metrics import Case, InsertionDeletion, Objects
-from detxai.metrics.insertion_deletion import Curves, pixel_ranks, pixels_at
+from detxai.metrics.insertion_deletion import Curves, pixel_ranks, pixels_at, region_ranks
 from detxai.metrics.scores import GatedScoreTarget, every_target, questions, scores_of
 from detxai.targets import BoxScoreTarget, score_targets
 
@@ -133,6 +134,87 @@ def test_running_out_of_memory_loses_nothing(monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(found.insertion, expected.insertion, **SAME)
     torch.testing.assert_close(found.deletion, expected.deletion, **SAME)
     assert max(sizes) == 8
+
+
+def test_several_fills_at_once_are_each_alone() -> None:
+    case = scene_case()
+    together = InsertionDeletion(steps=3, fill=["black", "mean", "blur"])
+    found, curves = together(case), together.curves_by_fill(case)
+    assert set(found) == set(together.quantities)
+    for fill, under in zip(together.fills, curves, strict=True):
+        alone = InsertionDeletion(steps=3, fill=fill)
+        torch.testing.assert_close(under.insertion, alone.curves(case).insertion, **SAME)
+        torch.testing.assert_close(under.deletion, alone.curves(case).deletion, **SAME)
+        for name, value in alone(case).items():
+            torch.testing.assert_close(found[name if name == "clean_score" else f"{name}_{fill}"], value, **SAME)
+            assert together.fill_of(f"{name}_{fill}") == fill
+
+
+def by_painting_regions(case: Case, labels: np.ndarray, steps: int) -> list[tuple[list[float], Tensor]]:
+    """For each detection the shares of the pixels shown, and the scores (2, steps + 1) of insertion and deletion."""
+    found = []
+    for t in range(len(case)):
+        values = case.maps[t].numpy()
+        means = {int(region): values[labels == region].mean() for region in np.unique(labels)}
+        order = sorted(means, key=lambda region: -means[region])
+        shares, scores = [], torch.zeros(2, steps + 1)
+        for step in range(steps + 1):
+            first = np.isin(labels, order[: round(step * len(order) / steps)])
+            shares.append(float(first.mean()))
+            for curve, shown in enumerate((first, ~first)):
+                with torch.no_grad():
+                    candidates = case.detector.candidates(case.image * shown[:, :, None])
+                scores[curve, step] = best(candidates, case.detections.boxes[t], int(case.detections.labels[t]))
+        found.append((shares, scores))
+    return found
+
+
+def test_superpixels_equal_painting_the_photo_region_by_region() -> None:
+    pytest.importorskip("skimage")
+    from skimage.segmentation import slic
+
+    case = scene_case()
+    labels = slic(case.image / 255, n_segments=100, compactness=20, start_label=0)
+    measure = InsertionDeletion(steps=4, unit="superpixel")
+    curves = measure.curves(case)
+    for t, (shares, scores) in enumerate(by_painting_regions(case, labels, 4)):
+        assert curves.fractions[t].tolist() == pytest.approx(shares, abs=1e-6)
+        torch.testing.assert_close(curves.insertion[t], scores[0], **SAME)
+        torch.testing.assert_close(curves.deletion[t], scores[1], **SAME)
+        area = (
+            float(np.trapezoid(scores[0], shares)) if hasattr(np, "trapezoid") else float(np.trapz(scores[0], shares))
+        )
+        assert float(measure(case)["insertion"][t]) == pytest.approx(area, abs=1e-4)
+
+
+def test_superpixels_without_scikit_image_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    with pytest.raises(ImportError, match=r"pip install 'detxai\[superpixels\]'"):
+        InsertionDeletion(unit="superpixel")
+
+
+def test_regions_come_by_their_mean_and_equal_ones_as_the_seed_draws() -> None:
+    regions = Partitions.from_labels(torch.tensor([[[0, 0, 1, 2], [0, 0, 1, 2]]]))
+    maps = torch.tensor([[[3.0, 0.0, 1.0, 9.0], [0.0, 0.0, 1.0, -9.0]]])  # means 0.75, 1 and 0
+    ranks, areas = region_ranks(maps, regions)
+    assert ranks.tolist() == [[[1, 1, 0, 2], [1, 1, 0, 2]]]
+    assert areas.tolist() == [[0, 2, 6, 8]]
+    orders = {tuple(region_ranks(maps * 0, regions, seed)[0][0, 0].tolist()) for seed in range(40)}
+    assert len(orders) == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"unit": "patch"}, "unit must be one of .*, got 'patch'"),
+        ({"fill": ["black", "black"]}, "fill must not name one twice"),
+        ({"fill": ["black", "grey"]}, "fill must be one of .*, got 'grey'"),
+        ({"fill": []}, "fill must be one of"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        InsertionDeletion(**settings)
 
 
 def test_an_upside_down_map_swaps_the_curves() -> None:
@@ -291,8 +373,10 @@ def images_asked(case: Case, measure: InsertionDeletion, monkeypatch: pytest.Mon
 
 
 def test_every_image_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """T * 2 * (steps - 1) masked images, and the two ends."""
+    """T * 2 * F * (steps - 1) masked images, the whole one, and each fill alone."""
     assert images_asked(scene_case(), InsertionDeletion(steps=6, batch_size=4), monkeypatch) == 2 * 2 * 5 + 2
+    several = InsertionDeletion(steps=6, batch_size=4, fill=["black", "mean", "blur"])
+    assert images_asked(scene_case(), several, monkeypatch) == 2 * 2 * 3 * 5 + 3 + 1
 
 
 @pytest.mark.parametrize("score", ["class_score", "gated_score"])

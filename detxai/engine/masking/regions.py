@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -146,12 +147,22 @@ def superpixels(image: Tensor, n_regions: int = 100) -> Partitions:
 
     Source: Achanta et al., 2012, SLIC superpixels (IEEE TPAMI 34).
     """
+    slic = import_slic()
+    found = slic(image.permute(1, 2, 0).cpu().numpy(), n_segments=n_regions, compactness=20, start_label=0)
+    return Partitions.from_labels(torch.from_numpy(found)[None].long().to(image.device))
+
+
+def import_slic() -> Any:
+    """scikit-image's function ``slic``.
+
+    Raises:
+        ImportError: with the pip line.
+    """
     try:
         from skimage.segmentation import slic
     except ImportError as error:
-        raise ImportError("superpixels need scikit-image: pip install scikit-image") from error
-    found = slic(image.permute(1, 2, 0).cpu().numpy(), n_segments=n_regions, compactness=20, start_label=0)
-    return Partitions.from_labels(torch.from_numpy(found)[None].long().to(image.device))
+        raise ImportError("superpixels need scikit-image: pip install 'detxai[superpixels]'") from error
+    return slic
 
 
 def _grown(boxes: Tensor, size: tuple[int, int], margin: float) -> Tensor:

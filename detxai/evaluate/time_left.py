@@ -1,0 +1,32 @@
+"""How long an evaluation will take, told by its first image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """What is to be done after the first image of a run.
+
+    Attributes:
+        seconds: about how long, at what the first image took for each of its detections under each method.
+        n_maps: to make and measure; ``n_detections``: of which, and ``n_methods``: under how many methods.
+    """
+
+    seconds: float
+    n_maps: int
+    n_detections: int
+    n_methods: int
+
+
+def in_words(seconds: float) -> str:
+    """A duration as somebody would say it.
+
+    >>> in_words(40), in_words(150), in_words(9000)
+    ('40 s', '2.5 min', '2.5 h')
+    """
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{max(seconds, 1):.0f} s"
