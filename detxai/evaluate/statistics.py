@@ -128,7 +128,7 @@ def tail_of(n_images: int) -> float:
     """The share of bootstrap means to leave out at either end of a 95 % interval, of images drawn with replacement.
 
     >>> round(tail_of(20), 4), round(tail_of(1000), 4)
-    (0.0159, 0.0247)
+    (0.0159, 0.0248)
     """
     return float(ndtr(np.sqrt(n_images / (n_images - 1)) * stdtrit(n_images - 1, 0.025)))
 

@@ -223,7 +223,7 @@ def test_nothing_to_rank_against_is_unknown() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=12))
 def test_ranks_with_ties_are_scipys(values: list[int]) -> None:
-    from scipy.stats import rankdata  # type: ignore[import-untyped]
+    from scipy.stats import rankdata
 
     found = doubled_ranks(torch.tensor([values, values[::-1]], dtype=torch.float32))
     np.testing.assert_array_equal(found[0].numpy(), 2 * rankdata(values))

@@ -104,7 +104,7 @@ def shapley_kernel_fit(sets: Tensor, weights: Tensor, scores: Tensor, empty: flo
     """(n,) float64: the weighted least squares fit whose sum is ``full - empty``, of the smallest norm if many are.
 
     >>> sets, weights = coalitions(2, 9, 0)  # {0} scores 1, {1} nothing, both 3: (1 + 3) / 2 and (0 + 2) / 2
-    >>> shapley_kernel_fit(sets, weights, torch.tensor([1.0, 0.0]), 0.0, 3.0)
+    >>> shapley_kernel_fit(sets, weights, torch.tensor([1.0, 0.0]), 0.0, 3.0).round(decimals=6)
     tensor([2., 1.], dtype=torch.float64)
     """
     n, total = sets.shape[1], full - empty
