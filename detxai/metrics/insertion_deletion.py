@@ -106,7 +106,7 @@ class InsertionDeletion:
     name: ClassVar[str] = "insertion_deletion"
     quantities: ClassVar[Mapping[str, Quantity]] = QUANTITIES
 
-    steps: int = 16
+    steps: int = 12
     fill: Filling | Sequence[float] | Sequence[Filling] = "black"
     unit: Unit = "pixel"
     score: ScoreFunction = "class_score"

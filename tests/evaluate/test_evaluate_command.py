@@ -87,6 +87,17 @@ def test_several_fills_are_measured_in_one_run(tmp_path: Path, capsys: pytest.Ca
     assert "overall normalised mean" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
 
 
+def test_superpixels_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each detection's curves are over shares of its own; the page draws their mean all the same."""
+    pytest.importorskip("skimage")
+    arguments = ("--scenes", "local", "--n-scenes", 2, "--methods", "planted,random", "--out", tmp_path / "out")
+    assert evaluate(*arguments, "--measures", "insertion_deletion", "--steps", 3, "--unit", "superpixel",
+                    "--json", "--no-progress") == 0  # fmt: skip
+    table = pyarrow.parquet.read_table(tmp_path / "out" / "results.parquet").to_pylist()
+    assert {row["unit"] for row in table} == {"superpixel"}
+    assert "share of the pixels shown" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
 def test_a_damaged_image_is_skipped_and_told(scenes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, annotations = scenes
     content = json.loads(annotations.read_text())

@@ -542,6 +542,26 @@ def test_a_method_runs_again_once_for_all_detections(frcnn: Adapter) -> None:
     assert not torch.equal(other, first)
 
 
+def test_the_default_measures_cost_few_passes(frcnn: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one detection: 2 * 11 between the ends of two curves of 12 steps, the ends, and average drop's three."""
+    image = photos(frcnn, ["local"], 1)[0].load()[0]
+    found = frcnn.detect(image)[:1]
+    for fill, expected in (("black", 2 * 11 + 2 + 3), (["black", "mean", "blur"], 3 * 2 * 11 + 4 + 3)):
+        passed: list[int] = []
+        forward = frcnn._forward
+        with monkeypatch.context() as patch:
+
+            def counting(inputs: Inputs, forward: Any = forward, passed: list[int] = passed) -> Candidates:
+                passed.append(len(inputs))
+                return forward(inputs)
+
+            patch.setattr(frcnn, "_forward", counting)
+            case = Case(frcnn, image, found, torch.rand(1, *image.shape[:2]))
+            for measure in make_measures(fill=fill):
+                measure(case)
+        assert sum(passed) == expected
+
+
 def test_one_map_for_all_boxes_is_measured_in_the_passes_of_one(
     frcnn: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
