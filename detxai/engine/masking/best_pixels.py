@@ -14,11 +14,7 @@ from detxai.engine.perturbing import Canvas
 from detxai.targets import Target
 
 OF_BOX = (0.25, 0.5, 1.0)  # areas tried, as shares of the box's
-
-
-def views_a_map(n_fills: int) -> int:
-    """How many views a trial of one map of one box takes."""
-    return 2 * len(OF_BOX) * n_fills
+VIEWS_A_MAP = 2 * len(OF_BOX)
 
 
 def try_best_pixels(
@@ -26,8 +22,8 @@ def try_best_pixels(
 ) -> Tensor:
     """(M, T): the mean score with only the best pixels shown less the mean with only them hidden.
 
-    The pixels are those of highest value, as many as a quarter, half and all of the box's area; the means are over
-    these and over all fillings of the canvas.
+    The pixels are those of highest value, as many as a quarter, half and all of the box's area, each under one of the
+    canvas's fillings in turn: ``VIEWS_A_MAP`` views for each map.
 
     Args:
         detector: what is asked.
@@ -38,14 +34,16 @@ def try_best_pixels(
         settings: of ``scores_under``.
     """
     n_maps, n_boxes, height, width = maps.shape
-    n_pixels, n_fills, n_areas = height * width, len(canvas.filling), len(OF_BOX)
+    n_pixels, n_areas = height * width, len(OF_BOX)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     counts = (area[:, None] * area.new_tensor(OF_BOX)).round().long().clamp(1, n_pixels)
     ordered = maps.flatten(2).sort(2, descending=True).values
     least = ordered.gather(2, (counts - 1).expand(n_maps, -1, -1))  # (M, T, A)
-    shape = (n_maps, n_boxes, n_areas, 2, n_fills)  # a view of each; the last two: shown or hidden, the filling
+    shape = (n_maps, n_boxes, n_areas, 2)  # a view of each; the last axis: shown or hidden
     numbers = torch.arange(torch.Size(shape).numel(), device=maps.device)
-    which_map, box, of_box, hides, fills = (axis.flatten() for axis in torch.unravel_index(numbers, shape))
+    which_map, box, of_box, hides = (axis.flatten() for axis in torch.unravel_index(numbers, shape))
+
+    fills = of_box % len(canvas.filling)
 
     def masks(part: Tensor) -> Tensor:
         threshold = least[which_map[part], box[part], of_box[part]][:, None, None]
@@ -54,4 +52,4 @@ def try_best_pixels(
 
     scored = [s for _, s in scores_under(masks, numbers, detector, canvas, targets, fills=fills, **settings)]
     scores = torch.cat(scored, 1).gather(0, box[None])[0].view(shape)
-    return (scores[:, :, :, 0] - scores[:, :, :, 1]).mean((2, 3))
+    return (scores[..., 0] - scores[..., 1]).mean(2)
