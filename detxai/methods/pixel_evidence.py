@@ -257,6 +257,6 @@ def hills(size: tuple[int, int], boxes: Tensor) -> Tensor:
     for axis in (1, 0):  # down, then across
         middle = (boxes[:, axis] + boxes[:, axis + 2]) / 2
         half = ((boxes[:, axis + 2] - boxes[:, axis]) / 2).clamp(min=0.5)
-        pixels = torch.arange(size[1 - axis], device=boxes.device) + 0.5
+        pixels = torch.arange(size[1 - axis], device=boxes.device, dtype=boxes.dtype) + 0.5
         sides.append(torch.exp(-(((pixels - middle[:, None]) / half[:, None]) ** 2)))
     return sides[0][:, :, None] * sides[1][:, None, :]

@@ -86,7 +86,7 @@ def random_partitions(
     """
     offsets = uniforms(seed, numbers, torch.arange(4, device=numbers.device)).float()
     grown = _grown(boxes.float(), size, margin)
-    rows, columns = (torch.arange(n, device=boxes.device) + 0.5 for n in size)
+    rows, columns = (torch.arange(n, device=boxes.device, dtype=grown.dtype) + 0.5 for n in size)
     inside = _cells(columns, grown[:, 0], grown[:, 2], inner, offsets[:, 0])[:, None]
     inside = inside + (inner + 1) * _cells(rows, grown[:, 1], grown[:, 3], inner, offsets[:, 1])[:, :, None]
     whole = torch.zeros_like(grown[:, 0])
