@@ -43,11 +43,14 @@ SCENES: Final[tuple[tuple[Kind, int], ...]] = (
 Chosen by size alone, before any map was made: from 10, 20, ... the first seed whose object is 44 pixels high and wide.
 """
 
-SETTINGS: Final[dict[str, dict[str, Any]]] = {
+SHOWN: Final[dict[str, dict[str, Any]]] = {
+    "pixel_evidence": {"max_passes": 250},
     "d_rise": {"n_masks": 200, "variance_reduction": "regression"},
+    "layer_cam": {},
     "ablation_cam": {},
+    "eigen_cam": {},
 }
-"""Fewer masks than an analysis would take: the page must be ready within two minutes."""
+"""The methods shown. Fewer views than an analysis would take: the page must be ready within two minutes."""
 
 ENLARGED: Final = 2
 """Display pixels for each pixel of a scene."""
@@ -133,7 +136,7 @@ def make_demo(out: str | Path, *, progress: bool | None = None) -> Demo:
                 rows.extend(measured)
                 bar.update()
             sections.append(_section(scene, stories))
-    html = page(sections, list(METHODS), _totals(rows), missing, time.perf_counter() - start)
+    html = page(sections, list(SHOWN), _totals(rows), missing, time.perf_counter() - start)
     write_atomically(folder / "index.html", html.encode())
     return Demo(folder / "index.html", tuple(rows), tuple(missing))
 
@@ -210,8 +213,7 @@ def _story(scene: Scene, name: str, detector: Adapter) -> tuple[Story, list[Demo
 
 
 def _explanations(detector: Adapter, image: Pixels, detection: Detections) -> Iterator[tuple[str, Explanation]]:
-    for method in METHODS:
-        settings = SETTINGS.get(method, {})
+    for method, settings in SHOWN.items():
         if "progress" in getattr(METHODS[method], "__dataclass_fields__", {}):
             settings = {**settings, "progress": False}
         yield method, explain(detector, image, method, detection, **settings)[0]

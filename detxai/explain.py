@@ -16,6 +16,8 @@ from detxai.images import Image, load_image
 from detxai.methods import METHODS
 from detxai.settings import check_settings
 
+DEFAULT_METHOD = "pixel_evidence"
+
 
 class Method(Protocol):
     """A small frozen dataclass of settings, called with a detector, an image and many detections at once."""
@@ -32,7 +34,7 @@ class Method(Protocol):
 def explain(
     detector: Adapter | Any,
     image: Image,
-    method: str | Method = "eigen_cam",
+    method: str | Method = DEFAULT_METHOD,
     detections: Detections | None = None,
     *,
     score_threshold: float = 0.25,
@@ -43,7 +45,8 @@ def explain(
     Args:
         detector: from ``detxai.wrap``, or anything ``wrap`` takes.
         image: a ``PIL.Image``, a path, a uint8 (H, W, 3) RGB array or a float (3, H, W) tensor in [0, 1].
-        method: a method's name (``eigen_cam``), or a method with its settings (``EigenCAM(layers="model.15")``).
+        method: a method's name (``layer_cam``), or a method with its settings (``EigenCAM(layers="model.15")``). The
+            default, ``pixel_evidence``, takes some 300 passes a box (``max_passes=``); ``layer_cam`` takes one.
         detections: the boxes in question; default: what the detector finds above ``score_threshold``.
         score_threshold: in [0, 1]; only used where ``detections`` is None.
         settings: the method's settings, where it is given by name.

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shlex
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,15 @@ from detxai.commands.options import (
     shows_progress,
 )
 from detxai.detections import Detections
-from detxai.explain import Method, explain, make_method, setting_names
+from detxai.explain import DEFAULT_METHOD, Method, explain, make_method, setting_names
 from detxai.explanation import Explanation, plain
 from detxai.images import load_image
+from detxai.methods import METHODS
 from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, let_go, reason
 from detxai.runs.files import WriteError
 from detxai.runs.interrupting import raise_if_interrupted
+
+LONG = 60  # seconds an image, from which it is said beforehand
 
 
 def add_explain(commands: Any) -> argparse.ArgumentParser:
@@ -47,7 +51,11 @@ def add_explain(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("images", nargs="+", type=a_path, metavar="IMAGE")
     command.add_argument("--model", required=True, help=MODEL_HELP)
     command.add_argument("--weights", type=a_path, metavar="FILE", help="a torchvision builder's state_dict")
-    command.add_argument("--method", required=True, help="ablation_cam, eigen_cam, ...")
+    command.add_argument(
+        "--method",
+        default=DEFAULT_METHOD,
+        help=f"{', '.join(METHODS)}; default: {DEFAULT_METHOD}, some 300 passes a box; layer_cam takes one",
+    )
     command.add_argument("--out", required=True, type=a_path, metavar="DIR", help="gets a folder for each image")
     command.add_argument(
         "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="settings",
@@ -133,6 +141,15 @@ def _explain_all(
             raise_if_interrupted()
 
 
+def _warn_of_long(method: Any, n_boxes: int, seconds_a_pass: float, path: Path) -> None:
+    """Say how long an image will take, and what is quicker, where that is long."""
+    seconds = seconds_a_pass * method.most_passes(n_boxes) if n_boxes and hasattr(method, "most_passes") else 0
+    if seconds > LONG:
+        minutes = f"{n_boxes} boxes, about {seconds / 60:.1f} minutes with {method.name}"
+        quicker = "--score-threshold 0.5, --set max_passes=150 or n_masks=300, --method layer_cam (one pass)"
+        print(f"detxai: {path}: {minutes}; quicker: {quicker}; Ctrl-C keeps what there is", file=sys.stderr)
+
+
 @dataclass(frozen=True)
 class _Run:
     """What is the same for every image of a command."""
@@ -147,7 +164,9 @@ class _Run:
         array = load_image(path)
         asks = self.method.asks_about_boxes
         with self.detector.remembering():  # the boxes and their maps, of one pass through the backbone
+            start = time.perf_counter()
             detections = self.detector.detect(array, self.score_threshold)
+            _warn_of_long(self.method, len(detections), time.perf_counter() - start, path)
             found = explain(self.detector, array, self.method, detections) if len(detections) or not asks else []
         request = {**self.request, "image": str(path), "redo": self._redo(path)}
         record: dict[str, Any] = {

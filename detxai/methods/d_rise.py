@@ -143,6 +143,10 @@ class DRISE:
         check_batch_size(self.batch_size)
         autocast(torch.device("cpu"), self.precision)
 
+    def most_passes(self, n_boxes: int) -> int:
+        """How many passes ``n_boxes`` boxes of one image take at most, to be told before they start."""
+        return self.most_masks if self.n_masks == "auto" else self.n_masks
+
     @in_full_precision
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection, with the standard error of every pixel.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +16,8 @@ from detxai.adapters.own_context import in_full_precision
 from detxai.detections import Detections
 from detxai.engine.masking.best_pixels import VIEWS_A_MAP, try_best_pixels
 from detxai.engine.masking.decisive import decisive_cells
-from detxai.engine.masking.shapley import Densities, density_per_image_pixel
+from detxai.engine.masking.regions import outside_boxes
+from detxai.engine.masking.shapley import Densities, density_per_image_pixel, spend
 from detxai.engine.perturbing import Canvas
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
@@ -30,12 +31,17 @@ from detxai.methods.region_shapley import (
     check_count,
     check_sampling,
     fills_of,
+    stopped_early,
+    views_bar,
 )
 from detxai.targets import ClassScoreTarget, Target, ask_about
 
 log = logging.getLogger(__name__)
 
 FEWEST_MASKS = 32
+FAR = 0.2  # of the evidence, outside the box and a margin around it, from which soft masks are asked too
+N_VIEWS_ON_TRIAL = 2 * VIEWS_A_MAP
+DOUBT = 0.05  # of the clean score, within which a trial of so few views tells nothing
 
 
 @dataclass(frozen=True)
@@ -46,33 +52,35 @@ class PixelEvidence:
 
     - *Draws* D: the density of Shapley values for one random way to cut the image, under every filling (the page of
       ``RegionShapley`` derives it). Sharp, right on average, noisy for few.
-    - *Soft masks* R: D-RISE's slopes, by regression (the page of ``DRISE``), what is positive of them. Blunt and
-      steady, good where the cause is small or far away; one set of masks serves all boxes of the image.
     - The *start* S costs one pass: half of it is a hill over the box, since objects are mostly in the middle of their
       boxes, and half LayerCAM, where the detector is a network.
+    - *Soft masks* R, only where the draws find more than a fifth of the evidence far from the box: D-RISE's slopes, by
+      regression (the page of ``DRISE``), what is positive of them. Blunt and steady, they find a small cause far away
+      that large regions smear; one set of masks serves all such boxes of the image.
 
     They are joined as priors and data are, S counting as k draws and R as m:
 
         ``values = (sum of n draws + k S + m R) / (n + k + m)``
 
-    In the end S, the joined map, and the joined map without R are tried on views that none was made from: their best
-    pixels, a quarter, half and all of the box's area, are shown alone, and hidden alone. The best one is kept, so that
-    the map never ends worse than it began; ``details["kept"]`` says which it is.
+    With no draws the map *is* the start, with many the start is forgotten. In the end both are tried on views that
+    neither was made from: their best pixels, a quarter, half and all of the box's area, are shown alone, and hidden
+    alone. Where the start does better by more than a twentieth of the clean score it is kept: the map does not end
+    worse than it began. ``details["kept"]`` says which it is.
 
     Args:
         max_passes: views of the image for each box, on average over the boxes. Boxes whose map is known well enough
-            stop early, hard ones go on. Below about 130 the map is the start.
+            stop early, hard ones go on. Below about 80 the map is the start.
         tolerance: in (0, 1): a box needs no more views when another seed's draws would correlate with these by
             1 - ``tolerance`` or more.
         start_draws: k, how many draws the start counts as; 0 leaves it out.
         mask_draws: m, how many draws the soft masks count as; 0 leaves them out.
-        mask_share: in [0, 1), how much of ``max_passes`` goes to the soft masks; they are shared by all boxes.
+        mask_share: in [0, 1), how much of ``max_passes`` goes to the soft masks, where they are asked.
         ignore_below: in [0, 1), as a share of the clean score: smaller changes of the score are not looked into.
-        refine: how many regions of each partition to cut in four, where the density so far is largest.
+        refine: how many large regions of each partition to cut in four, where the density so far is largest.
         decisive: whether to look, with some 20 passes more a box, for the smallest sets of cells, in the order of the
             map, that keep the box and whose removal loses it: ``details["sufficient"]`` and ``details["necessary"]``.
         fill: what is seen where the image is hidden, or several such, over which the draws are averaged: see
-            ``RegionShapley``.
+            ``RegionShapley``. Soft masks take the last of them.
         seed: of the draws; batch size changes nothing.
         target: from a detection's box and label to the question asked of it.
         batch_size: views at once; None: what fits the device.
@@ -80,7 +88,7 @@ class PixelEvidence:
         keep_partial: whether Ctrl-C ends the work and gives the map of the draws so far, marked ``partial``.
         progress: a bar; None: where standard error is a terminal.
 
-    Source: detxai's own; the parts are those of ``RegionShapley`` and ``LayerCAM``.
+    Source: detxai's own; the parts are those of ``RegionShapley``, ``LayerCAM`` and ``DRISE``.
     """
 
     name: ClassVar[str] = "pixel_evidence"
@@ -110,11 +118,14 @@ class PixelEvidence:
         for name in ("start_draws", "mask_draws"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a number from 0, got {getattr(self, name)!r}")
-        if not 0 <= self.mask_share < 1:
-            raise ValueError(f"mask_share must lie in [0, 1), got {self.mask_share!r}")
-        if not 0 <= self.ignore_below < 1:
-            raise ValueError(f"ignore_below must lie in [0, 1), got {self.ignore_below!r}")
+        for name in ("mask_share", "ignore_below"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}")
         check_sampling(self)
+
+    def most_passes(self, n_boxes: int) -> int:
+        """How many passes ``n_boxes`` boxes of one image take at most, to be told before they start."""
+        return self.max_passes * n_boxes
 
     @in_full_precision
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
@@ -130,24 +141,21 @@ class PixelEvidence:
         targets, boxes = ask_about(detections, self.target), boxes_on(canvas, detections)
         settings = {"batch_size": self.batch_size, "precision": self.precision}
         shapes, names = self._start(detector, image, canvas, detections)
-        known, partial = self._draws(detector, canvas, detections)
-        n_passes = len(names) + len(canvas.filling) + 1 + int(known.n_views.sum())
-        total = (known.whole - known.hidden.mean(1)).clamp(min=0)[:, None, None]
-        start = self.start_draws, shapes * total
-        maps = {"start": (start[1], torch.zeros_like(start[1])), "joined": join(known, [start])}
-        if self._n_masks and not partial and bool((known.n_draws > 0).any()):
-            soft = self.mask_draws, self._soft_masks(detector, image, canvas, detections, shapes) * total
-            maps["joined with soft masks"] = join(known, [start, soft])
-            n_passes += self._n_masks
-        tried = torch.zeros(len(maps), len(targets), device=boxes.device)
-        if not partial and bool((known.n_draws > 0).any()):
-            candidates = torch.stack([values for values, _ in maps.values()])
-            tried = try_best_pixels(detector, canvas, targets, candidates, boxes, settings)
+        views = self._views(detector, image, canvas, detections, shapes)
+        total = (views.known.whole - views.known.hidden.mean(1)).clamp(min=0)[:, None, None]
+        start, n_passes = shapes * total, len(names) + views.n_passes
+        as_draws = torch.full_like(views.known.whole, self.start_draws)
+        values, errors = join(views.known, [(as_draws, start), (self.mask_draws * views.far, views.soft * total)])
+        details = [views.record(box) | {"start": names} for box in range(len(targets))]
+        if views.can_be_tried:
+            both = torch.stack([start, values])
+            tried = try_best_pixels(detector, canvas, targets, both, boxes, settings)
             n_passes += VIEWS_A_MAP * tried.numel()
-        values, errors, kept = best_of(maps, tried)
-        details = [
-            {**known.record(box), "start": names, **told} for box, told in zip(range(len(targets)), kept, strict=True)
-        ]
+            worse = tried[0] > tried[1] + DOUBT * views.known.whole
+            keeps = worse[:, None, None]
+            values, errors = torch.where(keeps, start, values), torch.where(keeps, 0, errors)
+            for told, keeps_start, scores in zip(details, worse.tolist(), tried.T.tolist(), strict=True):
+                told |= {"kept": "start" if keeps_start else "joined", "tried": dict(zip(("start", "joined"), scores))}
         if self.decisive:
             sets, n_more = decisive_cells(detector, canvas, targets, values, boxes, settings)
             n_passes += n_more
@@ -157,36 +165,60 @@ class PixelEvidence:
         return [
             Explanation(
                 drawn[i], canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],
-                model=detector.describe(), standard_error=bars[i], partial=partial, details=details[i],
+                model=detector.describe(), standard_error=bars[i], partial=views.partial, details=details[i],
             )
             for i in range(len(detections))
         ]  # fmt: skip
 
-    @property
-    def _n_masks(self) -> int:
-        """Soft masks for the image; none where they would be too few to tell anything."""
-        n = int(self.max_passes * self.mask_share) if self.mask_draws else 0
-        return n if n >= FEWEST_MASKS else 0
+    def _views(self, detector: Adapter, image: Image, canvas: Canvas, detections: Detections, shapes: Tensor) -> _Views:
+        """The draws, and the soft masks where the draws point far from the box.
 
-    def _draws(self, detector: Adapter, canvas: Canvas, detections: Detections) -> tuple[Densities, bool]:
-        """As many draws as the soft masks and the trial leave views for; none where that is too few."""
-        n_views = self.max_passes - -(-self._n_masks // len(detections)) - 3 * VIEWS_A_MAP - 1
+        All but the masks' share of the views goes to draws; what they find decides whether the rest does too.
+        """
+        n_ends, n_boxes = len(canvas.filling) + 1, len(detections)
+        n_masks = int(self.max_passes * self.mask_share) if self.mask_draws else 0
+        n_masks = n_masks if n_masks >= FEWEST_MASKS else 0
+        max_views = (self.max_passes - N_VIEWS_ON_TRIAL - 1) * n_boxes - n_ends
         shapley = RegionShapley(
-            max(n_views, FEWEST_PASSES), self.ignore_below, refine=self.refine, fill=self.fill, seed=self.seed,
-            target=self.target, batch_size=self.batch_size, precision=self.precision, keep_partial=self.keep_partial,
-            progress=self.progress,
+            FEWEST_PASSES, self.ignore_below, refine=self.refine, fill=self.fill, seed=self.seed, target=self.target,
+            batch_size=self.batch_size, precision=self.precision,
         )  # fmt: skip
-        settled, only_ends = 1 - self.tolerance, n_views < FEWEST_PASSES
-        return shapley.densities(detector, canvas, detections, settled, only_ends=only_ends)
+        with detector.borrowed(), views_bar(self.progress, max_views) as bar:
+            sampler = shapley.sampler(detector, canvas, detections, bar.update)
+            known = sampler.start()
+            far, soft, partial = torch.zeros_like(known.whole), torch.zeros_like(shapes), False
+            if max_views < FEWEST_PASSES * n_boxes:
+                return _Views(known, far, soft, far, n_ends, partial)
+
+            def draw(n_left_out: int) -> bool:
+                n_views = max_views - n_left_out - int(known.n_views.sum())
+                return stopped_early(
+                    lambda: spend(sampler, known, n_views, 1 - self.tolerance), known, self.keep_partial
+                )
+
+            partial = draw(n_masks)
+            outside = outside_boxes(known.mean, sampler.boxes)
+            if n_masks and not partial:
+                far = (outside > FAR).to(known.whole)
+                n_masks = n_masks if bool(far.any()) else 0
+                if n_masks:
+                    soft = self._soft_masks(detector, image, canvas, detections, shapes, n_masks)
+                partial = draw(n_masks)
+        return _Views(known, far, soft, outside, n_ends + int(known.n_views.sum()) + n_masks, partial)
 
     def _soft_masks(
-        self, detector: Adapter, image: Image, canvas: Canvas, detections: Detections, shapes: Tensor
+        self,
+        detector: Adapter,
+        image: Image,
+        canvas: Canvas,
+        detections: Detections,
+        shapes: Tensor,
+        n_masks: int,
     ) -> Tensor:
         """What is positive of D-RISE's slopes, (T, h, w), each summing to 1; the start's shape where nothing is."""
         masking = DRISE(
-            self._n_masks, self.seed, fill=fills_of(self.fill)[-1], target=self.target,
-            variance_reduction="regression", batch_size=self.batch_size, precision=self.precision,
-            progress=self.progress,
+            n_masks, self.seed, fill=fills_of(self.fill)[-1], target=self.target, variance_reduction="regression",
+            batch_size=self.batch_size, precision=self.precision, progress=False,
         )  # fmt: skip
         sample = masking.sample(detector, image, detections)
         slopes = sample.lattice.to_pixels(masking.estimate(sample).values, canvas.size).clamp(min=0)
@@ -212,38 +244,50 @@ class PixelEvidence:
         return torch.stack(shares).mean(0), names
 
 
-def join(known: Densities, priors: Sequence[tuple[float, Tensor]]) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, eq=False)
+class _Views:
+    """What the views of T boxes came to.
+
+    Attributes:
+        known: the draws.
+        far: (T,) 1 where soft masks were asked, else 0.
+        soft: (T, h, w) the soft masks' shape; zeros where there is none.
+        outside: (T,) in [0, 1], how much of the draws' evidence lies far from the box.
+        n_passes: how many views there were.
+        partial: whether Ctrl-C cut them short.
+    """
+
+    known: Densities
+    far: Tensor
+    soft: Tensor
+    outside: Tensor
+    n_passes: int
+    partial: bool
+
+    @property
+    def can_be_tried(self) -> bool:
+        return not self.partial and bool((self.known.n_draws > 0).any())
+
+    def record(self, box: int) -> dict[str, Any]:
+        told = {"outside_box": float(self.outside[box]), "soft_masks": bool(self.far[box])}
+        return {**self.known.record(box), **told}
+
+
+def join(known: Densities, priors: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """``(sum of the draws + sum of k P) / (n + sum of k)``, (T, h, w), and its standard error from the draws.
 
     Args:
         known: the n draws of each of T boxes.
-        priors: how many draws k each prior counts as, and the prior (T, h, w); at least one.
+        priors: how many draws k (T,) each prior counts as, and the prior (T, h, w); at least one. Without draws, and
+            where no prior counts, the first one is all there is.
     """
-    n = known.n_draws[:, None, None].float()
-    counts_as = sum(k for k, _ in priors)
-    weights = torch.tensor([k / counts_as if counts_as else 1 / len(priors) for k, _ in priors]).to(known.sums)
-    prior = torch.einsum("p,pthw->thw", weights, torch.stack([map_ for _, map_ in priors]))
-    weight = torch.where(n > 0, n / (n + counts_as).clamp(min=1), 0)
-    error = torch.where(n > 1, known.standard_error, 0) * weight
-    return torch.lerp(prior, known.mean, weight), error
-
-
-def best_of(maps: Mapping[str, tuple[Tensor, Tensor]], tried: Tensor) -> tuple[Tensor, Tensor, list[dict[str, Any]]]:
-    """For each of T boxes the map that did best: its values and standard errors (T, h, w), and what to say of it.
-
-    Args:
-        maps: M of them, by name, from the one that knows least to the one that knows most: values and standard errors.
-        tried: (M, T) how each did; of equals the one that knows most is kept.
-    """
-    names = list(maps)
-    best = len(names) - 1 - tried.flip(0).argmax(0)
-    rows = torch.arange(len(best), device=best.device)
-    values, errors = (torch.stack([pair[part] for pair in maps.values()])[best, rows] for part in (0, 1))
-    told = [
-        {"kept": names[place], "tried": dict(zip(names, scores, strict=True))}
-        for place, scores in zip(best.tolist(), tried.T.tolist(), strict=True)
-    ]
-    return values, errors, told
+    counts = torch.stack([count for count, _ in priors])
+    counts[0] = torch.where((known.n_draws == 0) & (counts.sum(0) == 0), 1, counts[0])
+    n, weight = known.n_draws.to(known.sums), counts.to(known.sums)
+    joined = known.sums + torch.einsum("pt,pthw->thw", weight, torch.stack([map_ for _, map_ in priors]))
+    whole = (n + weight.sum(0))[:, None, None]
+    errors = torch.where(n[:, None, None] > 1, known.standard_error, 0) * n[:, None, None] / whole
+    return joined / whole, errors
 
 
 def hills(size: tuple[int, int], boxes: Tensor) -> Tensor:

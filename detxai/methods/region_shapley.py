@@ -56,8 +56,8 @@ class RegionShapley:
         tolerance: in [0, 1), as a share of the clean score: smaller changes are not looked into. 0 asks everywhere.
         explore: chance in [0, 1] that a small change is looked into anyway, with its weight made up for. 0 is cheapest;
             opposite changes can hide from it, and any other value gives every region's gain without that bias.
-        refine: how many regions of each partition to cut in four, where the density so far is largest: for causes far
-            smaller than the box. 0: none.
+        refine: how many large regions of each partition to cut in four, where the density so far is largest: for small
+            causes far from the box. 0: none.
         fill: what is seen where the image is hidden: ``"black"``, ``"mean"``, ``"blur"``, ``"noise"``, an RGB colour in
             [0, 1], or several of them, over which the values are averaged: no single background is an innocent one.
         seed: of partitions and orders; batch size changes nothing.
@@ -96,6 +96,10 @@ class RegionShapley:
             raise ValueError(f"explore must lie in [0, 1], got {self.explore!r}")
         check_sampling(self)
 
+    def most_passes(self, n_boxes: int) -> int:
+        """How many passes ``n_boxes`` boxes of one image take at most, to be told before they start."""
+        return self.max_passes * n_boxes
+
     @in_full_precision
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection, with the standard error of every pixel.
@@ -107,7 +111,11 @@ class RegionShapley:
         if len(detections) == 0:
             return []
         canvas = Canvas.with_fills(detector, image, fills_of(self.fill), self.seed)
-        known, partial = self.densities(detector, canvas, detections)
+        max_views = self.max_passes * len(detections) - len(canvas.filling) - 1
+        with detector.borrowed(), views_bar(self.progress, max_views) as bar:
+            sampler = self.sampler(detector, canvas, detections, bar.update)
+            known = sampler.start()
+            partial = stopped_early(lambda: spend(sampler, known, max_views), known, self.keep_partial)
         maps = density_per_image_pixel(canvas, known.mean)
         errors = density_per_image_pixel(canvas, known.standard_error)
         cost = Cost(time.perf_counter() - start, int(known.n_views.sum()) + len(canvas.filling) + 1)
@@ -120,54 +128,38 @@ class RegionShapley:
             for i in range(len(detections))
         ]  # fmt: skip
 
-    def densities(
-        self,
-        detector: Adapter,
-        canvas: Canvas,
-        detections: Detections,
-        settled: float = 1.0,
-        *,
-        only_ends: bool = False,
-    ) -> tuple[Densities, bool]:
-        """What the draws of every box come to, and whether Ctrl-C cut them short.
+    def sampler(
+        self, detector: Adapter, canvas: Canvas, detections: Detections, seen: Callable[[int], object]
+    ) -> ShapleySampler:
+        """What draws densities of the detections' Shapley values.
 
         Args:
             detector: what is asked.
             canvas: the image with its fillings.
             detections: T boxes in pixels of the image.
-            settled: the expected correlation with another seed from which a box needs no more views.
-            only_ends: make no draws, ask only for the scores of the whole image and of the fillings.
+            seen: called with the number of views after every batch.
         """
-        targets = ask_about(detections, self.target)
-        boxes = boxes_on(canvas, detections)
         settings = {"batch_size": self.batch_size, "precision": self.precision}
-        max_views = self.max_passes * len(targets) - len(canvas.filling) - 1
-        with detector.borrowed(), self._bar(max_views) as bar:
-            sampler = ShapleySampler(
-                detector,
-                canvas,
-                boxes,
-                targets,
-                self.tolerance,
-                self.explore,
-                self.seed,
-                self.refine,
-                settings,
-                bar.update,
-            )
-            known = sampler.start()
-            if only_ends:
-                return known, False
-            try:
-                spend(sampler, known, max_views, settled)
-            except KeyboardInterrupt:
-                if not self.keep_partial or int(known.n_draws.min()) < 2:
-                    raise
-                return known, True
-        return known, False
+        targets, boxes = ask_about(detections, self.target), boxes_on(canvas, detections)
+        return ShapleySampler(
+            detector, canvas, boxes, targets, self.tolerance, self.explore, self.seed, self.refine, settings, seen
+        )
 
-    def _bar(self, n: int) -> tqdm:
-        return tqdm(total=n, desc="showing regions", unit="view", disable=hides_bar(self.progress), leave=False)
+
+def stopped_early(draw: Callable[[], object], known: Densities, keep_partial: bool) -> bool:
+    """Run ``draw``; whether Ctrl-C ended it, where what is known by then is kept; else Ctrl-C is raised."""
+    try:
+        draw()
+    except KeyboardInterrupt:
+        if not keep_partial or int(known.n_draws.min()) < 2:
+            raise
+        return True
+    return False
+
+
+def views_bar(progress: bool | None, n: int) -> tqdm:
+    """A bar that counts views."""
+    return tqdm(total=n, desc="showing regions", unit="view", disable=hides_bar(progress), leave=False)
 
 
 def boxes_on(canvas: Canvas, detections: Detections) -> Tensor:

@@ -42,7 +42,7 @@ def test_the_start_of_a_network_is_half_layer_cam() -> None:
     cam_on_canvas = canvas.from_image(torch.from_numpy(cam.values)[None]).clamp(min=0)
     boxes = canvas.geometry.boxes_to_input(detections.boxes)
     parts = [hills(canvas.size, boxes), cam_on_canvas]
-    expected = sum(part / part.sum() for part in parts)[0] / 2
+    expected = torch.stack([part / part.sum() for part in parts]).mean(0)[0]
     shown = canvas.to_image(expected[None])[0].numpy()
     assert found.details["start"] == ["box_centre", "layer_cam"]
     assert np.corrcoef(found.values.ravel(), shown.ravel())[0, 1] > 0.99999
@@ -53,7 +53,7 @@ def test_joining_is_a_mean_in_which_the_start_counts_as_some_draws() -> None:
     draws, start = torch.rand(3, 4, 5, generator=generator), torch.rand(2, 4, 5, generator=generator)
     known = Densities.empty((4, 5), torch.zeros(2, 1), torch.ones(2))
     known.add(torch.zeros(3, dtype=torch.long), draws, torch.ones(3, dtype=torch.long))
-    values, errors = join(known, [(1.0, start), (1.5, start)])
+    values, errors = join(known, [(torch.full((2,), 1.0), start), (torch.full((2,), 1.5), start)])
     torch.testing.assert_close(values[0], (draws.sum(0) + 2.5 * start[0]) / 5.5)
     torch.testing.assert_close(errors[0], draws.std(0) / 3**0.5 * 3 / 5.5)
     torch.testing.assert_close(values[1], start[1])  # no draws: the start, without an error to tell

@@ -37,7 +37,7 @@ def test_the_sum_is_what_showing_the_image_adds() -> None:
     model = small_faster_rcnn(width=8)
     detector, image = detxai.wrap(model), photo()
     detections = detector.detect(image, 0.0)[:3]
-    found = detxai.RegionShapley(max_passes=80, fill=["black", "blur"], batch_size=4)(detector, image, detections)
+    found = detxai.RegionShapley(max_passes=80, fill=("black", "blur"), batch_size=4)(detector, image, detections)
     for one in found:
         expected = one.details["clean_score"] - np.mean(one.details["hidden_scores"])
         assert float(one.values.sum(dtype=np.float64)) == pytest.approx(expected, abs=1e-4)
@@ -84,14 +84,21 @@ def test_hard_boxes_get_the_views_that_easy_ones_do_not_need() -> None:
     assert hard.details["n_views"] > 1.5 * easy.details["n_views"]
 
 
-def test_a_cause_of_a_hundredth_of_the_box_is_found_where_regions_are_cut() -> None:
-    tiny = sees(lambda b: float(b[24:27, 40:43].min()))  # 9 of the box's 896 pixels, needed together
-    near = (slice(21, 30), slice(37, 46))
-    whole, cut = (explain(tiny, max_passes=400, refine=refine)[0].values for refine in (0, 8))
+def test_a_small_cause_far_from_the_box_is_found_where_regions_are_cut() -> None:
+    tiny = sees(lambda b: float(b[6:10, 8:12].min()), box=(36, 24, 60, 44))  # 16 pixels of 3,072, needed together
+    near = (slice(2, 14), slice(4, 16))
+    whole, cut = (explain(tiny, max_passes=400, refine=refine)[0].values for refine in (0, 6))
     peak = np.unravel_index(cut.argmax(), SIZE)
-    assert 22 <= peak[0] < 29
-    assert 38 <= peak[1] < 45
+    assert 3 <= peak[0] < 13
+    assert 5 <= peak[1] < 15
     assert cut[near].sum() > 1.2 * whole[near].sum()
+
+
+def test_regions_of_the_usual_size_are_not_cut() -> None:
+    """A few hundred views cannot tell their parts apart."""
+    inside = sees(share(24, 40, 3, 3))
+    whole, cut = (explain(inside, max_passes=200, refine=refine)[0].values for refine in (0, 6))
+    assert np.array_equal(whole, cut)
 
 
 def test_error_bars_cover() -> None:
@@ -130,13 +137,13 @@ def test_partitions_are_theirs_alone_and_have_no_empty_region() -> None:
 
 
 def test_regions_that_are_cut_stay_within_the_old_ones() -> None:
-    partitions = random_partitions(SIZE, torch.tensor([[20.0, 12, 52, 40]]), torch.arange(1))
+    partitions = random_partitions(SIZE, torch.tensor([[36.0, 24, 60, 44]]), torch.arange(1))
     peak = torch.zeros(1, *SIZE)
-    peak[0, 24:27, 40:43] = 1
+    peak[0, 5:15, 5:15] = 1
     cut = split_regions(partitions, peak, 8)
     pairs = torch.stack([partitions.labels[0].flatten(), cut.labels[0].flatten()], 1).unique(dim=0)
     assert len(pairs) == int(cut.counts[0]) > int(partitions.counts[0])  # each new region has one old one
-    assert len(cut.labels[0, 24:27, 40:43].unique()) > len(partitions.labels[0, 24:27, 40:43].unique())
+    assert len(cut.labels[0, 5:15, 5:15].unique()) > len(partitions.labels[0, 5:15, 5:15].unique())
 
 
 def test_ctrl_c_stops_unless_what_there_is_was_asked_for() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from detxai.engine.masks import uniforms
 
 INNER = 6  # cells across the grown box: finer ones are more than a few hundred views can tell apart
+LARGE = 2.0  # times the usual area, from which a region may be cut
 OUTER = 3  # cells across the image, beyond the grown box
 MARGIN = 0.25  # of the box's sides, added on each of them: what decides a box often lies just outside it
 
@@ -102,8 +103,9 @@ def random_partitions(
 def split_regions(partitions: Partitions, maps: Tensor, n_splits: int, rounds: int = 2) -> Partitions:
     """The regions in which most of a map may lie far from where it is drawn, each cut in four.
 
-    What a region holds may lie anywhere in it, so cutting it matters as ``|sum of the map| * sqrt(area)``.
-    A part may be cut again in the next round.
+    What a region holds may lie anywhere in it, so cutting it matters as ``|sum of the map| * sqrt(area)``. Regions of
+    about the usual size (the median) or below are left whole: a few hundred views cannot tell their parts apart. A part
+    may be cut again in the next round.
 
     Args:
         partitions: S of them.
@@ -111,16 +113,20 @@ def split_regions(partitions: Partitions, maps: Tensor, n_splits: int, rounds: i
         n_splits: how many regions of each partition to cut, shared out over the rounds.
         rounds: at most; fewer where there are fewer splits.
     """
+    areas = partitions.areas
+    usual = areas.masked_fill(areas == 0, torch.nan).nanmedian(1).values
     for i in range(min(rounds, n_splits)):
-        partitions = _cut_in_four(partitions, maps, n_splits // rounds + (i < n_splits % rounds))
+        partitions = _cut_in_four(partitions, maps, n_splits // rounds + (i < n_splits % rounds), LARGE * usual)
     return partitions
 
 
-def _cut_in_four(partitions: Partitions, maps: Tensor, n_splits: int) -> Partitions:
-    labels, n = partitions.labels, int(partitions.counts.max())
-    misplaced = partitions.sums(maps).abs() * partitions.areas.sqrt()
-    chosen = torch.zeros_like(misplaced, dtype=torch.bool)
-    chosen.scatter_(1, misplaced.topk(min(n_splits, n)).indices, torch.ones_like(misplaced, dtype=torch.bool))
+def _cut_in_four(partitions: Partitions, maps: Tensor, n_splits: int, larger_than: Tensor) -> Partitions:
+    labels, areas = partitions.labels, partitions.areas
+    large = areas > larger_than[:, None]
+    misplaced = partitions.sums(maps).abs() * areas.sqrt() * large
+    chosen = torch.zeros_like(large)
+    chosen.scatter_(1, misplaced.topk(min(n_splits, areas.shape[1])).indices, torch.ones_like(large))
+    chosen = chosen & large
     flat = labels.flatten(1)
     height, width = labels.shape[1:]
     quarter = torch.zeros_like(flat)
@@ -133,6 +139,19 @@ def _cut_in_four(partitions: Partitions, maps: Tensor, n_splits: int) -> Partiti
         quarter = 2 * quarter + (2 * place > (first + last).gather(1, flat)).long()
     quarter = quarter * chosen.gather(1, flat)
     return Partitions.from_labels((4 * flat + quarter).view_as(labels))
+
+
+def outside_boxes(maps: Tensor, boxes: Tensor, margin: float = MARGIN) -> Tensor:
+    """(T,) in [0, 1]: the share of what is positive in each map (T, h, w) outside its box and a margin around it."""
+    size = maps.shape[1], maps.shape[2]
+    grown = _grown(boxes.float(), size, margin)
+    rows, columns = (torch.arange(n, device=boxes.device, dtype=grown.dtype) + 0.5 for n in size)
+    across = (columns >= grown[:, :1]) & (columns < grown[:, 2:3])
+    down = (rows >= grown[:, 1:2]) & (rows < grown[:, 3:4])
+    positive = maps.clamp(min=0)
+    inside = (positive * (down[:, :, None] & across[:, None])).sum((1, 2))
+    whole = positive.sum((1, 2))
+    return torch.where(whole > 0, 1 - inside / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0)
 
 
 def superpixels(image: Tensor, n_regions: int = 100) -> Partitions:

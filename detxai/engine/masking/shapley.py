@@ -137,6 +137,8 @@ class ShapleySampler:
             max_views: for all of them together: what is not asked then is taken to change evenly.
         """
         which = torch.arange(len(n_draws), device=n_draws.device).repeat_interleave(n_draws)
+        if not len(which):
+            return
         number = torch.arange(len(which), device=which.device) - (n_draws.cumsum(0) - n_draws)[which]
         number = number + known.n_draws[which] + DRAWS_APART * which
         at_once = max(1, PIXELS_AT_ONCE // (len(self.canvas.filling) * self.canvas.size[0] * self.canvas.size[1]))
@@ -198,7 +200,7 @@ def spend(sampler: ShapleySampler, known: Densities, max_views: int, settled: fl
         settled: the expected correlation in [0, 1] from which a box needs no more.
     """
     start = int(known.n_views.sum())
-    sampler.draw(known, torch.where(known.whole > 0, FIRST_DRAWS, 0), max_views)
+    sampler.draw(known, torch.where(known.whole > 0, FIRST_DRAWS - known.n_draws, 0).clamp(min=0), max_views)
     while (left := max_views - int(known.n_views.sum()) + start) > 0:
         lacking = (settled - known.expected_correlation).clamp(min=0) * (known.n_views > 0)
         if not bool((lacking > 0).any()):
