@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -21,6 +22,10 @@ def shared_data() -> Path:
 
 
 sys.path.insert(0, str(Path(__file__).parent))  # the detectors that several folders of tests build
+
+# a shell starts what runs in its background with Ctrl-C ignored, and so would be whatever a test starts from here
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # small networks: several threads wait for each other longer than they work, ten times longer on a busy machine;
 # DETXAI_TEST_THREADS is another number, or "machine": as many as torch takes itself

@@ -108,10 +108,6 @@ def test_stopped_at_random_moments_it_ends_the_same(
         assert rows(out) == rows(whole)
 
 
-def _hears_ctrl_c() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
 def test_twenty_random_moments_of_a_command_in_a_process_of_its_own(
@@ -125,8 +121,7 @@ def test_twenty_random_moments_of_a_command_in_a_process_of_its_own(
 
     def begun(out: Path) -> subprocess.Popen[bytes]:
         quiet, alone = subprocess.DEVNULL, [sys.executable, "-m", "detxai", *command(out)]
-        # a shell starts what runs in its background with SIGINT ignored, and so would be this test's commands
-        return subprocess.Popen(alone, env=environment, stdout=quiet, stderr=quiet, preexec_fn=_hears_ctrl_c)
+        return subprocess.Popen(alone, env=environment, stdout=quiet, stderr=quiet)
 
     start = time.monotonic()
     assert begun(tmp_path / "timed").wait() == 0
