@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Word = TypeVar("Word", int, Tensor)
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,13 @@ def uniforms(seed: int, rows: Tensor, columns: Tensor) -> Tensor:
     True
     """
     low, high = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
-    keys = _mixed(_mixed(torch.tensor([low, low ^ 0x9E3779B9])) ^ high)
-    row_key, column_key = (int(key) for key in keys)
+    row_key, column_key = (_mixed(_mixed(word) ^ high) for word in (low, low ^ 0x9E3779B9))
     word = _mixed(_mixed(rows ^ row_key)[:, None] ^ _mixed(columns ^ column_key)[None])
     kind = torch.float32 if rows.device.type == "mps" else torch.float64
     return (word.to(kind) + 0.5) / 2**32
 
 
-def _mixed(word: Tensor) -> Tensor:
+def _mixed(word: Word) -> Word:
     """A bijection of 32-bit words that leaves no pattern; products stay below 2^63, so int64 holds them exactly.
 
     Source: C. Wellons, hash-prospector: the two-round xor-shift-multiply of least known bias among those with both

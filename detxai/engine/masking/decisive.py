@@ -79,7 +79,8 @@ def decisive_cells(
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
         final = torch.where(enough, found, final)
     left = (final / clean.clamp(min=torch.finfo(clean.dtype).tiny)).tolist()
-    sets = [_set(canvas, cells, order, i % n, int(high[i]), left[i]) for i in range(2 * n)]
+    cells, order = Partitions(cells.labels.cpu(), cells.counts.cpu()), order.cpu()  # one wait, not some for each cell
+    sets = [_set(canvas, cells, order, i % n, shown, left[i]) for i, shown in enumerate(high.tolist())]
     return [{"sufficient": sets[i], "necessary": sets[n + i]} for i in range(n)], rounds * 2 * n
 
 

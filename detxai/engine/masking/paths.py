@@ -48,7 +48,7 @@ class Paths:
             targets, fills: (S,) int64, of each pair.
             seed: of the orders.
         """
-        n = int(partitions.counts.max())
+        n = partitions.most_regions
         regions = torch.arange(n, device=numbers.device)
         drawn = uniforms(seed, numbers, regions).masked_fill(regions >= partitions.counts[:, None], torch.inf)
         return cls.from_orders(partitions, drawn.argsort(dim=1, stable=True), targets, fills)

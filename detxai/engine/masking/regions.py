@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -29,14 +30,16 @@ class Partitions:
     counts: Tensor
 
     @classmethod
-    def from_labels(cls, labels: Tensor) -> Partitions:
+    def from_labels(cls, labels: Tensor, n_labels: int | None = None) -> Partitions:
         """Partitions from any labels (S, h, w) int64 of at least 0, such as superpixels; gaps are closed.
+
+        ``n_labels`` is more than any of them; where it is None they are searched, and the device is waited for.
 
         >>> Partitions.from_labels(torch.tensor([[[7, 7, 2]]])).labels
         tensor([[[1, 1, 0]]])
         """
         flat = labels.flatten(1)
-        used = torch.zeros(len(flat), int(flat.max()) + 1, dtype=torch.bool, device=flat.device)
+        used = torch.zeros(len(flat), n_labels or int(flat.max()) + 1, dtype=torch.bool, device=flat.device)
         used.scatter_(1, flat, torch.ones_like(flat, dtype=torch.bool))
         number = used.cumsum(1) - 1
         return cls(number.gather(1, flat).view_as(labels), used.sum(1))
@@ -44,17 +47,22 @@ class Partitions:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
+    @cached_property
+    def most_regions(self) -> int:
+        """The largest of the counts. To read it the device is waited for, once."""
+        return int(self.counts.max())
+
+    @cached_property
     def areas(self) -> Tensor:
         """(S, N) float32, how many pixels each region has; 0 beyond a partition's own regions."""
         flat = self.labels.flatten(1)
-        areas = torch.zeros(len(flat), int(self.counts.max()), dtype=torch.float32, device=flat.device)
+        areas = torch.zeros(len(flat), self.most_regions, dtype=torch.float32, device=flat.device)
         return areas.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float32))
 
     def sums(self, maps: Tensor) -> Tensor:
         """(S, N) what each region holds of its map: ``maps`` is (S, h, w)."""
         flat = self.labels.flatten(1)
-        sums = maps.new_zeros(len(flat), int(self.counts.max()))
+        sums = maps.new_zeros(len(flat), self.most_regions)
         return sums.scatter_add_(1, flat, maps.flatten(1))
 
     def cat(self, other: Partitions) -> Partitions:
@@ -95,9 +103,8 @@ def random_partitions(
     beyond = beyond + (outer + 1) * _cells(rows, whole, whole + size[0], outer, offsets[:, 3])[:, :, None]
     across = (columns >= grown[:, :1]) & (columns < grown[:, 2:3])
     down = (rows >= grown[:, 1:2]) & (rows < grown[:, 3:4])
-    return Partitions.from_labels(
-        torch.where(down[:, :, None] & across[:, None], inside, beyond + (inner + 1) ** 2).long()
-    )
+    labels = torch.where(down[:, :, None] & across[:, None], inside, beyond + (inner + 1) ** 2).long()
+    return Partitions.from_labels(labels, (inner + 1) ** 2 + (outer + 1) ** 2)
 
 
 def split_regions(partitions: Partitions, maps: Tensor, n_splits: int, rounds: int = 2) -> Partitions:
@@ -121,11 +128,11 @@ def split_regions(partitions: Partitions, maps: Tensor, n_splits: int, rounds: i
 
 
 def _cut_in_four(partitions: Partitions, maps: Tensor, n_splits: int, larger_than: Tensor) -> Partitions:
-    labels, areas = partitions.labels, partitions.areas
+    labels, areas, n = partitions.labels, partitions.areas, partitions.most_regions
     large = areas > larger_than[:, None]
     misplaced = partitions.sums(maps).abs() * areas.sqrt() * large
     chosen = torch.zeros_like(large)
-    chosen.scatter_(1, misplaced.topk(min(n_splits, areas.shape[1])).indices, torch.ones_like(large))
+    chosen.scatter_(1, misplaced.topk(min(n_splits, n)).indices, torch.ones_like(large))
     chosen = chosen & large
     flat = labels.flatten(1)
     height, width = labels.shape[1:]
@@ -138,7 +145,7 @@ def _cut_in_four(partitions: Partitions, maps: Tensor, n_splits: int, larger_tha
         last = torch.zeros_like(chosen, dtype=torch.long).scatter_reduce_(1, flat, place, "amax")
         quarter = 2 * quarter + (2 * place > (first + last).gather(1, flat)).long()
     quarter = quarter * chosen.gather(1, flat)
-    return Partitions.from_labels((4 * flat + quarter).view_as(labels))
+    return Partitions.from_labels((4 * flat + quarter).view_as(labels), 4 * n)
 
 
 def outside_boxes(maps: Tensor, boxes: Tensor, margin: float = MARGIN) -> Tensor:
