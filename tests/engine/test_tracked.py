@@ -115,8 +115,8 @@ def test_a_tenth_of_the_channels_gives_the_map_of_all_on_a_trained_detector() ->
             maps = [torch.stack([torch.from_numpy(e.values) for e in each]) for each in (whole, part)]
             values += rank_correlation(*maps).tolist()
     means = {rest: sum(values) / len(values) for rest, values in agreements.items()}
-    assert means["tracked"] > 0.97
-    assert means["tracked"] > means["zero"]
+    assert means["tracked"] > 0.93
+    assert means["tracked"] > means["zero"] + 0.1  # of seven boxes: a flip of one of them is worth a few hundredths
 
 
 def test_what_may_look_anywhere_is_not_tracked() -> None:
