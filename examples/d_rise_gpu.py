@@ -39,8 +39,8 @@ def detectors(small: bool) -> dict[str, tuple[Any, Tensor]]:
 
     torch.manual_seed(0)
     build = fasterrcnn_mobilenet_v3_large_320_fpn if small else fasterrcnn_resnet50_fpn
-    sides = {"min_size": 96, "max_size": 128} if small else {}
-    model = build(weights=None, weights_backbone=None, **sides).eval()
+    few = {"min_size": 96, "max_size": 128, "rpn_post_nms_top_n_test": 20} if small else {}
+    model = build(weights=None, weights_backbone=None, **few).eval()
     image = photo(*((96, 128) if small else (800, 1066)))
     spread_like_trained(model, image)
     found: dict[str, tuple[Any, Tensor]] = {build.__name__: (model, image)}
@@ -51,6 +51,11 @@ def detectors(small: bool) -> dict[str, tuple[Any, Tensor]]:
     torch.manual_seed(0)
     found["yolov8n"] = DetectionModel("yolov8n.yaml", verbose=False).eval(), photo(*((64, 64) if small else (640, 640)))
     return found
+
+
+def wrapped(model: Any, image: Tensor) -> Any:
+    """The detector, a YOLO at the image's own size."""
+    return detxai.wrap(model, **({} if hasattr(model, "roi_heads") else {"input_size": tuple(image.shape[1:])}))
 
 
 def boxes(detector: Any, image: Tensor, n: int) -> detxai.Detections:
@@ -69,10 +74,10 @@ def exactness(model: Any, image: Tensor, device: torch.device) -> dict[str, floa
     here, there = RiseMasks((64, 80), (8, 10)), torch.arange(100)
     differences = {"masks": float((here(there) - here(there.to(device)).cpu()).abs().max())}
     method = detxai.DRISE(n_masks=16, grid=8, p=0.9, progress=False)  # with random weights little survives p = 0.5
-    asked = boxes(detxai.wrap(model), image, 3)
+    asked = boxes(wrapped(model, image), image, 3)
     samples = []
     for one in (model, copy.deepcopy(model).to(device)):
-        samples.append(method.sample(detxai.wrap(one), image, asked))
+        samples.append(method.sample(wrapped(one, image), image, asked))
     differences["scores"] = float((samples[0].scores - samples[1].scores.cpu()).abs().max())
     maps = [method.estimate(sample).values.cpu() for sample in samples]
     peak = maps[0].abs().max().clamp(min=1e-12)  # random weights may answer 0 under every mask
@@ -105,7 +110,7 @@ def main() -> None:
     for name, (model, image) in detectors(given.small).items():
         entry: dict[str, Any] = {"exactness": exactness(model, image, device)}
         print(name, entry["exactness"], flush=True)
-        detector = detxai.wrap(model.to(device))
+        detector = wrapped(model.to(device), image)
         rates = bench_d_rise(
             detector,
             image,

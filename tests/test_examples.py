@@ -78,6 +78,16 @@ def test_d_rise_gpu_runs_on_a_cpu_too(tmp_path: Path) -> None:
     assert exact == {"masks": 0, "scores": 0, "map, of its peak": 0}  # the device is the CPU: nothing may differ
 
 
+def test_pixel_evidence_gpu_runs_on_a_cpu_too(tmp_path: Path) -> None:
+    run("pixel_evidence_gpu.py", "--device", "cpu", "--small", "--json", tmp_path / "gpu.json")
+    record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    for exact in record["exactness"].values():  # the device is the CPU: nothing may differ
+        assert exact == {"partitions and orders": 0, "region_shapley": 0, "pixel_evidence": 0}
+    for rates in record["speed"].values():
+        assert rates["region_shapley, 96 passes"]["passes"] <= 96
+        assert rates["pixel_evidence, 96 passes"]["passes"] <= 96
+
+
 def test_d_rise_convergence_goes_on_where_it_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()

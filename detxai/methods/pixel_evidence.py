@@ -143,7 +143,7 @@ class PixelEvidence:
         shapes, names = self._start(detector, image, canvas, detections)
         views = self._views(detector, image, canvas, detections, shapes)
         total = (views.known.whole - views.known.hidden.mean(1)).clamp(min=0)[:, None, None]
-        start, n_passes = shapes * total, len(names) + views.n_passes
+        start, n_passes = shapes * total, len(names) - 1 + views.n_passes  # the hill takes none
         as_draws = torch.full_like(views.known.whole, self.start_draws)
         values, errors = join(views.known, [(as_draws, start), (self.mask_draws * views.far, views.soft * total)])
         details = [views.record(box) | {"start": names} for box in range(len(targets))]
