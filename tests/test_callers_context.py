@@ -54,11 +54,11 @@ def candidates(detector: Adapter) -> list[Tensor]:
     return [seen.boxes.detach(), seen.class_scores.detach(), seen.objectness.detach()]
 
 
-def explained(method: Any, detector: Adapter) -> list[Tensor]:
+def explained(method: Any, detector: Adapter, n_boxes: int = 2) -> list[Tensor]:
     if not method.asks_about_boxes:
         return [torch.from_numpy(method(detector, IMAGE).values)]
     boxes, scores, labels = answers(detector, detect)
-    found = detxai.Detections(boxes[:2], scores[:2], labels[:2])
+    found = detxai.Detections(boxes, scores, labels)[:n_boxes]
     return [torch.from_numpy(explanation.values) for explanation in method(detector, IMAGE, found)]
 
 
@@ -72,9 +72,18 @@ QUESTIONS: dict[str, Callable[[Adapter], list[Tensor]]] = {
     ),
     "ablation_cam tracked": partial(explained, detxai.AblationCAM(0.2, fill="mean", progress=False)),
     "d_rise": partial(explained, detxai.DRISE(n_masks=16, progress=False)),
-    "region_shapley": partial(explained, detxai.RegionShapley(max_passes=64, progress=False)),
+    "region_shapley": partial(explained, detxai.RegionShapley(max_passes=64, progress=False), n_boxes=1),
+    "pixel_evidence": partial(explained, detxai.PixelEvidence(max_passes=110, progress=False), n_boxes=1),
 }
-OF_A_FUNCTION = ("detect", "candidates", "d_rise", "region_shapley")
+OF_A_FUNCTION = ("detect", "candidates", "d_rise", "region_shapley", "pixel_evidence")
+OF_NOTHING_ELSE = ("pixel_evidence",)  # it is made of region_shapley and layer_cam: once is enough
+
+
+def skip_what_is_not_asked(kind: str, question: str) -> None:
+    if kind == "function" and question not in OF_A_FUNCTION:
+        pytest.skip("a function has no layers: tests/adapters/test_function.py")
+    if kind != "function" and question in OF_NOTHING_ELSE:
+        pytest.skip("asked of a function only")
 
 
 @cache
@@ -125,8 +134,7 @@ CONTEXTS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("kind", ["faster_rcnn", "yolo", "function"])
 def test_the_answer_is_that_of_a_bare_call(kind: str, question: str, context: str) -> None:
-    if kind == "function" and question not in OF_A_FUNCTION:
-        pytest.skip("a function has no layers: tests/adapters/test_function.py")
+    skip_what_is_not_asked(kind, question)
     asked, ask = detector(kind), QUESTIONS[question]
     expected = answers(asked, ask)
     with CONTEXTS[context]():
@@ -143,8 +151,7 @@ def test_the_answer_is_that_of_a_bare_call(kind: str, question: str, context: st
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("kind", ["faster_rcnn", "yolo", "function"])
 def test_two_threads_get_the_answers_of_one(kind: str, question: str) -> None:
-    if kind == "function" and question not in OF_A_FUNCTION:
-        pytest.skip("a function has no layers: tests/adapters/test_function.py")
+    skip_what_is_not_asked(kind, question)
     asked, ask = detector(kind), QUESTIONS[question]
     expected = answers(asked, ask)
     found: list[list[Tensor]] = []
