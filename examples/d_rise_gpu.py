@@ -55,7 +55,8 @@ def detectors(small: bool) -> dict[str, tuple[Any, Tensor]]:
 
 def wrapped(model: Any, image: Tensor) -> Any:
     """The detector, a YOLO at the image's own size."""
-    return detxai.wrap(model, **({} if hasattr(model, "roi_heads") else {"input_size": tuple(image.shape[1:])}))
+    own_size: dict[str, Any] = {} if hasattr(model, "roi_heads") else {"input_size": tuple(image.shape[1:])}
+    return detxai.wrap(model, **own_size)
 
 
 def boxes(detector: Any, image: Tensor, n: int) -> detxai.Detections:
