@@ -109,6 +109,20 @@ def test_a_second_run_leaves_nothing_of_the_first_and_all_of_the_users(tmp_path:
     assert files(out) == {"a/detections.json", "a/notes.txt"}
 
 
+def test_without_a_method_the_default_answers_and_a_long_wait_is_told_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, out = photo(tmp_path / "a.png"), tmp_path / "out"
+    assert explain(image, "--set", "max_passes=1", "--out", out, "--score-threshold", 0.2) == 0
+    assert "minutes" not in capsys.readouterr().err
+    assert json.loads((out / "a" / "detections.json").read_text())["method"] == "pixel_evidence"
+    monkeypatch.setattr(detxai.commands.explain, "LONG", 0)
+    assert explain(image, "--set", "max_passes=1", "--out", out, "--score-threshold", 0.2) == 0
+    told = capsys.readouterr().err
+    assert "minutes with pixel_evidence" in told
+    assert "--method layer_cam" in told
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("99 GiB"), MemoryError(), OSError("stale file handle")])
 def test_whatever_an_image_fails_of_the_others_go_on(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
