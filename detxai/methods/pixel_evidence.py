@@ -129,7 +129,7 @@ class PixelEvidence:
 
     @in_full_precision
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
-        """One explanation for each detection, with the standard error of every pixel.
+        """One explanation for each detection, with the standard error of every pixel; None where the start was kept.
 
         Raises:
             ValueError: a setting or a label is wrong.
@@ -165,7 +165,8 @@ class PixelEvidence:
         return [
             Explanation(
                 drawn[i], canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],
-                model=detector.describe(), standard_error=bars[i], partial=views.partial, details=details[i],
+                model=detector.describe(), standard_error=bars[i] if bars[i].any() else None, partial=views.partial,
+                details=details[i],
             )
             for i in range(len(detections))
         ]  # fmt: skip

@@ -34,6 +34,7 @@ def test_with_one_pass_the_map_is_the_start() -> None:
     np.testing.assert_allclose(found.values, hill / hill.sum(), rtol=1e-4, atol=1e-9)
     assert found.cost.forward_passes <= 4
     assert found.details["n_draws"] == 0
+    assert found.standard_error is None
 
 
 def test_the_start_of_a_network_is_half_layer_cam() -> None:
