@@ -186,7 +186,7 @@ class ExplanationMonitor:
         self._finished, report = True, None
         with self.budget.work():
             try:
-                if not failed and not self.given_up:
+                if not failed and not self._failures:  # what failed at the last epoch would fail again
                     report = self._rest_of_panel()
                 self._write_strips(self.record.stale_strips())
                 for logger in self._loggers or ():

@@ -245,7 +245,7 @@ def _stride(text: str) -> Any:
     try:
         return whole(1, LARGEST_SIDE)(text)
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, or 'layer'") from None
+        raise argparse.ArgumentTypeError(str(error).replace("expected ", "expected 'layer' or ", 1)) from None
 
 
 def _words(text: str) -> Sequence[str]:

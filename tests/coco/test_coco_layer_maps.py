@@ -105,6 +105,6 @@ def test_layer_or_a_whole_number(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["coco", "--model", "m", "--images", "i", "--annotations", "a", "--method", "eigen_cam", "--out", "o",
               "--map-stride", "finest"])  # fmt: skip
-    assert "expected a whole number of pixels or 'layer', got 'finest'" in capsys.readouterr().err
+    assert "expected 'layer' or a whole number from 1 to 65536, got 'finest'" in capsys.readouterr().err
     with pytest.raises(ValueError, match="map_stride must be"):
         detxai.coco.Options(map_stride="finest")  # type: ignore[arg-type]
