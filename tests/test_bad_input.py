@@ -114,11 +114,19 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         "settings go into the method",
     ),
-    "unknown layer": (lambda: explain(PHOTO, layers="backbon"), LookupError, "layer 'backbon' is not in.*backbone"),
-    "no layer": (lambda: explain(PHOTO, layers=[]), ValueError, "layers must name at least one"),
-    "layer by number": (lambda: explain(PHOTO, layers=[1]), TypeError, "layers must be a list, each a text"),
+    "unknown layer": (
+        lambda: explain(PHOTO, "eigen_cam", layers="backbon"),
+        LookupError,
+        "layer 'backbon' is not in.*backbone",
+    ),
+    "no layer": (lambda: explain(PHOTO, "eigen_cam", layers=[]), ValueError, "layers must name at least one"),
+    "layer by number": (
+        lambda: explain(PHOTO, "eigen_cam", layers=[1]),
+        TypeError,
+        "layers must be a list, each a text",
+    ),
     "layer without maps": (
-        lambda: explain(PHOTO, layers="roi_heads.box_predictor.cls_score"),
+        lambda: explain(PHOTO, "eigen_cam", layers="roi_heads.box_predictor.cls_score"),
         ValueError,
         "must put out .* feature maps",
     ),
