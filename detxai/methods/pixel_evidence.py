@@ -146,7 +146,7 @@ class PixelEvidence:
         start, n_passes = shapes * total, len(names) - 1 + views.n_passes  # the hill takes none
         as_draws = torch.full_like(views.known.whole, self.start_draws)
         values, errors = join(views.known, [(as_draws, start), (self.mask_draws * views.far, views.soft * total)])
-        details = [views.record(box) | {"start": names} for box in range(len(targets))]
+        details = [told | {"start": names} for told in views.records()]
         if views.can_be_tried:
             both = torch.stack([start, values])
             tried = try_best_pixels(detector, canvas, targets, both, boxes, settings)
@@ -269,9 +269,10 @@ class _Views:
     def can_be_tried(self) -> bool:
         return not self.partial and bool((self.known.n_draws > 0).any())
 
-    def record(self, box: int) -> dict[str, Any]:
-        told = {"outside_box": float(self.outside[box]), "soft_masks": bool(self.far[box])}
-        return {**self.known.record(box), **told}
+    def records(self) -> list[dict[str, Any]]:
+        """What became of each box, as JSON can hold it."""
+        own = zip(self.known.records(), self.outside.tolist(), self.far.tolist(), strict=True)
+        return [told | {"outside_box": outside, "soft_masks": bool(far)} for told, outside, far in own]
 
 
 def join(known: Densities, priors: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

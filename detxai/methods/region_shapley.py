@@ -118,12 +118,13 @@ class RegionShapley:
             partial = stopped_early(lambda: spend(sampler, known, max_views), known, self.keep_partial)
         maps = density_per_image_pixel(canvas, known.mean)
         errors = density_per_image_pixel(canvas, known.standard_error)
+        details = known.records()
         cost = Cost(time.perf_counter() - start, int(known.n_views.sum()) + len(canvas.filling) + 1)
         return [
             Explanation(
                 maps[i].cpu().numpy(), canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],
                 model=detector.describe(), standard_error=errors[i].cpu().numpy(), partial=partial,
-                details=known.record(i),
+                details=details[i],
             )
             for i in range(len(detections))
         ]  # fmt: skip

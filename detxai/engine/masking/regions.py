@@ -65,10 +65,6 @@ class Partitions:
         sums = maps.new_zeros(len(flat), self.most_regions)
         return sums.scatter_add_(1, flat, maps.flatten(1))
 
-    def cat(self, other: Partitions) -> Partitions:
-        """These partitions, then the other ones."""
-        return Partitions(torch.cat([self.labels, other.labels]), torch.cat([self.counts, other.counts]))
-
 
 def random_partitions(
     size: tuple[int, int],
@@ -101,9 +97,7 @@ def random_partitions(
     whole = torch.zeros_like(grown[:, 0])
     beyond = _cells(columns, whole, whole + size[1], outer, offsets[:, 2])[:, None]
     beyond = beyond + (outer + 1) * _cells(rows, whole, whole + size[0], outer, offsets[:, 3])[:, :, None]
-    across = (columns >= grown[:, :1]) & (columns < grown[:, 2:3])
-    down = (rows >= grown[:, 1:2]) & (rows < grown[:, 3:4])
-    labels = torch.where(down[:, :, None] & across[:, None], inside, beyond + (inner + 1) ** 2).long()
+    labels = torch.where(_within(grown, rows, columns), inside, beyond + (inner + 1) ** 2).long()
     return Partitions.from_labels(labels, (inner + 1) ** 2 + (outer + 1) ** 2)
 
 
@@ -153,10 +147,8 @@ def outside_boxes(maps: Tensor, boxes: Tensor, margin: float = MARGIN) -> Tensor
     size = maps.shape[1], maps.shape[2]
     grown = _grown(boxes.float(), size, margin)
     rows, columns = (torch.arange(n, device=boxes.device, dtype=grown.dtype) + 0.5 for n in size)
-    across = (columns >= grown[:, :1]) & (columns < grown[:, 2:3])
-    down = (rows >= grown[:, 1:2]) & (rows < grown[:, 3:4])
     positive = maps.clamp(min=0)
-    inside = (positive * (down[:, :, None] & across[:, None])).sum((1, 2))
+    inside = (positive * _within(grown, rows, columns)).sum((1, 2))
     whole = positive.sum((1, 2))
     return torch.where(whole > 0, 1 - inside / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0)
 
@@ -198,6 +190,13 @@ def _grown(boxes: Tensor, size: tuple[int, int], margin: float) -> Tensor:
     low = torch.minimum((boxes[:, :2] - margin * sides).clamp(min=0), limit - 1)
     high = torch.maximum(torch.minimum(boxes[:, 2:] + margin * sides, limit), low + 1)
     return torch.cat([low, high], 1)
+
+
+def _within(boxes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(S, h, w) bool: which pixels, by their centres (h,) and (w,), lie in each box."""
+    across = (columns >= boxes[:, :1]) & (columns < boxes[:, 2:3])
+    down = (rows >= boxes[:, 1:2]) & (rows < boxes[:, 3:4])
+    return down[:, :, None] & across[:, None]
 
 
 def _cells(pixels: Tensor, low: Tensor, high: Tensor, n: int, offset: Tensor) -> Tensor:

@@ -30,7 +30,6 @@ class Densities:
 
     Attributes:
         sums, squares: (T, h, w), over draws, of the density and of its square.
-        products: (T,) float64, over draws, of the density's inner product with itself.
         n_draws: (T,) int64.
         n_views: (T,) int64, views of the image that the draws asked for.
         hidden: (T, F), the score with nothing shown, for each filling.
@@ -39,7 +38,6 @@ class Densities:
 
     sums: Tensor
     squares: Tensor
-    products: Tensor
     n_draws: Tensor
     n_views: Tensor
     hidden: Tensor
@@ -50,14 +48,12 @@ class Densities:
         n = len(whole)
         none = torch.zeros(n, *size, dtype=torch.float32, device=whole.device)
         count = torch.zeros(n, dtype=torch.long, device=whole.device)
-        return cls(none, none.clone(), hidden.new_zeros(n).double(), count, count.clone(), hidden, whole)
+        return cls(none, none.clone(), count, count.clone(), hidden, whole)
 
     def add(self, targets: Tensor, draws: Tensor, n_views: Tensor) -> None:
         """Take in D draws (D, h, w) of the boxes ``targets`` (D,) that asked for ``n_views`` (D,)."""
-        squares = draws.square()
         self.sums.index_add_(0, targets, draws)
-        self.squares.index_add_(0, targets, squares)
-        self.products.index_add_(0, targets, squares.sum((1, 2), dtype=torch.float64))
+        self.squares.index_add_(0, targets, draws.square())
         self.n_draws.index_add_(0, targets, torch.ones_like(targets))
         self.n_views.index_add_(0, targets, n_views)
 
@@ -80,15 +76,17 @@ class Densities:
         share = noise / spread.clamp(min=torch.finfo(spread.dtype).tiny)
         return torch.where((spread > 0) & (self.n_draws > 1), 1 - share, 0).clamp(0, 1)
 
-    def record(self, box: int) -> dict[str, Any]:
-        """What became of one box, as JSON can hold it."""
-        return {
-            "clean_score": float(self.whole[box]),
-            "hidden_scores": self.hidden[box].tolist(),
-            "n_draws": int(self.n_draws[box]),
-            "n_views": int(self.n_views[box]),
-            "expected_correlation": float(self.expected_correlation[box]),
+    def records(self) -> list[dict[str, Any]]:
+        """What became of each box, as JSON can hold it."""
+        columns = {
+            "clean_score": self.whole,
+            "hidden_scores": self.hidden,
+            "n_draws": self.n_draws,
+            "n_views": self.n_views,
+            "expected_correlation": self.expected_correlation,
         }
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 @dataclass(frozen=True, eq=False)
