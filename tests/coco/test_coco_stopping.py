@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from coco_files import detected_dataset
 from faster_rcnns import small_faster_rcnn
+from forking import exit_code, forked, needs_fork
 
 import detxai
 import detxai.coco
@@ -32,7 +33,6 @@ from detxai.explanation import Cost, Explanation
 pytest.importorskip("pyarrow")
 
 MODEL = f"{Path(__file__).parents[1] / 'faster_rcnns.py'}:small_faster_rcnn"
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 @pytest.fixture(scope="module")
@@ -68,25 +68,6 @@ def whole(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 # --- signals -----------------------------------------------------------------------------------------------------
-
-
-def forked(command: list[str]) -> int:
-    """The command in a process of its own, without the seconds that importing everything takes; its number."""
-    child = os.fork()
-    if child == 0:  # pragma: no cover
-        code = 99
-        try:
-            code = main(command)
-        except KeyboardInterrupt:  # before the command began
-            code = 130
-        finally:
-            os._exit(code)
-    return child
-
-
-def exit_code(child: int) -> int:
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
 
 
 @needs_fork

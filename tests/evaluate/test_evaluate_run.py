@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
+from forking import needs_fork
 
 import detxai.evaluate.folder
 import detxai.evaluate.run
@@ -221,7 +222,7 @@ def test_a_run_stopped_anywhere_loses_one_detection_and_ends_the_same(
         assert without_seconds(again) == without_seconds(whole)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@needs_fork
 def test_a_run_killed_while_it_writes_goes_on(
     frcnn: Adapter, whole: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

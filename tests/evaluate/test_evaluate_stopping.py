@@ -14,10 +14,9 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
+from forking import exit_code, forked, needs_fork
 
 from detxai.cli import main
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 def arguments(out: Path) -> list[str]:
@@ -35,24 +34,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "out"
     assert main(arguments(out)) == 0
     return out
-
-
-def forked(command: list[str]) -> int:
-    """The command in a process of its own; its number."""
-    child = os.fork()
-    if child == 0:  # pragma: no cover
-        code = 99
-        try:
-            code = main(command)
-        except KeyboardInterrupt:  # before the command began
-            code = 130
-        finally:
-            os._exit(code)
-    return child
-
-
-def exit_code(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def stopped_at_random_moments(number: signal.Signals, n: int, whole: Path, folder: Path) -> int:
