@@ -45,8 +45,9 @@ def run_tests(session: nox.Session, processors: dict[str, dict[str, str]]) -> No
     failed, rows = [], []
     for name, variables in processors.items():
         start = time.monotonic()
+        processes = () if "DETXAI_TEST_THREADS" in variables else ("-n", "2", "--dist", "loadfile")
         try:
-            session.run("python", "-m", "pytest", "-q", *session.posargs, env={**OFFLINE, **variables})
+            session.run("python", "-m", "pytest", "-q", *processes, *session.posargs, env={**OFFLINE, **variables})
         except nox.command.CommandFailed:
             failed.append(name)
         minutes = (time.monotonic() - start) / 60

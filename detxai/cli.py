@@ -22,7 +22,12 @@ USER_ERRORS = (ValueError, TypeError, LookupError, ImportError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 some images failed, 2 refused, 130 interrupted."""
     logging.basicConfig(format="detxai: %(levelname)s: %(message)s")
-    given = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parser = _parser()
+    for word in words:
+        if word.startswith("--") and word.endswith("=--"):  # argparse before Python 3.12.5 takes it as no value at all
+            parser.error(f"argument {word[:-3]}: expected a value, got '--'")
+    given = parser.parse_args(words)
     try:
         with ctrl_c_is_heard():
             return int(given.run(given))

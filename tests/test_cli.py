@@ -259,3 +259,11 @@ def test_real_photos_with_a_coco_yolo(shared_data: Path, tmp_path: Path, capsys:
     (summary,) = json.loads(capsys.readouterr().out)["images"]
     assert sorted(entry["name"] for entry in summary["detections"]) == ["bus"] + ["person"] * 4
     assert summary["request"]["weights_sha256"]
+
+
+@pytest.mark.parametrize("option", ["--out", "--min-score", "--method"])
+def test_two_dashes_are_no_value(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        explain(photo(tmp_path / "a.png"), f"{option}=--")
+    assert stopped.value.code == 2
+    assert f"argument {option}: expected a value, got '--'" in capsys.readouterr().err

@@ -74,5 +74,7 @@ def test_the_sign_rule_puts_objects_on_the_positive_side(shared_data: Path) -> N
             entries["strength"].append(upright)
             entries["extremes"].append(by_extremes)
     shares = {name: {rule: float(np.mean(hits)) for rule, hits in rules.items()} for name, rules in right.items()}
-    assert all(rules["strength"] >= rules["extremes"] for rules in shares.values()), shares
+    # one photo in fifty may fall either way by the rounding of another processor
+    assert all(rules["strength"] > rules["extremes"] - 0.02 for rules in shares.values()), shares
+    assert np.mean([rules["strength"] - rules["extremes"] for rules in shares.values()]) > 0.02, shares
     assert np.mean([rules["strength"] for rules in shares.values()]) > 0.75, shares
