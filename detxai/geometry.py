@@ -181,3 +181,19 @@ def _mapping(geometry: Geometry, axis: int, n_cells: int, device: torch.device, 
     """(image pixels, cells) along one axis."""
     with torch.inference_mode(False):  # kept for later calls, which may need gradients
         return geometry._axis(axis, n_cells).to(device, dtype)
+
+
+def hills(size: tuple[int, int], boxes: Tensor) -> Tensor:
+    """(T, h, w): ``exp(-(dx / w)^2 - (dy / h)^2)``, d the distance to the box's centre, w and h half its sides.
+
+    Args:
+        size: (height, width) in pixels.
+        boxes: (T, 4) xyxy in those pixels.
+    """
+    sides = []
+    for axis in (1, 0):  # down, then across
+        middle = (boxes[:, axis] + boxes[:, axis + 2]) / 2
+        half = ((boxes[:, axis + 2] - boxes[:, axis]) / 2).clamp(min=0.5)
+        pixels = torch.arange(size[1 - axis], device=boxes.device, dtype=boxes.dtype) + 0.5
+        sides.append(torch.exp(-(((pixels - middle[:, None]) / half[:, None]) ** 2)))
+    return sides[0][:, :, None] * sides[1][:, None, :]

@@ -15,6 +15,7 @@ from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
 from detxai.evaluate.samples import Sample, Truth
 from detxai.explanation import Cost, Explanation, settings_of
+from detxai.geometry import hills
 from detxai.images import Image, load_image, to_uint8
 
 
@@ -83,10 +84,7 @@ class BoxCentre:
 
     def map(self, across: Tensor, down: Tensor, box: Sequence[float]) -> Tensor:
         """The map (H, W) of a box, at pixel centres ``across`` (1, W) and ``down`` (H, 1)."""
-        x1, y1, x2, y2 = box
-        half_width, half_height = max((x2 - x1) / 2, 0.5), max((y2 - y1) / 2, 0.5)
-        far = ((across - (x1 + x2) / 2) / half_width) ** 2 + ((down - (y1 + y2) / 2) / half_height) ** 2
-        return torch.exp(-far)
+        return hills((down.shape[0], across.shape[1]), across.new_tensor([list(box)]))[0]
 
 
 @dataclass(frozen=True)

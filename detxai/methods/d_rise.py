@@ -27,6 +27,7 @@ from detxai.engine.estimating import (
 )
 from detxai.engine.lattice import Lattice
 from detxai.engine.masking.scoring import scores_under
+from detxai.engine.masking.soft import grid_for
 from detxai.engine.masks import RiseMasks
 from detxai.engine.perturbing import Canvas, Filling
 from detxai.explanation import Cost, Explanation, settings_of
@@ -39,8 +40,6 @@ log = logging.getLogger(__name__)
 FEWEST = 256  # masks before "auto" looks for the first time; the error of fewer is itself too uncertain
 GROWTH = 1.25  # masks between two looks, as a factor
 WORTH_KEEPING = 16  # masks below which an interrupted run has nothing to show
-CELLS_A_BOX = 2  # cells across the smallest box, so that its parts can be told apart
-CELLS = (5, 24)  # across the shorter side: at least, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +192,9 @@ class DRISE:
     def sample(self, detector: Adapter, image: Image, detections: Detections) -> Sample:
         """What every detection scores under the masks, before any map is made of it."""
         canvas = Canvas.of(detector, image, self.fill, self.seed)
-        lattice = Lattice(RiseMasks(canvas.size, self._grid(canvas, detections), self.seed, self.p))
+        boxes = canvas.geometry.boxes_to_input(detections.boxes)
+        grid: Any = self.grid or grid_for(canvas.size, boxes)  # __post_init__ made a number a pair
+        lattice = Lattice(RiseMasks(canvas.size, grid, self.seed, self.p))
         targets, clean = self._questions(detector, canvas, detections)
         none = torch.empty(len(targets), 0, device=clean.device)
         return self._extended(Sample(canvas, lattice, clean, none), detector, targets)
@@ -201,17 +202,6 @@ class DRISE:
     def estimate(self, sample: Sample) -> Estimate:
         """The maps on the sample's lattice."""
         return estimate(sample.scores, sample.lattice, self.normalisation, self.variance_reduction)
-
-    def _grid(self, canvas: Canvas, detections: Detections) -> tuple[int, int]:
-        if self.grid is not None:
-            return self.grid  # type: ignore[return-value]  # __post_init__ made it a pair
-        scale_y, scale_x = canvas.geometry.scale
-        width, height = (detections.boxes[:, 2:] - detections.boxes[:, :2]).unbind(1)
-        smallest = float((width * scale_x * height * scale_y).sqrt().min())
-        fewest, most = CELLS
-        shorter = min(canvas.size)
-        cell = min(max(smallest / CELLS_A_BOX, shorter / most), shorter / fewest)
-        return round(canvas.size[0] / cell), round(canvas.size[1] / cell)
 
     def _questions(self, detector: Adapter, canvas: Canvas, detections: Detections) -> tuple[list[Target], Tensor]:
         """The targets, and their scores (T,) on the whole image."""

@@ -14,14 +14,15 @@ from torch import Tensor
 from detxai.adapters.adapter import Adapter
 from detxai.adapters.own_context import in_full_precision
 from detxai.detections import Detections
+from detxai.engine.estimating import Estimate
 from detxai.engine.masking.best_pixels import VIEWS_A_MAP, try_best_pixels
 from detxai.engine.masking.decisive import decisive_cells
-from detxai.engine.masking.regions import outside_boxes
 from detxai.engine.masking.shapley import Densities, density_per_image_pixel, spend
+from detxai.engine.masking.soft import soft_masks
 from detxai.engine.perturbing import Canvas
 from detxai.explanation import Cost, Explanation, settings_of
+from detxai.geometry import hills
 from detxai.images import Image
-from detxai.methods.d_rise import DRISE
 from detxai.methods.layer_cam import LayerCAM
 from detxai.methods.region_shapley import (
     FEWEST_PASSES,
@@ -34,14 +35,14 @@ from detxai.methods.region_shapley import (
     stopped_early,
     views_bar,
 )
-from detxai.targets import ClassScoreTarget, Target, ask_about
+from detxai.targets import ClassScoreTarget, ContrastTarget, Target, ask_about
 
 log = logging.getLogger(__name__)
 
 FEWEST_MASKS = 32
-FAR = 0.2  # of the evidence, outside the box and a margin around it, from which soft masks are asked too
-N_VIEWS_ON_TRIAL = 2 * VIEWS_A_MAP
-DOUBT = 0.05  # of the clean score, within which a trial of so few views tells nothing
+CANDIDATES = ("start", "draws", "draws and masks", "masks")
+N_VIEWS_ON_TRIAL = VIEWS_A_MAP * len(CANDIDATES)
+DOUBT = 0.1  # of the clean score, by which another map must do better on trial before the masks are left
 
 
 @dataclass(frozen=True)
@@ -54,27 +55,29 @@ class PixelEvidence:
       ``RegionShapley`` derives it). Sharp, right on average, noisy for few.
     - The *start* S costs one pass: half of it is a hill over the box, since objects are mostly in the middle of their
       boxes, and half LayerCAM, where the detector is a network.
-    - *Soft masks* R, only where the draws find more than a fifth of the evidence far from the box: D-RISE's slopes, by
-      regression (the page of ``DRISE``), what is positive of them. Blunt and steady, they find a small cause far away
-      that large regions smear; one set of masks serves all such boxes of the image.
+    - *Soft masks* R: D-RISE's slopes, by regression (the page of ``DRISE``), what is positive of them. Blunt and
+      steady: they find a small cause, in the box or far away, that few draws miss. One set of masks serves all boxes
+      of the image. They ask ``ContrastTarget``, the score of the class less that of its strongest rival in the same
+      view, wherever the image itself leaves little doubt between the two: what speaks for an object of either class
+      does not hide what decides between them.
 
-    They are joined as priors and data are, S counting as k draws and R as m:
-
-        ``values = (sum of n draws + k S + m R) / (n + k + m)``
-
-    With no draws the map *is* the start, with many the start is forgotten. In the end both are tried on views that
-    neither was made from: their best pixels, a quarter, half and all of the box's area, are shown alone, and hidden
-    alone. Where the start does better by more than a twentieth of the clean score it is kept: the map does not end
-    worse than it began. ``details["kept"]`` says which it is.
+    They are joined as priors and data are, S counting as k draws and R as m, and four maps stand for election: S;
+    ``(sum of n draws + k S) / (n + k)``; ``(sum of n draws + k S + m R) / (n + k + m)``; and R. Each is tried on views
+    that none was made from: its best pixels, from a thirty-second to half of the image, are shown alone, and hidden
+    alone, and the areas between the two curves are compared. R is kept unless another map does better by more than a
+    tenth of the clean score, for on small causes the curves can hardly tell right from nearly right; else the best of
+    the four: the map does not end worse than it began. ``details["kept"]`` says which it is, ``details["tried"]`` how
+    each did.
 
     Args:
-        max_passes: views of the image for each box, on average over the boxes. Boxes whose map is known well enough
-            stop early, hard ones go on. Below about 80 the map is the start.
-        tolerance: in (0, 1): a box needs no more views when another seed's draws would correlate with these by
+        max_passes: views of the image for each box; several boxes share the soft masks, and ten take some 60 % of ten
+            times as many. Boxes whose map is known well enough stop early, hard ones go on. With fewer than about 80
+            the map is the start, with fewer than about 220 there are no draws.
+        tolerance: in (0, 1): a box needs no more draws when another seed's would correlate with these by
             1 - ``tolerance`` or more.
         start_draws: k, how many draws the start counts as; 0 leaves it out.
-        mask_draws: m, how many draws the soft masks count as; 0 leaves them out.
-        mask_share: in [0, 1), how much of ``max_passes`` goes to the soft masks, where they are asked.
+        mask_draws: m, how many draws the soft masks count as; 0 leaves the masks out altogether.
+        mask_share: in [0, 1), how much of ``max_passes`` goes to the soft masks.
         ignore_below: in [0, 1), as a share of the clean score: smaller changes of the score are not looked into.
         refine: how many large regions of each partition to cut in four, where the density so far is largest.
         decisive: whether to look, with some 20 passes more a box, for the smallest sets of cells, in the order of the
@@ -82,7 +85,8 @@ class PixelEvidence:
         fill: what is seen where the image is hidden, or several such, over which the draws are averaged: see
             ``RegionShapley``. Soft masks take the last of them.
         seed: of the draws; batch size changes nothing.
-        target: from a detection's box and label to the question asked of it.
+        target: from a detection's box and label to the question asked of it. With any but ``ClassScoreTarget`` the soft
+            masks ask the same.
         batch_size: views at once; None: what fits the device.
         precision: ``"full"`` (the model's own), ``"bf16"`` or ``"fp16"`` autocast.
         keep_partial: whether Ctrl-C ends the work and gives the map of the draws so far, marked ``partial``.
@@ -97,8 +101,8 @@ class PixelEvidence:
     max_passes: int = 300
     tolerance: float = 0.15
     start_draws: float = 2.5
-    mask_draws: float = 5.0
-    mask_share: float = 0.3
+    mask_draws: float = 2.5
+    mask_share: float = 0.5
     ignore_below: float = 0.1
     refine: int = 6
     decisive: bool = False
@@ -125,7 +129,18 @@ class PixelEvidence:
 
     def most_passes(self, n_boxes: int) -> int:
         """How many passes ``n_boxes`` boxes of one image take at most, to be told before they start."""
-        return self.max_passes * n_boxes
+        n_masks, n_views = self._budget()
+        return min(self.max_passes * n_boxes, 8 + n_masks + (n_views + N_VIEWS_ON_TRIAL) * n_boxes)
+
+    def _budget(self) -> tuple[int, int]:
+        """How many soft masks for the image, and how many views of regions for each box."""
+        n_left = self.max_passes - N_VIEWS_ON_TRIAL - 1
+        n_masks = int(self.max_passes * self.mask_share) if self.mask_draws else 0
+        if n_left - n_masks < FEWEST_PASSES and n_masks:
+            n_masks = max(0, n_left - len(fills_of(self.fill)) - 2)
+        n_masks = n_masks if n_masks >= FEWEST_MASKS else 0
+        n_views = n_left - n_masks - len(fills_of(self.fill)) - 2
+        return n_masks, n_views if n_views >= FEWEST_PASSES else 0
 
     @in_full_precision
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
@@ -141,26 +156,25 @@ class PixelEvidence:
         targets, boxes = ask_about(detections, self.target), boxes_on(canvas, detections)
         settings = {"batch_size": self.batch_size, "precision": self.precision}
         shapes, names = self._start(detector, image, canvas, detections)
-        views = self._views(detector, image, canvas, detections, shapes)
-        total = (views.known.whole - views.known.hidden.mean(1)).clamp(min=0)[:, None, None]
-        start, n_passes = shapes * total, len(names) - 1 + views.n_passes  # the hill takes none
-        as_draws = torch.full_like(views.known.whole, self.start_draws)
-        values, errors = join(views.known, [(as_draws, start), (self.mask_draws * views.far, views.soft * total)])
-        details = [told | {"start": names} for told in views.records()]
+        views = self._views(detector, canvas, detections, targets, settings)
+        n_passes = len(names) - 1 + views.n_passes  # the hill takes none
+        maps, errors = self._candidates(views, shapes)
+        kept, details = torch.zeros_like(views.known.n_draws), [told | {"start": names} for told in views.records()]
         if views.can_be_tried:
-            both = torch.stack([start, values])
-            tried = try_best_pixels(detector, canvas, targets, both, boxes, settings)
+            known = views.known
+            tried = try_best_pixels(detector, canvas, targets, maps, known.hidden, known.whole, settings)
             n_passes += VIEWS_A_MAP * tried.numel()
-            worse = tried[0] > tried[1] + DOUBT * views.known.whole
-            keeps = worse[:, None, None]
-            values, errors = torch.where(keeps, start, values), torch.where(keeps, 0, errors)
-            for told, keeps_start, scores in zip(details, worse.tolist(), tried.T.tolist(), strict=True):
-                told |= {"kept": "start" if keeps_start else "joined", "tried": dict(zip(("start", "joined"), scores))}
+            kept = elected(tried, views.has_masks, known.whole)
+            for told, scores in zip(details, tried.T.tolist(), strict=True):
+                told |= {"tried": dict(zip(CANDIDATES, scores, strict=True))}
+        details = [told | {"kept": CANDIDATES[place]} for told, place in zip(details, kept.tolist(), strict=True)]
+        each = torch.arange(len(kept), device=kept.device)
+        values, error = maps[kept, each], errors[kept, each]
         if self.decisive:
             sets, n_more = decisive_cells(detector, canvas, targets, values, boxes, settings)
             n_passes += n_more
             details = [told | found for told, found in zip(details, sets, strict=True)]
-        drawn, bars = (density_per_image_pixel(canvas, one).cpu().numpy() for one in (values, errors))
+        drawn, bars = (density_per_image_pixel(canvas, one).cpu().numpy() for one in (values, error))
         cost = Cost(time.perf_counter() - clock, n_passes)
         return [
             Explanation(
@@ -171,60 +185,54 @@ class PixelEvidence:
             for i in range(len(detections))
         ]  # fmt: skip
 
-    def _views(self, detector: Adapter, image: Image, canvas: Canvas, detections: Detections, shapes: Tensor) -> _Views:
-        """The draws, and the soft masks where the draws point far from the box.
-
-        All but the masks' share of the views goes to draws; what they find decides whether the rest does too.
-        """
+    def _views(
+        self,
+        detector: Adapter,
+        canvas: Canvas,
+        detections: Detections,
+        targets: Sequence[Target],
+        settings: dict[str, Any],
+    ) -> _Views:
+        """The soft masks of the image, and the draws of each box."""
         n_ends, n_boxes = len(canvas.filling) + 1, len(detections)
-        n_masks = int(self.max_passes * self.mask_share) if self.mask_draws else 0
-        n_masks = n_masks if n_masks >= FEWEST_MASKS else 0
-        max_views = (self.max_passes - N_VIEWS_ON_TRIAL - 1) * n_boxes - n_ends
+        n_masks, n_views = self._budget()
         shapley = RegionShapley(
             FEWEST_PASSES, self.ignore_below, refine=self.refine, fill=self.fill, seed=self.seed, target=self.target,
             batch_size=self.batch_size, precision=self.precision,
         )  # fmt: skip
-        with detector.borrowed(), views_bar(self.progress, max_views) as bar:
+        with detector.borrowed(), views_bar(self.progress, n_masks + n_views * n_boxes) as bar:
             sampler = shapley.sampler(detector, canvas, detections, bar.update)
             known = sampler.start()
-            far, soft, partial = torch.zeros_like(known.whole), torch.zeros_like(shapes), False
-            if max_views < FEWEST_PASSES * n_boxes:
-                return _Views(known, far, soft, far, n_ends, partial)
-
-            def draw(n_left_out: int) -> bool:
-                n_views = max_views - n_left_out - int(known.n_views.sum())
-                return stopped_early(
-                    lambda: spend(sampler, known, n_views, 1 - self.tolerance), known, self.keep_partial
+            found, partial = None, False
+            if n_masks:
+                rivals = ContrastTarget.of(detections) if self.target is ClassScoreTarget else []
+                found = soft_masks(
+                    detector, canvas, targets, rivals, boxes_on(canvas, detections), n_masks, self.seed, settings
                 )
+                bar.update(n_masks)
+            if n_views:
+                partial = stopped_early(
+                    lambda: spend(sampler, known, n_views * n_boxes, 1 - self.tolerance), known, self.keep_partial
+                )
+        n_passes = n_ends + int(known.n_views.sum()) + (n_masks + 1 if n_masks else 0)
+        return _Views(known, found, n_passes, partial)
 
-            partial = draw(n_masks)
-            outside = outside_boxes(known.mean, sampler.boxes)
-            if n_masks and not partial:
-                far = (outside > FAR).to(known.whole)
-                n_masks = n_masks if bool(far.any()) else 0
-                if n_masks:
-                    soft = self._soft_masks(detector, image, canvas, detections, shapes, n_masks)
-                partial = draw(n_masks)
-        return _Views(known, far, soft, outside, n_ends + int(known.n_views.sum()) + n_masks, partial)
-
-    def _soft_masks(
-        self,
-        detector: Adapter,
-        image: Image,
-        canvas: Canvas,
-        detections: Detections,
-        shapes: Tensor,
-        n_masks: int,
-    ) -> Tensor:
-        """What is positive of D-RISE's slopes, (T, h, w), each summing to 1; the start's shape where nothing is."""
-        masking = DRISE(
-            n_masks, self.seed, fill=fills_of(self.fill)[-1], target=self.target, variance_reduction="regression",
-            batch_size=self.batch_size, precision=self.precision, progress=False,
-        )  # fmt: skip
-        sample = masking.sample(detector, image, detections)
-        slopes = sample.lattice.to_pixels(masking.estimate(sample).values, canvas.size).clamp(min=0)
-        sums = slopes.sum((1, 2), keepdim=True)
-        return torch.where(sums > 0, slopes / sums.clamp(min=torch.finfo(slopes.dtype).tiny), shapes)
+    def _candidates(self, views: _Views, shapes: Tensor) -> tuple[Tensor, Tensor]:
+        """The maps (M, T, h, w) that may be kept, in the order of ``CANDIDATES``, and their standard errors."""
+        known = views.known
+        total = (known.whole - known.hidden.mean(1)).clamp(min=0)[:, None, None]
+        start, none = shapes * total, torch.zeros_like(shapes)
+        k, m = (torch.full_like(known.whole, count) for count in (self.start_draws, self.mask_draws))
+        draws, draw_error = join(known, [(k, start)])
+        if views.masks is None:
+            return torch.stack([start, draws, draws, draws]), torch.stack([none, *[draw_error] * 3])
+        positive = views.masks.values.clamp(min=0)
+        sums = positive.sum((1, 2), keepdim=True)
+        scale = total / sums.clamp(min=torch.finfo(sums.dtype).tiny)
+        masks = torch.where(sums > 0, positive * scale, start)
+        mask_error = torch.where(sums > 0, views.masks.standard_error * scale, 0)
+        both, both_error = join(known, [(k, start), (m, masks)])
+        return torch.stack([start, draws, both, masks]), torch.stack([none, draw_error, both_error, mask_error])
 
     def _start(
         self, detector: Adapter, image: Image, canvas: Canvas, detections: Detections
@@ -251,28 +259,45 @@ class _Views:
 
     Attributes:
         known: the draws.
-        far: (T,) 1 where soft masks were asked, else 0.
-        soft: (T, h, w) the soft masks' shape; zeros where there is none.
-        outside: (T,) in [0, 1], how much of the draws' evidence lies far from the box.
+        masks: the soft masks' slopes and their errors, (T, h, w); None where there were none.
         n_passes: how many views there were.
         partial: whether Ctrl-C cut them short.
     """
 
     known: Densities
-    far: Tensor
-    soft: Tensor
-    outside: Tensor
+    masks: Estimate | None
     n_passes: int
     partial: bool
 
     @property
+    def has_masks(self) -> bool:
+        return self.masks is not None
+
+    @property
     def can_be_tried(self) -> bool:
-        return not self.partial and bool((self.known.n_draws > 0).any())
+        return not self.partial and (self.has_masks or bool((self.known.n_draws > 0).any()))
 
     def records(self) -> list[dict[str, Any]]:
         """What became of each box, as JSON can hold it."""
-        own = zip(self.known.records(), self.outside.tolist(), self.far.tolist(), strict=True)
-        return [told | {"outside_box": outside, "soft_masks": bool(far)} for told, outside, far in own]
+        told = self.known.records()
+        if self.masks is not None:
+            for one, agreement in zip(told, self.masks.expected_correlation.tolist(), strict=True):
+                one["expected_correlation_of_masks"] = agreement
+        return told
+
+
+def elected(tried: Tensor, has_masks: bool, whole: Tensor) -> Tensor:
+    """(T,) int64, which of ``CANDIDATES`` is kept.
+
+    Args:
+        tried: (M, T) what each did on trial.
+        has_masks: whether the last of them stands.
+        whole: (T,) the clean scores.
+    """
+    best, place = tried.max(0)
+    if not has_masks:
+        return torch.where(tried[0] > tried[1] + DOUBT * whole, 0, 1)
+    return torch.where(tried[-1] >= best - DOUBT * whole, len(CANDIDATES) - 1, place)
 
 
 def join(known: Densities, priors: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -290,19 +315,3 @@ def join(known: Densities, priors: Sequence[tuple[Tensor, Tensor]]) -> tuple[Ten
     whole = (n + weight.sum(0))[:, None, None]
     errors = torch.where(n[:, None, None] > 1, known.standard_error, 0) * n[:, None, None] / whole
     return joined / whole, errors
-
-
-def hills(size: tuple[int, int], boxes: Tensor) -> Tensor:
-    """(T, h, w): ``exp(-(dx / w)^2 - (dy / h)^2)``, d the distance to the box's centre, w and h half its sides.
-
-    Args:
-        size: (height, width) in pixels.
-        boxes: (T, 4) xyxy in those pixels.
-    """
-    sides = []
-    for axis in (1, 0):  # down, then across
-        middle = (boxes[:, axis] + boxes[:, axis + 2]) / 2
-        half = ((boxes[:, axis + 2] - boxes[:, axis]) / 2).clamp(min=0.5)
-        pixels = torch.arange(size[1 - axis], device=boxes.device, dtype=boxes.dtype) + 0.5
-        sides.append(torch.exp(-(((pixels - middle[:, None]) / half[:, None]) ** 2)))
-    return sides[0][:, :, None] * sides[1][:, None, :]

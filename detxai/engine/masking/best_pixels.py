@@ -13,43 +13,51 @@ from detxai.engine.masking.scoring import scores_under
 from detxai.engine.perturbing import Canvas
 from detxai.targets import Target
 
-OF_BOX = (0.25, 0.5, 1.0)  # areas tried, as shares of the box's
-VIEWS_A_MAP = 2 * len(OF_BOX)
+AREAS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the image: more of them where a curve bends most
+VIEWS_A_MAP = 2 * len(AREAS)
 
 
 def try_best_pixels(
-    detector: Adapter, canvas: Canvas, targets: Sequence[Target], maps: Tensor, boxes: Tensor, settings: dict[str, Any]
+    detector: Adapter,
+    canvas: Canvas,
+    targets: Sequence[Target],
+    maps: Tensor,
+    hidden: Tensor,
+    whole: Tensor,
+    settings: dict[str, Any],
 ) -> Tensor:
-    """(M, T): the mean score with only the best pixels shown less the mean with only them hidden.
+    """(M, T): the area under the insertion curve less that under the deletion curve, in units of the score.
 
-    The pixels are those of highest value, as many as a quarter, half and all of the box's area, each under one of the
-    canvas's fillings in turn: ``VIEWS_A_MAP`` views for each map.
+    Both curves have ``AREAS`` of the image as their points and are straight in between. The canvas's fillings take
+    turns from point to point, and what is shown under one is hidden under the next: ``VIEWS_A_MAP`` views for each map.
 
     Args:
         detector: what is asked.
         canvas: the image and its F fillings.
         targets: T questions.
-        maps: (M, T, h, w) over the canvas: M maps for each box, all tried on areas of the same size.
-        boxes: (T, 4) xyxy in pixels of the canvas.
+        maps: (M, T, h, w) over the canvas: M maps for each box.
+        hidden: (T, F) the scores with nothing shown.
+        whole: (T,) the scores of the whole image.
         settings: of ``scores_under``.
     """
     n_maps, n_boxes, height, width = maps.shape
-    n_pixels, n_areas = height * width, len(OF_BOX)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    counts = (area[:, None] * area.new_tensor(OF_BOX)).round().long().clamp(1, n_pixels)
-    ordered = maps.flatten(2).sort(2, descending=True).values
-    least = ordered.gather(2, (counts - 1).expand(n_maps, -1, -1))  # (M, T, A)
-    shape = (n_maps, n_boxes, n_areas, 2)  # a view of each; the last axis: shown or hidden
+    areas = torch.tensor(AREAS, device=maps.device)
+    counts = (areas * height * width).round().long().clamp(1, height * width)
+    least = maps.flatten(2).sort(2, descending=True).values[..., counts - 1]  # (M, T, A)
+    shape = (n_maps, n_boxes, len(areas), 2)  # a view of each; the last axis: shown or hidden
     numbers = torch.arange(torch.Size(shape).numel(), device=maps.device)
-    which_map, box, of_box, hides = (axis.flatten() for axis in torch.unravel_index(numbers, shape))
-
-    fills = of_box % len(canvas.filling)
+    which_map, box, area, hides = (axis.flatten() for axis in torch.unravel_index(numbers, shape))
 
     def masks(part: Tensor) -> Tensor:
-        threshold = least[which_map[part], box[part], of_box[part]][:, None, None]
+        threshold = least[which_map[part], box[part], area[part]][:, None, None]
         best = maps[which_map[part], box[part]] >= threshold
         return (best ^ hides[part].bool()[:, None, None]).float()
 
+    fills = (area + hides) % len(canvas.filling)
     scored = [s for _, s in scores_under(masks, numbers, detector, canvas, targets, fills=fills, **settings)]
     scores = torch.cat(scored, 1).gather(0, box[None])[0].view(shape)
-    return (scores[..., 0] - scores[..., 1]).mean(2)
+    nothing, all_ = (one[:, None].expand(n_maps, n_boxes, 1) for one in (hidden.mean(1).to(scores), whole.to(scores)))
+    shown = torch.cat([areas.new_zeros(1), areas, areas.new_ones(1)])
+    insertion = torch.trapezoid(torch.cat([nothing, scores[..., 0], all_], 2), shown)
+    deletion = torch.trapezoid(torch.cat([all_, scores[..., 1], nothing], 2), shown)
+    return insertion - deletion

@@ -142,17 +142,6 @@ def _cut_in_four(partitions: Partitions, maps: Tensor, n_splits: int, larger_tha
     return Partitions.from_labels((4 * flat + quarter).view_as(labels), 4 * n)
 
 
-def outside_boxes(maps: Tensor, boxes: Tensor, margin: float = MARGIN) -> Tensor:
-    """(T,) in [0, 1]: the share of what is positive in each map (T, h, w) outside its box and a margin around it."""
-    size = maps.shape[1], maps.shape[2]
-    grown = _grown(boxes.float(), size, margin)
-    rows, columns = (torch.arange(n, device=boxes.device, dtype=grown.dtype) + 0.5 for n in size)
-    positive = maps.clamp(min=0)
-    inside = (positive * _within(grown, rows, columns)).sum((1, 2))
-    whole = positive.sum((1, 2))
-    return torch.where(whole > 0, 1 - inside / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0)
-
-
 def superpixels(image: Tensor, n_regions: int = 100) -> Partitions:
     """One partition that follows the image's own edges.
 
