@@ -5,8 +5,8 @@ from html import escape
 from typing import Final
 
 METHOD_NOTES: Final = {
-    "pixel_evidence": "parts of the picture appear one after another in random orders, before two backgrounds; those "
-    "whose appearance raises the score light up. The default.",
+    "pixel_evidence": "parts of the picture appear one after another in random orders, or are hidden at random; of "
+    "the maps that tell what raises the score, the one that proves itself is kept. The default.",
     "eigen_cam": "what the detector's features have most in common. It is asked about no box, so it cannot tell why.",
     "ablation_cam": "feature channels are switched off one by one; those this box loses score without light up.",
     "layer_cam": "features light up that lie in the box's reach and whose strengthening would raise its score.",

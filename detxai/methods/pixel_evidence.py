@@ -17,7 +17,7 @@ from detxai.detections import Detections
 from detxai.engine.estimating import Estimate
 from detxai.engine.masking.best_pixels import VIEWS_A_MAP, try_best_pixels
 from detxai.engine.masking.decisive import decisive_cells
-from detxai.engine.masking.shapley import Densities, density_per_image_pixel, spend
+from detxai.engine.masking.shapley import Densities, density_per_image_pixel, join, spend
 from detxai.engine.masking.soft import soft_masks
 from detxai.engine.perturbing import Canvas
 from detxai.explanation import Cost, Explanation, settings_of
@@ -89,7 +89,8 @@ class PixelEvidence:
             masks ask the same.
         batch_size: views at once; None: what fits the device.
         precision: ``"full"`` (the model's own), ``"bf16"`` or ``"fp16"`` autocast.
-        keep_partial: whether Ctrl-C ends the work and gives the map of the draws so far, marked ``partial``.
+        keep_partial: whether Ctrl-C, once the first draws are there, ends the work and gives the map so far, marked
+            ``partial``.
         progress: a bar; None: where standard error is a terminal.
 
     Source: detxai's own; the parts are those of ``RegionShapley``, ``LayerCAM`` and ``DRISE``.
@@ -159,14 +160,16 @@ class PixelEvidence:
         views = self._views(detector, canvas, detections, targets, settings)
         n_passes = len(names) - 1 + views.n_passes  # the hill takes none
         maps, errors = self._candidates(views, shapes)
-        kept, details = torch.zeros_like(views.known.n_draws), [told | {"start": names} for told in views.records()]
-        if views.can_be_tried:
-            known = views.known
-            tried = try_best_pixels(detector, canvas, targets, maps, known.hidden, known.whole, settings)
-            n_passes += VIEWS_A_MAP * tried.numel()
-            kept = elected(tried, views.has_masks, known.whole)
-            for told, scores in zip(details, tried.T.tolist(), strict=True):
-                told |= {"tried": dict(zip(CANDIDATES, scores, strict=True))}
+        details, known, partial = [told | {"start": names} for told in views.records()], views.known, views.partial
+        kept = torch.full_like(known.n_draws, views.untried)
+        if kept.any() and not partial:
+            tried = self._on_trial(detector, canvas, targets, maps, known, settings)
+            partial = tried is None
+            if tried is not None:
+                n_passes += VIEWS_A_MAP * tried.numel()
+                kept = elected(tried, views.masks is not None, known.whole)
+                for told, scores in zip(details, tried.T.tolist(), strict=True):
+                    told |= {"tried": dict(zip(CANDIDATES, scores, strict=True))}
         details = [told | {"kept": CANDIDATES[place]} for told, place in zip(details, kept.tolist(), strict=True)]
         each = torch.arange(len(kept), device=kept.device)
         values, error = maps[kept, each], errors[kept, each]
@@ -179,11 +182,28 @@ class PixelEvidence:
         return [
             Explanation(
                 drawn[i], canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],
-                model=detector.describe(), standard_error=bars[i] if bars[i].any() else None, partial=views.partial,
+                model=detector.describe(), standard_error=bars[i] if bars[i].any() else None, partial=partial,
                 details=details[i],
             )
             for i in range(len(detections))
         ]  # fmt: skip
+
+    def _on_trial(
+        self,
+        detector: Adapter,
+        canvas: Canvas,
+        targets: Sequence[Target],
+        maps: Tensor,
+        known: Densities,
+        settings: dict[str, Any],
+    ) -> Tensor | None:
+        """What each map did on trial (M, T); None where Ctrl-C ended it and what there is shall be kept."""
+        try:
+            return try_best_pixels(detector, canvas, targets, maps, known.hidden, known.whole, settings)
+        except KeyboardInterrupt:
+            if not self.keep_partial:
+                raise
+            return None
 
     def _views(
         self,
@@ -270,12 +290,11 @@ class _Views:
     partial: bool
 
     @property
-    def has_masks(self) -> bool:
-        return self.masks is not None
-
-    @property
-    def can_be_tried(self) -> bool:
-        return not self.partial and (self.has_masks or bool((self.known.n_draws > 0).any()))
+    def untried(self) -> int:
+        """Which of ``CANDIDATES`` stands where none can be tried: the one that most views went into."""
+        if self.masks is not None:
+            return 2
+        return int((self.known.n_draws > 0).any())
 
     def records(self) -> list[dict[str, Any]]:
         """What became of each box, as JSON can hold it."""
@@ -298,20 +317,3 @@ def elected(tried: Tensor, has_masks: bool, whole: Tensor) -> Tensor:
     if not has_masks:
         return torch.where(tried[0] > tried[1] + DOUBT * whole, 0, 1)
     return torch.where(tried[-1] >= best - DOUBT * whole, len(CANDIDATES) - 1, place)
-
-
-def join(known: Densities, priors: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """``(sum of the draws + sum of k P) / (n + sum of k)``, (T, h, w), and its standard error from the draws.
-
-    Args:
-        known: the n draws of each of T boxes.
-        priors: how many draws k (T,) each prior counts as, and the prior (T, h, w); at least one. Without draws, and
-            where no prior counts, the first one is all there is.
-    """
-    counts = torch.stack([count for count, _ in priors])
-    counts[0] = torch.where((known.n_draws == 0) & (counts.sum(0) == 0), 1, counts[0])
-    n, weight = known.n_draws.to(known.sums), counts.to(known.sums)
-    joined = known.sums + torch.einsum("pt,pthw->thw", weight, torch.stack([map_ for _, map_ in priors]))
-    whole = (n + weight.sum(0))[:, None, None]
-    errors = torch.where(n[:, None, None] > 1, known.standard_error, 0) * n[:, None, None] / whole
-    return joined / whole, errors

@@ -12,11 +12,11 @@ import detxai
 from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
 from detxai.engine.masking.best_pixels import VIEWS_A_MAP, try_best_pixels
-from detxai.engine.masking.shapley import Densities
+from detxai.engine.masking.shapley import Densities, join
 from detxai.engine.masking.soft import soft_masks
 from detxai.engine.perturbing import Canvas
 from detxai.geometry import box_iou, hills
-from detxai.methods.pixel_evidence import elected, join
+from detxai.methods.pixel_evidence import elected
 from detxai.metrics.roc_area import roc_area
 from detxai.scenes import Kind, generate
 from detxai.targets import ClassScoreTarget, ContrastTarget
@@ -129,6 +129,31 @@ def test_several_fills_are_one_average() -> None:
     assert not mean.values.any()
     (both,) = explain(detector, fill=["black", "mean"])
     assert float(both.values.sum(dtype=np.float64)) == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize(("calls", "kept"), [(60, "draws and masks"), (10, None)], ids=["in time", "too early"])
+def test_ctrl_c_keeps_the_map_so_far_where_that_was_asked_for(calls: int, kept: str | None) -> None:
+    asked = 0
+    see = share(20, 30, 8, 8)
+
+    def interrupted(bright: np.ndarray) -> float:
+        nonlocal asked
+        asked += 1
+        if asked == 4 * calls:
+            raise KeyboardInterrupt
+        return see(bright)
+
+    detector = sees(interrupted)
+    found = detector.detect(WHITE, 0.0)
+    method = detxai.PixelEvidence(fill="black", progress=False, batch_size=4, keep_partial=True)
+    if kept is None:
+        with pytest.raises(KeyboardInterrupt):
+            method(detector, WHITE, found)
+        return
+    (explanation,) = method(detector, WHITE, found)
+    assert explanation.partial
+    assert explanation.details["kept"] == kept
+    assert np.unravel_index(explanation.values.argmax(), SIZE) != (0, 0)
 
 
 def test_a_target_without_gradients_has_a_start_without_layer_cam() -> None:

@@ -43,7 +43,8 @@ def try_best_pixels(
     n_maps, n_boxes, height, width = maps.shape
     areas = torch.tensor(AREAS, device=maps.device)
     counts = (areas * height * width).round().long().clamp(1, height * width)
-    least = maps.flatten(2).sort(2, descending=True).values[..., counts - 1]  # (M, T, A)
+    # a map after the other: sorting takes three times their memory
+    least = torch.stack([one.flatten(1).sort(1, descending=True).values[:, counts - 1] for one in maps])  # (M, T, A)
     shape = (n_maps, n_boxes, len(areas), 2)  # a view of each; the last axis: shown or hidden
     numbers = torch.arange(torch.Size(shape).numel(), device=maps.device)
     which_map, box, area, hides = (axis.flatten() for axis in torch.unravel_index(numbers, shape))

@@ -213,6 +213,23 @@ def spend(sampler: ShapleySampler, known: Densities, max_views: int, settled: fl
         sampler.draw(known, draws, left)
 
 
+def join(known: Densities, priors: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """``(sum of the draws + sum of k P) / (n + sum of k)``, (T, h, w), and its standard error from the draws.
+
+    Args:
+        known: the n draws of each of T boxes.
+        priors: how many draws k (T,) each prior counts as, and the prior (T, h, w); at least one. Without draws, and
+            where no prior counts, the first one is all there is.
+    """
+    counts = torch.stack([count for count, _ in priors])
+    counts[0] = torch.where((known.n_draws == 0) & (counts.sum(0) == 0), 1, counts[0])
+    n, weight = known.n_draws.to(known.sums), counts.to(known.sums)
+    joined = known.sums + torch.einsum("pt,pthw->thw", weight, torch.stack([map_ for _, map_ in priors]))
+    whole = (n + weight.sum(0))[:, None, None]
+    errors = torch.where(n[:, None, None] > 1, known.standard_error, 0) * n[:, None, None] / whole
+    return joined / whole, errors
+
+
 def density_per_image_pixel(canvas: Canvas, densities: Tensor) -> Tensor:
     """Densities (T, h, w) over the canvas's pixels, as densities (T, H, W) over the original image's.
 
