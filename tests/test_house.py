@@ -120,7 +120,9 @@ def test_docstring_examples(module: str) -> None:
 
 def test_the_ci_runs_the_readmes_test_command() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^python -m pip install .*python -m pytest.*$", readme, flags=re.MULTILINE)
+    (command,) = re.findall(
+        r"^python -m pip install .*python -m pytest -n 2 --dist loadfile$", readme, flags=re.MULTILINE
+    )
     assert f"bash -c '{command}'" in (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 
@@ -129,7 +131,9 @@ def test_the_ci_runs_tests_that_are_there_on_all_threads_and_without_vector_unit
     (names,) = re.findall(r"^computed=\((.+)\)$", script, flags=re.MULTILINE)
     assert all((ROOT / name).exists() for name in names.split())
     for variables in ("DETXAI_TEST_THREADS=machine", "ATEN_CPU_CAPABILITY=default"):
-        assert re.search(rf'^{variables} .*pytest -q .*"\$\{{computed', script, flags=re.MULTILINE)
+        assert re.search(
+            rf'^{variables} .*pytest -q (-n 2 --dist loadfile )?"\$\{{computed', script, flags=re.MULTILINE
+        )
 
 
 def test_the_readmes_pictures_and_files_exist() -> None:

@@ -157,7 +157,7 @@ class PixelEvidence:
         targets, boxes = ask_about(detections, self.target), boxes_on(canvas, detections)
         settings = {"batch_size": self.batch_size, "precision": self.precision}
         shapes, names = self._start(detector, image, canvas, detections)
-        views = self._views(detector, canvas, detections, targets, settings)
+        views = self._views(detector, canvas, detections)
         n_passes = len(names) - 1 + views.n_passes  # the hill takes none
         maps, errors = self._candidates(views, shapes)
         details, known, partial = [told | {"start": names} for told in views.records()], views.known, views.partial
@@ -167,9 +167,9 @@ class PixelEvidence:
             partial = tried is None
             if tried is not None:
                 n_passes += VIEWS_A_MAP * tried.numel()
-                kept = elected(tried, views.masks is not None, known.whole)
+                kept = elected(tried, known.whole)
                 for told, scores in zip(details, tried.T.tolist(), strict=True):
-                    told |= {"tried": dict(zip(CANDIDATES, scores, strict=True))}
+                    told |= {"tried": dict(zip(CANDIDATES, scores))}
         details = [told | {"kept": CANDIDATES[place]} for told, place in zip(details, kept.tolist(), strict=True)]
         each = torch.arange(len(kept), device=kept.device)
         values, error = maps[kept, each], errors[kept, each]
@@ -205,14 +205,7 @@ class PixelEvidence:
                 raise
             return None
 
-    def _views(
-        self,
-        detector: Adapter,
-        canvas: Canvas,
-        detections: Detections,
-        targets: Sequence[Target],
-        settings: dict[str, Any],
-    ) -> _Views:
+    def _views(self, detector: Adapter, canvas: Canvas, detections: Detections) -> _Views:
         """The soft masks of the image, and the draws of each box."""
         n_ends, n_boxes = len(canvas.filling) + 1, len(detections)
         n_masks, n_views = self._budget()
@@ -227,7 +220,7 @@ class PixelEvidence:
             if n_masks:
                 rivals = ContrastTarget.of(detections) if self.target is ClassScoreTarget else []
                 found = soft_masks(
-                    detector, canvas, targets, rivals, boxes_on(canvas, detections), n_masks, self.seed, settings
+                    detector, canvas, sampler.targets, rivals, sampler.boxes, n_masks, self.seed, sampler.settings
                 )
                 bar.update(n_masks)
             if n_views:
@@ -238,14 +231,14 @@ class PixelEvidence:
         return _Views(known, found, n_passes, partial)
 
     def _candidates(self, views: _Views, shapes: Tensor) -> tuple[Tensor, Tensor]:
-        """The maps (M, T, h, w) that may be kept, in the order of ``CANDIDATES``, and their standard errors."""
+        """The maps (M, T, h, w) that may be kept, the first M of ``CANDIDATES``, and their standard errors."""
         known = views.known
         total = (known.whole - known.hidden.mean(1)).clamp(min=0)[:, None, None]
         start, none = shapes * total, torch.zeros_like(shapes)
         k, m = (torch.full_like(known.whole, count) for count in (self.start_draws, self.mask_draws))
         draws, draw_error = join(known, [(k, start)])
         if views.masks is None:
-            return torch.stack([start, draws, draws, draws]), torch.stack([none, *[draw_error] * 3])
+            return torch.stack([start, draws]), torch.stack([none, draw_error])
         positive = views.masks.values.clamp(min=0)
         sums = positive.sum((1, 2), keepdim=True)
         scale = total / sums.clamp(min=torch.finfo(sums.dtype).tiny)
@@ -305,15 +298,14 @@ class _Views:
         return told
 
 
-def elected(tried: Tensor, has_masks: bool, whole: Tensor) -> Tensor:
+def elected(tried: Tensor, whole: Tensor) -> Tensor:
     """(T,) int64, which of ``CANDIDATES`` is kept.
 
     Args:
-        tried: (M, T) what each did on trial.
-        has_masks: whether the last of them stands.
+        tried: (M, T) what each did on trial; two of them where there are no masks.
         whole: (T,) the clean scores.
     """
-    best, place = tried.max(0)
-    if not has_masks:
+    if len(tried) < len(CANDIDATES):
         return torch.where(tried[0] > tried[1] + DOUBT * whole, 0, 1)
+    best, place = tried.max(0)
     return torch.where(tried[-1] >= best - DOUBT * whole, len(CANDIDATES) - 1, place)

@@ -227,10 +227,10 @@ def test_the_masks_are_kept_unless_another_map_does_clearly_better() -> None:
     whole = torch.tensor([1.0, 1.0, 1.0, 0.5])
     #         within a tenth, beyond it, best themselves, a tenth of half a score
     tried = torch.tensor([[0.1, 0.7, 0.1, 0.1], [0.2, 0.1, 0.2, 0.46], [0.59, 0.1, 0.3, 0.3], [0.5, 0.5, 0.5, 0.4]])
-    assert elected(tried, True, whole).tolist() == [3, 0, 3, 1]
+    assert elected(tried, whole).tolist() == [3, 0, 3, 1]
     # without masks: the draws, unless the start does clearly better
-    assert elected(torch.tensor([[0.25, 0.1], [0.2, 0.4], [0.2, 0.4], [0.2, 0.4]]), False, whole[:2]).tolist() == [1, 1]
-    assert elected(torch.tensor([[0.35], [0.2], [0.2], [0.2]]), False, whole[:1]).tolist() == [0]
+    assert elected(torch.tensor([[0.25, 0.1], [0.2, 0.4]]), whole[:2]).tolist() == [1, 1]
+    assert elected(torch.tensor([[0.35], [0.2]]), whole[:1]).tolist() == [0]
 
 
 def test_a_rival_tells_what_decides_between_two_classes() -> None:
