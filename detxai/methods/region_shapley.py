@@ -17,7 +17,7 @@ from detxai.adapters.own_context import in_full_precision
 from detxai.detections import Detections
 from detxai.engine.ablation import autocast
 from detxai.engine.batching import check_batch_size
-from detxai.engine.masking.shapley import Densities, ShapleySampler, density_per_image_pixel, spend
+from detxai.engine.masking.shapley import FIRST_DRAWS, Densities, ShapleySampler, density_per_image_pixel, spend
 from detxai.engine.perturbing import Canvas, Filling, filling_image
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
@@ -147,12 +147,17 @@ class RegionShapley:
         )
 
 
-def stopped_early(draw: Callable[[], object], known: Densities, keep_partial: bool) -> bool:
-    """Run ``draw``; whether Ctrl-C ended it, where what is known by then is kept; else Ctrl-C is raised."""
+def stopped_early(
+    draw: Callable[[], object], known: Densities, keep_partial: bool, least_draws: int = FIRST_DRAWS
+) -> bool:
+    """Run ``draw``; whether Ctrl-C ended it, where what is known by then is kept; else Ctrl-C is raised.
+
+    It is kept where that is wanted, and every box has so many draws.
+    """
     try:
         draw()
     except KeyboardInterrupt:
-        if not keep_partial or int(known.n_draws.min()) < 2:
+        if not keep_partial or int(known.n_draws.min()) < least_draws:
             raise
         return True
     return False

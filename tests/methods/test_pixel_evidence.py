@@ -11,15 +11,14 @@ from faster_rcnns import photo, small_faster_rcnn
 import detxai
 from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
-from detxai.engine.masking.best_pixels import VIEWS_A_MAP, try_best_pixels
+from detxai.engine.masking.best_pixels import VIEWS_A_MAP, elected, try_best_pixels
 from detxai.engine.masking.shapley import Densities, join
 from detxai.engine.masking.soft import soft_masks
 from detxai.engine.perturbing import Canvas
 from detxai.geometry import box_iou, hills
-from detxai.methods.pixel_evidence import elected
 from detxai.metrics.roc_area import roc_area
 from detxai.scenes import Kind, generate
-from detxai.targets import ClassScoreTarget, ContrastTarget
+from detxai.targets import BoxScoreTarget, ClassScoreTarget, ContrastTarget
 
 BLACK = {"fill": "black", "progress": False}
 
@@ -73,7 +72,7 @@ def test_a_start_that_points_elsewhere_is_overruled() -> None:
     assert max(peak) < 16
     tried = found.details["tried"]
     assert tried[found.details["kept"]] > tried["start"]
-    assert tried[found.details["kept"]] > max(tried.values()) - 0.1 * found.details["clean_score"]
+    assert tried[found.details["kept"]] > max(tried.values()) - 0.06 * found.details["clean_score"]
 
 
 def test_maps_on_trial_show_and_hide_their_best_pixels() -> None:
@@ -131,7 +130,7 @@ def test_several_fills_are_one_average() -> None:
     assert float(both.values.sum(dtype=np.float64)) == pytest.approx(0.5, abs=1e-4)
 
 
-@pytest.mark.parametrize(("calls", "kept"), [(60, "draws and masks"), (10, None)], ids=["in time", "too early"])
+@pytest.mark.parametrize(("calls", "kept"), [(60, "joined"), (40, None)], ids=["in time", "too early"])
 def test_ctrl_c_keeps_the_map_so_far_where_that_was_asked_for(calls: int, kept: str | None) -> None:
     asked = 0
     see = share(20, 30, 8, 8)
@@ -209,28 +208,35 @@ def test_boxes_of_one_image_share_the_masks() -> None:
     explained = explain(sees(*parts), max_passes=200)
     taken = {one.cost.forward_passes for one in explained}
     assert len(explained) == 10
-    assert max(taken) <= detxai.PixelEvidence(max_passes=200).most_passes(10) <= 0.7 * 10 * 200
+    assert max(taken) <= detxai.PixelEvidence(max_passes=200, fill="black").most_passes(10) <= 0.7 * 10 * 200
     for n in (1, 2, 5, 20):
         for passes in (1, 79, 80, 120, 181, 300, 3000):
             assert detxai.PixelEvidence(max_passes=passes).most_passes(n) <= max(passes * n, n + 8)
 
 
-@pytest.mark.parametrize("max_passes", [20, 85, 120, 220, 300])
+@pytest.mark.parametrize("max_passes", [20, 95, 120, 250, 300])
 def test_one_box_takes_no_more_than_it_may(max_passes: int) -> None:
     (found,) = explain(sees(share(20, 30, 8, 8)), max_passes=max_passes, fill=["black", "mean"])
     assert found.cost.forward_passes <= max_passes
-    assert (found.details["n_draws"] > 0) == (max_passes >= 220)
-    assert ("expected_correlation_of_masks" in found.details) == (max_passes >= 85)
+    assert (found.details["n_draws"] > 0) == (max_passes >= 250)
+    assert ("expected_correlation_of_masks" in found.details) == (max_passes >= 95)
 
 
-def test_the_masks_are_kept_unless_another_map_does_clearly_better() -> None:
+def test_the_last_map_is_kept_unless_another_does_clearly_better() -> None:
     whole = torch.tensor([1.0, 1.0, 1.0, 0.5])
-    #         within a tenth, beyond it, best themselves, a tenth of half a score
-    tried = torch.tensor([[0.1, 0.7, 0.1, 0.1], [0.2, 0.1, 0.2, 0.46], [0.59, 0.1, 0.3, 0.3], [0.5, 0.5, 0.5, 0.4]])
-    assert elected(tried, whole).tolist() == [3, 0, 3, 1]
-    # without masks: the draws, unless the start does clearly better
-    assert elected(torch.tensor([[0.25, 0.1], [0.2, 0.4]]), whole[:2]).tolist() == [1, 1]
-    assert elected(torch.tensor([[0.35], [0.2]]), whole[:1]).tolist() == [0]
+    #         within .06, beyond it, best itself, beyond .06 of half a score
+    tried = torch.tensor([[0.1, 0.7, 0.1, 0.1], [0.55, 0.1, 0.3, 0.44], [0.5, 0.5, 0.5, 0.4]])
+    assert elected(tried, whole).tolist() == [2, 0, 2, 1]
+
+
+def test_the_trial_asks_what_the_masks_ask() -> None:
+    """Where the image leaves no doubt it is the contrast with another class; with a target of the user's, that."""
+    pytest.importorskip("ultralytics")
+    detector, scene = detxai.wrap("scenes-yolo"), generate(501, "shortcut")
+    found = detector.detect(scene.image, 0.3)[:1]
+    for target, contrast in ((ClassScoreTarget, True), (BoxScoreTarget, False)):
+        (one,) = detxai.PixelEvidence(max_passes=120, target=target)(detector, scene.image, found)
+        assert one.details["contrast"] is contrast
 
 
 def test_a_rival_tells_what_decides_between_two_classes() -> None:
@@ -244,11 +250,10 @@ def test_a_rival_tells_what_decides_between_two_classes() -> None:
     mark = torch.from_numpy(scene.evidence[marked])
     x1, y1, x2, y2 = found.boxes[0].round().int().tolist()
     ratios = []
-    for rivals in ([], ContrastTarget.of(found)):
+    for target in (ClassScoreTarget, ContrastTarget):
         maps = soft_masks(
-            detector, canvas, ClassScoreTarget.of(found), rivals, canvas.geometry.boxes_to_input(found.boxes), 150, 1,
-            {"batch_size": 16},
-        ).values  # fmt: skip
+            detector, canvas, target.of(found), canvas.geometry.boxes_to_input(found.boxes), 150, 1, {"batch_size": 16}
+        ).values
         drawn = canvas.to_image(maps)[0]
         ratios.append(float(drawn[mark].mean() / drawn[y1:y2, x1:x2].mean()))
     assert ratios[1] > 1.5 * ratios[0] > 0, ratios

@@ -15,6 +15,7 @@ from detxai.targets import Target
 
 AREAS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the image: more of them where a curve bends most
 VIEWS_A_MAP = 2 * len(AREAS)
+DOUBT = 0.06  # of the clean score, by which another map must do better on trial before the last one is left
 
 
 def try_best_pixels(
@@ -62,3 +63,14 @@ def try_best_pixels(
     insertion = torch.trapezoid(torch.cat([nothing, scores[..., 0], all_], 2), shown)
     deletion = torch.trapezoid(torch.cat([all_, scores[..., 1], nothing], 2), shown)
     return insertion - deletion
+
+
+def elected(tried: Tensor, whole: Tensor) -> Tensor:
+    """(T,) int64, which of M maps is kept for each box: the last, unless another does clearly better; then the best.
+
+    Args:
+        tried: (M, T) what each did on trial.
+        whole: (T,) what the whole image scores.
+    """
+    best, place = tried.max(0)
+    return torch.where(tried[-1] >= best - DOUBT * whole, len(tried) - 1, place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,3 +62,22 @@ def scores_under(
     for part, scores in in_batches(places, batch_size or images_at_once(canvas.clean.tensor), run):
         yield done, scores
         done += len(part)
+
+
+def scores_of_ends(
+    detector: Adapter, canvas: Canvas, targets: Sequence[Target], settings: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """The scores with nothing shown, (T, F) for each of the canvas's F fillings, and of the whole image, (T,).
+
+    Args:
+        detector: what is asked.
+        canvas: the image and its fillings.
+        targets: T questions.
+        settings: of ``scores_under``.
+    """
+    n_fills, device = len(canvas.filling), canvas.clean.tensor.device
+    views = torch.arange(n_fills + 1, device=device)
+    keep = (views == n_fills).float()[:, None, None].expand(-1, *canvas.size)
+    found = scores_under(lambda part: keep[part], views, detector, canvas, targets, fills=views % n_fills, **settings)
+    scores = torch.cat([some for _, some in found], 1)
+    return scores[:, :-1], scores[:, -1]

@@ -12,7 +12,7 @@ from torch import Tensor
 from detxai.adapters.adapter import Adapter
 from detxai.engine.masking.paths import Paths, follow
 from detxai.engine.masking.regions import random_partitions, split_regions
-from detxai.engine.masking.scoring import scores_under
+from detxai.engine.masking.scoring import scores_of_ends, scores_under
 from detxai.engine.perturbing import Canvas
 from detxai.targets import Target
 
@@ -119,12 +119,9 @@ class ShapleySampler:
 
     def start(self) -> Densities:
         """No draws yet: only the scores of the whole image and of nothing but filling."""
-        n_fills = len(self.canvas.filling)
-        shown = torch.arange(n_fills + 1, device=self.boxes.device) == n_fills
-        fills = torch.arange(n_fills + 1, device=self.boxes.device) % n_fills
-        keep = shown.float()[:, None, None].expand(-1, *self.canvas.size)
-        scores = self._scores(lambda numbers: keep[numbers], n_fills + 1, fills)
-        return Densities.empty(self.canvas.size, scores[:, :-1], scores[:, -1])
+        hidden, whole = scores_of_ends(self.detector, self.canvas, self.targets, self.settings)
+        self.seen(hidden.shape[1] + 1)
+        return Densities.empty(self.canvas.size, hidden, whole)
 
     def draw(self, known: Densities, n_draws: Tensor, max_views: int) -> None:
         """Add ``n_draws`` (T,) more draws of each box to what is known; all their open questions are one batch.

@@ -11,14 +11,16 @@ from torch import Tensor
 from detxai.adapters.adapter import Adapter
 from detxai.engine.estimating import Estimate, estimate
 from detxai.engine.lattice import Lattice
+from detxai.engine.masking.fine import fine_masks
 from detxai.engine.masking.scoring import scores_under
 from detxai.engine.masks import RiseMasks
 from detxai.engine.perturbing import Canvas
-from detxai.targets import Target, score_targets
+from detxai.targets import Target
 
 CELLS_A_BOX = 2  # cells across the smallest box, so that its parts can be told apart
 CELLS = (5, 24)  # across the shorter side: at least, at most
 SHOWN = 0.65  # of the image, in every view: a box that is hard to find is lost when half is hidden
+SHARPENING = 2.0  # what a pixel gains at most from the fine masks, as a share of its value
 
 
 def grid_for(size: tuple[int, int], boxes: Tensor) -> tuple[int, int]:
@@ -40,7 +42,6 @@ def soft_masks(
     detector: Adapter,
     canvas: Canvas,
     targets: Sequence[Target],
-    rivals: Sequence[Target],
     boxes: Tensor,
     n_masks: int,
     seed: int,
@@ -52,22 +53,38 @@ def soft_masks(
         detector: what is asked.
         canvas: the image with its fillings.
         targets: T questions.
-        rivals: T questions that stand in for them, or none: each where the whole image scores it by more than half of
-            what it scores the other.
         boxes: (T, 4) xyxy in pixels of the canvas.
         n_masks: views, shared by all boxes.
         seed: of the masks.
         settings: of ``scores_under``.
     """
-    asked, n_boxes = [*targets, *rivals], len(targets)
     lattice = Lattice(RiseMasks(canvas.size, grid_for(canvas.size, boxes), seed, SHOWN))
     last = torch.full((n_masks,), len(canvas.filling) - 1, device=boxes.device)
-    views = scores_under(lattice.masks, range(n_masks), detector, canvas, asked, fills=last, **settings)
+    views = scores_under(lattice.masks, range(n_masks), detector, canvas, targets, fills=last, **settings)
     scores = torch.cat([some for _, some in views], 1)
-    if rivals:
-        with torch.no_grad():
-            clean = score_targets(asked, detector.candidates(canvas.clean))[:, 0]
-        decided = clean[n_boxes:] > clean[:n_boxes] / 2
-        scores = torch.where(decided[:, None], scores[n_boxes:], scores[:n_boxes])
     found = estimate(scores, lattice, "slope", "regression")
     return Estimate(*(lattice.to_pixels(one, canvas.size) for one in (found.values, found.standard_error)))
+
+
+def coarse_and_fine(
+    detector: Adapter,
+    canvas: Canvas,
+    targets: Sequence[Target],
+    boxes: Tensor,
+    n_masks: tuple[int, int],
+    seed: int,
+    settings: dict[str, Any],
+) -> tuple[Estimate, Tensor]:
+    """What is positive of ``soft_masks``, sharpened by ``fine_masks``: maps (T, h, w), with errors in proportion.
+
+    Args:
+        n_masks: coarse ones for all boxes, and fine ones for each.
+        detector, canvas, targets, boxes, seed, settings: of both.
+
+    Returns:
+        The maps, and (T,) how well other coarse masks would correlate with these.
+    """
+    coarse = soft_masks(detector, canvas, targets, boxes, n_masks[0], seed, settings)
+    fine = fine_masks(detector, canvas, targets, coarse.values, n_masks[1], seed + 1, settings)
+    gain = 1 + SHARPENING * fine
+    return Estimate(coarse.values.clamp(min=0) * gain, coarse.standard_error * gain), coarse.expected_correlation

@@ -1,0 +1,124 @@
+"""Fine masks: what lies where, within the part of the image that a coarse map marked?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter
+from detxai.engine.masking.scoring import scores_under
+from detxai.engine.masks import uniforms
+from detxai.engine.perturbing import Canvas
+from detxai.targets import Target
+
+MARKED = 0.2  # of a map's highest value: from there on a pixel is looked into
+MASKS_A_CELL = 2.5  # so that the effect of every cell can be told
+MOST_CELLS = 32  # across the shorter side of the image
+POINTS = 3  # where slopes are estimated, across the smallest cell
+SHOWN = 0.65  # of what is looked into, in every view
+PENALTIES = (0.1, 0.3, 1.0, 3.0)  # of the ridge, as shares of the masks' mean variance
+
+
+@dataclass(frozen=True, eq=False)
+class FineMasks:
+    """Smooth random masks over one zone of the image for each of T boxes; the rest of the image is always shown.
+
+    As RISE's (``engine/masks.py``), but each box has cells of a size of its own.
+
+    Attributes:
+        zones: (T, h, w) bool.
+        cells: (T,) float32, the side of a cell in pixels, at least ``min(h, w) / MOST_CELLS``.
+        n_each: masks for each box: those of box t have the numbers from ``t * n_each``.
+        seed: of the masks.
+    """
+
+    zones: Tensor
+    cells: Tensor
+    n_each: int
+    seed: int
+
+    @classmethod
+    def over(cls, maps: Tensor, n_each: int, seed: int) -> FineMasks:
+        """Masks over what is high in each of T coarse maps (T, h, w)."""
+        zones = (maps > 0) & (maps >= MARKED * maps.amax((1, 2), keepdim=True))
+        side = (zones.sum((1, 2)) * MASKS_A_CELL / n_each).sqrt()
+        return cls(zones, side.clamp(min=min(maps.shape[1:]) / MOST_CELLS), n_each, seed)
+
+    def __call__(self, numbers: Tensor, step: int = 1) -> Tensor:
+        """Masks by number (B,): (B, h, w) float32 in [0, 1], or every ``step``-th row and column of them."""
+        box = numbers // self.n_each
+        n_corners = math.ceil(max(self.zones.shape[1:]) / min(self.zones.shape[1:]) * MOST_CELLS) + 2
+        uniform = uniforms(self.seed, numbers, torch.arange(n_corners**2 + 2, device=numbers.device)).float()
+        corners = (uniform[:, 2:] < SHOWN).float().unflatten(1, (n_corners, n_corners))
+        sides = []
+        for axis in (0, 1):
+            pixels = torch.arange(0, self.zones.shape[axis + 1], step, device=numbers.device)
+            places = pixels / self.cells[box, None] + uniform[:, axis, None]
+            distances = places[..., None] - torch.arange(n_corners, device=numbers.device)
+            sides.append((1 - distances.abs()).clamp(min=0))  # (B, pixels, corners): linear in between
+        soft = sides[0] @ corners @ sides[1].transpose(1, 2)
+        return torch.where(self.zones[box, ::step, ::step], soft, 1.0)
+
+    @cached_property
+    def step(self) -> int:
+        """How many pixels lie between the points where slopes are estimated."""
+        return max(1, min(self.zones.shape[1:]) // (MOST_CELLS * POINTS))
+
+
+def fine_masks(
+    detector: Adapter,
+    canvas: Canvas,
+    targets: Sequence[Target],
+    coarse: Tensor,
+    n_masks: int,
+    seed: int,
+    settings: dict[str, Any],
+) -> Tensor:
+    """(T, h, w) in [0, 1]: the slopes of the score, where positive, within what is high in T coarse maps; 0 elsewhere.
+
+    The slopes are those of a ridge regression on the masks' pixels, its penalty the best of ``PENALTIES`` by
+    leave-one-out (Allen, 1974, Technometrics 16); each map is scaled to a maximum of 1.
+
+    Args:
+        detector: what is asked.
+        canvas: the image with its fillings, of which the last is used.
+        targets: T questions.
+        coarse: (T, h, w) over the canvas.
+        n_masks: views for each box.
+        seed: of the masks.
+        settings: of ``scores_under``.
+    """
+    n_boxes = len(targets)
+    masks = FineMasks.over(coarse, n_masks, seed)
+    numbers = torch.arange(n_boxes * n_masks, device=coarse.device)
+    last = torch.full_like(numbers, len(canvas.filling) - 1)
+    views = scores_under(masks, numbers, detector, canvas, targets, fills=last, **settings)
+    scores = torch.cat([some for _, some in views], 1).gather(0, (numbers // n_masks)[None]).view(n_boxes, n_masks)
+    slopes = []
+    for own, some in zip(scores, numbers.view(n_boxes, n_masks), strict=True):  # a box at a time: memory, not speed
+        shown = masks(some, masks.step)
+        slopes.append(_slopes(shown.flatten(1), own).view(shown.shape[1:]))
+    size = canvas.size
+    maps = F.interpolate(torch.stack(slopes)[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    maps = maps.clamp(min=0) * masks.zones
+    return maps / maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+
+
+def _slopes(features: Tensor, scores: Tensor) -> Tensor:
+    """(q,) the slopes of scores (n,) along features (n, q), n being far smaller than q: ridge in its dual form."""
+    features, scores = features - features.mean(0), scores - scores.mean()
+    gram = features @ features.T
+    scale = gram.diagonal().mean().clamp(min=torch.finfo(gram.dtype).tiny)
+    ridges = torch.tensor(PENALTIES, device=gram.device)[:, None, None] * torch.eye(len(gram), device=gram.device)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram / scale + ridges))  # (P, n, n)
+    weights = inverse @ scores
+    left_out = weights / inverse.diagonal(dim1=1, dim2=2)
+    best = left_out.square().sum(1).argmin()
+    return features.T @ weights[best] / scale
