@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -15,8 +16,10 @@ import PIL.Image
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
@@ -36,6 +39,11 @@ COLOURS: dict[Mode, str] = {"evidence": "inferno", "signed": "coolwarm"}
 BAR_LABELS: dict[Mode, str] = {
     "evidence": "evidence, as a share of its peak",
     "signed": "against  -  evidence  -  for, as a share of its peak",
+}
+# the smallest sets of cells, by their names in ``details``: how they are outlined, and what that means
+SETS = {
+    "sufficient": ("#35d07f", "solid", "enough to keep the box"),
+    "necessary": ("#ff5a5f", "dashed", "lost without"),
 }
 
 
@@ -58,6 +66,7 @@ def overlay(
     boxes: Detections | None = None,
     caption: str | None = None,
     width: int | None = None,
+    sets: bool | None = None,
 ) -> Figure:
     """The photo under its map, with box, caption and colour bar.
 
@@ -70,14 +79,20 @@ def overlay(
         boxes: further boxes to outline thinly, such as all detections of the image.
         caption: default: class, score and method.
         width: of the photo in output pixels; default: its own, but at least 640 and at most 1600 (also in height).
+        sets: outline the smallest set of cells that keeps the box, and the smallest whose loss loses it; default:
+            where the explanation has them (``PixelEvidence(decisive=True)``).
 
     Raises:
-        ValueError: an unknown mode or colour map, or an opacity or width out of range.
+        ValueError: an unknown mode or colour map, an opacity or width out of range, or sets that are not there.
     """
+    if sets and not SETS.keys() <= explanation.details.keys():
+        raise ValueError(f"sets must be among the explanation's details, got {list(explanation.details)}")
     colour_map, opacity = _colour_map(mode, colours), _checked(opacity)
     layout = _Layout.of(explanation.image.shape, width, least=640, most=1600)
     figure, (axes,), bar_axes = layout.figure(1, 1, bar=True)
     shown = _draw(axes, explanation, layout.panel, mode, colour_map, opacity, boxes)
+    if sets or (sets is None and SETS.keys() <= explanation.details.keys()):
+        _outline_sets(axes, {name: explanation.details[name]["cells"] for name in SETS})
     _caption(axes, explanation.caption if caption is None else caption, 13)
     bar = figure.colorbar(shown, cax=bar_axes, orientation="horizontal" if layout.below else "vertical")
     bar.set_label(BAR_LABELS[mode] if explanation.detection is not None else NO_BOX_LABEL, fontsize=10)
@@ -219,6 +234,24 @@ def _outline(axes: Axes, box: Sequence[float], thickness: float) -> None:
     # a dark rim keeps the white line visible on white ground
     edge.set_path_effects([Stroke(linewidth=thickness + 1.6, foreground="black"), Normal()])
     axes.add_patch(edge)
+
+
+def _outline_sets(axes: Axes, sets: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """Outline unions of cells (xyxy, of one grid): an edge that two of them share is inside."""
+    handles = []
+    for name, cells in sets.items():
+        colour, style, meaning = SETS[name]
+        edges = Counter(edge for cell in cells for edge in _edges(cell))
+        lines = LineCollection([edge for edge, n in edges.items() if n == 1], colors=colour, linestyles=style)
+        lines.set_path_effects([Stroke(linewidth=3.2, foreground="black"), Normal()])
+        axes.add_collection(lines, autolim=False)
+        handles.append(Line2D([], [], color=colour, linestyle=style, label=meaning))
+    axes.legend(handles=handles, loc="lower right", fontsize=9, framealpha=0.8)
+
+
+def _edges(cell: Sequence[float]) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    x1, y1, x2, y2 = cell
+    return [((x1, y1), (x2, y1)), ((x1, y2), (x2, y2)), ((x1, y1), (x1, y2)), ((x2, y1), (x2, y2))]
 
 
 def _signed(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 
 from detxai.detections import Detections
 from detxai.explanation import Cost, Explanation
-from detxai.render import overlay, sheet
+from detxai.render import SETS, overlay, sheet
 
 GREY = 100
 
@@ -88,6 +89,32 @@ def test_what_speaks_against_the_box_shows_only_when_signed() -> None:
         rows, columns = photo_area(figure)
         red, _, blue = pixels(figure)[rows, columns][255, 355].astype(int)
         assert (blue - red > 50) == shows
+
+
+def with_sets(cells: list[list[float]]) -> Explanation:
+    sets = {name: {"cells": cells, "area": 0.1, "score": 0.6} for name in SETS}
+    return replace(explanation(400, 640), details=sets)
+
+
+def test_a_set_is_outlined_without_the_edges_inside_it() -> None:
+    """Two cells side by side, far from box and legend: a green rectangle, and no line where they meet."""
+    one = with_sets([[400, 240, 440, 280], [440, 240, 480, 280]])
+    figure = overlay(one)
+    rows, columns = photo_area(figure)
+    photo = pixels(figure)[rows, columns].astype(int)
+    coloured = np.abs(photo - GREY).sum(2) > 60
+    for row, column in ((240, 420), (280, 460), (260, 400), (260, 480)):
+        assert coloured[row - 2 : row + 3, column - 2 : column + 3].any(), (row, column)
+    assert not coloured[245:275, 405:475].any()
+    assert "enough to keep the box" in {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
+
+
+def test_sets_are_drawn_where_there_are_any_or_refused() -> None:
+    plain = explanation(400, 640)
+    assert overlay(plain).axes[0].get_legend() is None
+    assert overlay(with_sets([[400, 240, 440, 280]]), sets=False).axes[0].get_legend() is None
+    with pytest.raises(ValueError, match="sets"):
+        overlay(plain, sets=True)
 
 
 def test_a_class_name_is_text_not_mathematics() -> None:
