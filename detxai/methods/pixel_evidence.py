@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 FEWEST_MASKS = 50
 COARSE = 0.6  # of the soft masks, for all boxes of the image; the others are a box's own
-CANDIDATES = ("start", "joined", "masks")
+CANDIDATES = ("start", "joined", "start and masks", "masks")
 N_VIEWS_ON_TRIAL = VIEWS_A_MAP * len(CANDIDATES)
 
 
@@ -63,18 +63,18 @@ class PixelEvidence:
       strongest rival in the same view, wherever the image itself leaves little doubt between the two: what speaks for
       an object of either class does not hide what decides between them.
 
-    They are joined as priors and data are, S counting as k draws and R as m, and three maps stand for election: S;
-    ``(sum of n draws + k S + m R) / (n + k + m)``; and R. Each is tried on views that none was made from: its best
-    pixels, from a thirty-second to half of the image, are shown alone, and hidden alone, and the areas between the two
-    curves of the masks' question are compared. R is kept unless another map does better by more than .06 of the
-    clean score, for on small causes the curves can hardly tell right from nearly right; else the best of the three:
-    the map does not end worse than it began. ``details["kept"]`` says which it is, ``details["tried"]`` how each did,
+    They are joined as priors and data are, S counting as k draws and R as m, and four maps stand for election: S;
+    ``(sum of n draws + k S + m R) / (n + k + m)``; ``(S + 2 R) / 3``; and R. Each is tried on views that none was made
+    from: its best pixels, from a thirty-second to half of the image, are shown alone, and hidden alone, and the areas
+    between the two curves of the masks' question are compared. Of those that do within .03 of the clean score as well
+    as the best, the last is kept, for on small causes the curves can hardly tell right from nearly right: the map does
+    not end worse than it began. ``details["kept"]`` says which it is, ``details["tried"]`` how each did,
     ``details["contrast"]`` whether the masks and the trial asked for the contrast.
 
     Args:
         max_passes: views of the image for each box; several boxes share the coarse masks, and ten take some 60 % of ten
-            times as many. Boxes whose map is known well enough stop early, hard ones go on. With fewer than about 90
-            the map is the start, with fewer than about 250 there are no draws.
+            times as many. Boxes whose map is known well enough stop early, hard ones go on. With fewer than about 95
+            the map is the start, with fewer than about 270 there are no draws.
         tolerance: in (0, 1): a box needs no more draws when another seed's would correlate with these by
             1 - ``tolerance`` or more.
         start_draws: k, how many draws the start counts as; 0 leaves it out.
@@ -104,7 +104,7 @@ class PixelEvidence:
     max_passes: int = 300
     tolerance: float = 0.15
     start_draws: float = 1.0
-    mask_draws: float = 5.0
+    mask_draws: float = 2.5
     mask_share: float = 0.6
     ignore_below: float = 0.1
     refine: int = 6
@@ -245,7 +245,10 @@ class PixelEvidence:
         masks = torch.where(sums > 0, views.masks.values * scale, start)
         mask_error = torch.where(sums > 0, views.masks.standard_error * scale, 0)
         joined, error = join(known, [(k, start), (m, masks)])
-        return torch.stack([start, joined, masks]), torch.stack([none, error, mask_error])
+        return (
+            torch.stack([start, joined, (start + 2 * masks) / 3, masks]),
+            torch.stack([none, error, mask_error * 2 / 3, mask_error]),
+        )
 
     def _start(
         self, detector: Adapter, image: Image, canvas: Canvas, detections: Detections

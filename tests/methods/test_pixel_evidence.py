@@ -72,7 +72,7 @@ def test_a_start_that_points_elsewhere_is_overruled() -> None:
     assert max(peak) < 16
     tried = found.details["tried"]
     assert tried[found.details["kept"]] > tried["start"]
-    assert tried[found.details["kept"]] > max(tried.values()) - 0.06 * found.details["clean_score"]
+    assert tried[found.details["kept"]] > max(tried.values()) - 0.03 * found.details["clean_score"]
 
 
 def test_maps_on_trial_show_and_hide_their_best_pixels() -> None:
@@ -214,19 +214,19 @@ def test_boxes_of_one_image_share_the_masks() -> None:
             assert detxai.PixelEvidence(max_passes=passes).most_passes(n) <= max(passes * n, n + 8)
 
 
-@pytest.mark.parametrize("max_passes", [20, 95, 120, 250, 300])
+@pytest.mark.parametrize("max_passes", [20, 100, 120, 250, 300])
 def test_one_box_takes_no_more_than_it_may(max_passes: int) -> None:
     (found,) = explain(sees(share(20, 30, 8, 8)), max_passes=max_passes, fill=["black", "mean"])
     assert found.cost.forward_passes <= max_passes
-    assert (found.details["n_draws"] > 0) == (max_passes >= 250)
-    assert ("expected_correlation_of_masks" in found.details) == (max_passes >= 95)
+    assert (found.details["n_draws"] > 0) == (max_passes >= 270)
+    assert ("expected_correlation_of_masks" in found.details) == (max_passes >= 100)
 
 
-def test_the_last_map_is_kept_unless_another_does_clearly_better() -> None:
+def test_of_maps_that_do_nearly_as_well_the_last_is_kept() -> None:
     whole = torch.tensor([1.0, 1.0, 1.0, 0.5])
-    #         within .06, beyond it, best itself, beyond .06 of half a score
-    tried = torch.tensor([[0.1, 0.7, 0.1, 0.1], [0.55, 0.1, 0.3, 0.44], [0.5, 0.5, 0.5, 0.4]])
-    assert elected(tried, whole).tolist() == [2, 0, 2, 1]
+    #         last within .03, last two beyond it, best itself, last beyond .03 of half a score
+    tried = torch.tensor([[0.1, 0.7, 0.1, 0.1], [0.52, 0.69, 0.3, 0.42], [0.5, 0.5, 0.5, 0.4]])
+    assert elected(tried, whole).tolist() == [2, 1, 2, 1]
 
 
 def test_the_trial_asks_what_the_masks_ask() -> None:

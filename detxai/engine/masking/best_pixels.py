@@ -15,7 +15,7 @@ from detxai.targets import Target
 
 AREAS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the image: more of them where a curve bends most
 VIEWS_A_MAP = 2 * len(AREAS)
-DOUBT = 0.06  # of the clean score, by which another map must do better on trial before the last one is left
+DOUBT = 0.03  # of the clean score: maps that lie within it of the best are as good
 
 
 def try_best_pixels(
@@ -66,11 +66,12 @@ def try_best_pixels(
 
 
 def elected(tried: Tensor, whole: Tensor) -> Tensor:
-    """(T,) int64, which of M maps is kept for each box: the last, unless another does clearly better; then the best.
+    """(T,) int64, which of M maps is kept for each box: the last of those that do as well as the best, or nearly.
 
     Args:
         tried: (M, T) what each did on trial.
         whole: (T,) what the whole image scores.
     """
-    best, place = tried.max(0)
-    return torch.where(tried[-1] >= best - DOUBT * whole, len(tried) - 1, place)
+    good = tried >= tried.amax(0) - DOUBT * whole
+    numbers = torch.arange(len(tried), device=tried.device)[:, None]
+    return torch.where(good, numbers, -1).amax(0)
