@@ -42,8 +42,7 @@ log = logging.getLogger(__name__)
 
 FEWEST_MASKS = 50
 COARSE = 0.6  # of the soft masks, for all boxes of the image; the others are a box's own
-CANDIDATES = ("start", "joined", "start and masks", "masks")
-N_VIEWS_ON_TRIAL = VIEWS_A_MAP * len(CANDIDATES)
+N_VIEWS_ON_TRIAL = 4 * VIEWS_A_MAP
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,11 @@ class PixelEvidence:
       an object of either class does not hide what decides between them.
 
     They are joined as priors and data are, S counting as k draws and R as m, and four maps stand for election: S;
-    ``(sum of n draws + k S + m R) / (n + k + m)``; ``(S + 2 R) / 3``; and R. Each is tried on views that none was made
-    from: its best pixels, from a thirty-second to half of the image, are shown alone, and hidden alone, and the areas
-    between the two curves of the masks' question are compared. Of those that do within .03 of the clean score as well
-    as the best, the last is kept, for on small causes the curves can hardly tell right from nearly right: the map does
-    not end worse than it began. ``details["kept"]`` says which it is, ``details["tried"]`` how each did,
+    ``(sum of n draws + k S + m R) / (n + k + m)``, where there are draws; ``(S + 2 R) / 3``; and R. Each is tried on
+    views that none was made from: its best pixels, from a thirty-second to half of the image, are shown alone, and
+    hidden alone, and the areas between the two curves of the masks' question are compared. Of those that do as well as
+    the best, or worse by no more than .03 of the clean score, the last is kept, for on small causes the curves can
+    hardly tell right from nearly right: the map does not end worse than it began. ``details["kept"]`` says which it is, ``details["tried"]`` how each did,
     ``details["contrast"]`` whether the masks and the trial asked for the contrast.
 
     Args:
@@ -160,7 +159,7 @@ class PixelEvidence:
         shapes, names = self._start(detector, image, canvas, detections)
         views = self._views(detector, canvas, detections)
         n_passes = len(names) - 1 + views.n_passes  # the hill takes none
-        maps, errors = self._candidates(views, shapes)
+        stand, maps, errors = self._candidates(views, shapes)
         details, known, partial = [told | {"start": names} for told in views.records()], views.known, views.partial
         kept = torch.full_like(known.n_draws, views.untried)
         if kept.any() and not partial:
@@ -170,8 +169,8 @@ class PixelEvidence:
                 n_passes += VIEWS_A_MAP * tried.numel()
                 kept = elected(tried, views.whole)
                 for told, scores in zip(details, tried.T.tolist(), strict=True):
-                    told |= {"tried": dict(zip(CANDIDATES, scores))}
-        details = [told | {"kept": CANDIDATES[place]} for told, place in zip(details, kept.tolist(), strict=True)]
+                    told |= {"tried": dict(zip(stand, scores, strict=True))}
+        details = [told | {"kept": stand[place]} for told, place in zip(details, kept.tolist(), strict=True)]
         each = torch.arange(len(kept), device=kept.device)
         values, error = maps[kept, each], errors[kept, each]
         if self.decisive:
@@ -231,24 +230,25 @@ class PixelEvidence:
                 )
         return views
 
-    def _candidates(self, views: _Views, shapes: Tensor) -> tuple[Tensor, Tensor]:
-        """The maps (M, T, h, w) that may be kept, the first M of ``CANDIDATES``, and their standard errors."""
+    def _candidates(self, views: _Views, shapes: Tensor) -> tuple[list[str], Tensor, Tensor]:
+        """The maps (M, T, h, w) that stand for election, their names and their standard errors."""
         known = views.known
         total = (known.whole - known.hidden.mean(1)).clamp(min=0)[:, None, None]
         start, none = shapes * total, torch.zeros_like(shapes)
         k, m = (torch.full_like(known.whole, count) for count in (self.start_draws, self.mask_draws))
         if views.masks is None:
             joined, error = join(known, [(k, start)])
-            return torch.stack([start, joined]), torch.stack([none, error])
+            return ["start", "joined"], torch.stack([start, joined]), torch.stack([none, error])
         sums = views.masks.values.sum((1, 2), keepdim=True)
         scale = total / sums.clamp(min=torch.finfo(sums.dtype).tiny)
         masks = torch.where(sums > 0, views.masks.values * scale, start)
         mask_error = torch.where(sums > 0, views.masks.standard_error * scale, 0)
-        joined, error = join(known, [(k, start), (m, masks)])
-        return (
-            torch.stack([start, joined, (start + 2 * masks) / 3, masks]),
-            torch.stack([none, error, mask_error * 2 / 3, mask_error]),
-        )
+        stand = {"start": (start, none)}
+        if known.n_draws.any():  # without draws it would be the next one again
+            stand["joined"] = join(known, [(k, start), (m, masks)])
+        stand |= {"start and masks": ((start + 2 * masks) / 3, mask_error * 2 / 3), "masks": (masks, mask_error)}
+        maps, errors = (torch.stack(one) for one in zip(*stand.values(), strict=True))
+        return list(stand), maps, errors
 
     def _start(
         self, detector: Adapter, image: Image, canvas: Canvas, detections: Detections
@@ -312,7 +312,7 @@ class _Views:
 
     @property
     def untried(self) -> int:
-        """Which of ``CANDIDATES`` stands where none can be tried: the one that most views went into."""
+        """Which map is kept where none can be tried: the second, of all that was seen; without views the start."""
         return int(self.masks is not None or bool((self.known.n_draws > 0).any()))
 
     def records(self) -> list[dict[str, Any]]:

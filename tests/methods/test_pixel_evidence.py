@@ -130,7 +130,7 @@ def test_several_fills_are_one_average() -> None:
     assert float(both.values.sum(dtype=np.float64)) == pytest.approx(0.5, abs=1e-4)
 
 
-@pytest.mark.parametrize(("calls", "kept"), [(60, "joined"), (40, None)], ids=["in time", "too early"])
+@pytest.mark.parametrize(("calls", "kept"), [(60, "start and masks"), (40, None)], ids=["in time", "too early"])
 def test_ctrl_c_keeps_the_map_so_far_where_that_was_asked_for(calls: int, kept: str | None) -> None:
     asked = 0
     see = share(20, 30, 8, 8)
