@@ -67,8 +67,8 @@ class PixelEvidence:
     views that none was made from: its best pixels, from a thirty-second to half of the image, are shown alone, and
     hidden alone, and the areas between the two curves of the masks' question are compared. Of those that do as well as
     the best, or worse by no more than .03 of the clean score, the last is kept, for on small causes the curves can
-    hardly tell right from nearly right: the map does not end worse than it began. ``details["kept"]`` says which it is, ``details["tried"]`` how each did,
-    ``details["contrast"]`` whether the masks and the trial asked for the contrast.
+    hardly tell right from nearly right: the map does not end worse than it began. ``details["kept"]`` says which it
+    is, ``details["tried"]`` how each did, ``details["contrast"]`` whether masks and trial asked for the contrast.
 
     Args:
         max_passes: views of the image for each box; several boxes share the coarse masks, and ten take some 60 % of ten
