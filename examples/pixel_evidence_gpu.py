@@ -23,6 +23,7 @@ from d_rise_gpu import boxes, detectors, wrapped
 from torch import Tensor
 
 import detxai
+from detxai.engine.masking.fine import FineMasks
 from detxai.engine.masking.paths import Paths
 from detxai.engine.masking.regions import random_partitions
 
@@ -38,11 +39,19 @@ def drawn(asked: Tensor, device: torch.device) -> list[Tensor]:
     return [one.cpu() for one in (partitions.labels, partitions.counts, paths.place)]
 
 
+def fine(device: torch.device) -> Tensor:
+    """40 fine masks over what is high in two maps, made on a device."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(2, 6, 8, generator=generator).repeat_interleave(20, 1).repeat_interleave(20, 2)
+    return FineMasks.over(maps.to(device), 20, seed=5)(torch.arange(40, device=device)).cpu()
+
+
 def exactness(model: Any, image: Tensor, device: torch.device, n_passes: int, batch_size: int) -> dict[str, float]:
-    """How many partitions and orders differ from the CPU's; how far the maps are apart, as a share of the score."""
+    """How many partitions and orders differ from the CPU's; how far fine masks are apart, and maps, over the score."""
     asked = torch.tensor([[10.3, 20.7, 90.1, 80.9], [0.0, 0.0, 159.0, 119.0], [60.5, 3.5, 64.5, 9.5]])
     pairs = zip(drawn(asked, torch.device("cpu")), drawn(asked, device), strict=True)
     differences = {"partitions and orders": float(sum(int((here != there).sum()) for here, there in pairs))}
+    differences["fine masks"] = float((fine(torch.device("cpu")) - fine(device)).abs().max())
     found = boxes(wrapped(model, image), image, 1)
     # two whole draws without what a score's last digit could decide: which regions to split, whether soft masks join,
     # and which views to leave out because little changes or because the passes run out

@@ -71,9 +71,9 @@ class PixelEvidence:
     is, ``details["tried"]`` how each did, ``details["contrast"]`` whether masks and trial asked for the contrast.
 
     Args:
-        max_passes: views of the image for each box; several boxes share the coarse masks, and ten take some 60 % of ten
-            times as many. Boxes whose map is known well enough stop early, hard ones go on. With fewer than about 95
-            the map is the start, with fewer than about 270 there are no draws.
+        max_passes: views of the image for each box; several boxes share the coarse masks, and ten take two thirds of
+            ten times as many. Boxes whose map is known well enough stop early, hard ones go on. With fewer than about
+            95 the map is the start, with fewer than about 270 there are no draws.
         tolerance: in (0, 1): a box needs no more draws when another seed's would correlate with these by
             1 - ``tolerance`` or more.
         start_draws: k, how many draws the start counts as; 0 leaves it out.
