@@ -48,7 +48,7 @@ class FineMasks:
     def over(cls, maps: Tensor, n_each: int, seed: int) -> FineMasks:
         """Masks over what is high in each of T coarse maps (T, h, w)."""
         zones = (maps > 0) & (maps >= MARKED * maps.amax((1, 2), keepdim=True))
-        side = (zones.sum((1, 2)) * MASKS_A_CELL / n_each).sqrt()
+        side = (zones.sum((1, 2)).float() * MASKS_A_CELL / n_each).sqrt()
         return cls(zones, side.clamp(min=min(maps.shape[1:]) / MOST_CELLS), n_each, seed)
 
     def __call__(self, numbers: Tensor, step: int = 1) -> Tensor:
@@ -116,7 +116,7 @@ def _slopes(features: Tensor, scores: Tensor) -> Tensor:
     features, scores = features - features.mean(0), scores - scores.mean()
     gram = features @ features.T
     scale = gram.diagonal().mean().clamp(min=torch.finfo(gram.dtype).tiny)
-    ridges = torch.tensor(PENALTIES, device=gram.device)[:, None, None] * torch.eye(len(gram), device=gram.device)
+    ridges = gram.new_tensor(PENALTIES)[:, None, None] * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram / scale + ridges))  # (P, n, n)
     weights = inverse @ scores
     left_out = weights / inverse.diagonal(dim1=1, dim2=2)
