@@ -106,7 +106,9 @@ def test_a_set_is_outlined_without_the_edges_inside_it() -> None:
     for row, column in ((240, 420), (280, 460), (260, 400), (260, 480)):
         assert coloured[row - 2 : row + 3, column - 2 : column + 3].any(), (row, column)
     assert not coloured[245:275, 405:475].any()
-    assert "enough to keep the box" in {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert "enough to keep the box" in {text.get_text() for text in legend.get_texts()}
 
 
 def test_sets_are_drawn_where_there_are_any_or_refused() -> None:
