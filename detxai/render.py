@@ -85,13 +85,14 @@ def overlay(
     Raises:
         ValueError: an unknown mode or colour map, an opacity or width out of range, or sets that are not there.
     """
-    if sets and not SETS.keys() <= explanation.details.keys():
+    has_sets = SETS.keys() <= explanation.details.keys()
+    if sets and not has_sets:
         raise ValueError(f"sets must be among the explanation's details, got {list(explanation.details)}")
     colour_map, opacity = _colour_map(mode, colours), _checked(opacity)
     layout = _Layout.of(explanation.image.shape, width, least=640, most=1600)
     figure, (axes,), bar_axes = layout.figure(1, 1, bar=True)
     shown = _draw(axes, explanation, layout.panel, mode, colour_map, opacity, boxes)
-    if sets or (sets is None and SETS.keys() <= explanation.details.keys()):
+    if has_sets and sets is not False:
         _outline_sets(axes, {name: explanation.details[name]["cells"] for name in SETS})
     _caption(axes, explanation.caption if caption is None else caption, 13)
     bar = figure.colorbar(shown, cax=bar_axes, orientation="horizontal" if layout.below else "vertical")
