@@ -243,9 +243,10 @@ def _outline_sets(axes: Axes, sets: Mapping[str, Sequence[Sequence[float]]]) -> 
     for name, cells in sets.items():
         colour, style, meaning = SETS[name]
         edges = Counter(edge for cell in cells for edge in _edges(cell))
-        lines = LineCollection([edge for edge, n in edges.items() if n == 1], colors=colour, linestyles=style)
-        lines.set_path_effects([Stroke(linewidth=3.2, foreground="black"), Normal()])
-        axes.add_collection(lines, autolim=False)
+        outline = [edge for edge, n in edges.items() if n == 1]
+        # whole black lines below: a rim of the dashes themselves would hide their colour
+        axes.add_collection(LineCollection(outline, colors="black", linewidths=3.4), autolim=False)
+        axes.add_collection(LineCollection(outline, colors=colour, linestyles=style, linewidths=1.8), autolim=False)
         handles.append(Line2D([], [], color=colour, linestyle=style, label=meaning))
     axes.legend(handles=handles, loc="lower right", fontsize=9, framealpha=0.8)
 
