@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,12 +14,18 @@ from torch import Tensor
 from detxai.adapters.adapter import Adapter
 from detxai.adapters.own_context import in_full_precision
 from detxai.detections import Detections
-from detxai.engine.estimating import Estimate
 from detxai.engine.masking.best_pixels import VIEWS_A_MAP, elected, try_best_pixels
 from detxai.engine.masking.decisive import decisive_cells
+from detxai.engine.masking.evidence_views import EvidenceViews
+from detxai.engine.masking.fine import sharpened
 from detxai.engine.masking.scoring import scores_of_ends
-from detxai.engine.masking.shapley import FIRST_DRAWS, Densities, density_per_image_pixel, join, spend
-from detxai.engine.masking.soft import coarse_and_fine
+from detxai.engine.masking.shapley import (
+    FIRST_DRAWS,
+    density_per_image_pixel,
+    join,
+    spend,
+)
+from detxai.engine.masking.soft import soft_masks
 from detxai.engine.perturbing import Canvas
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.geometry import hills
@@ -36,13 +42,14 @@ from detxai.methods.region_shapley import (
     stopped_early,
     views_bar,
 )
-from detxai.targets import ClassScoreTarget, ContrastTarget, Target, ask_about
+from detxai.targets import ClassScoreTarget, ContrastTarget, Target
 
 log = logging.getLogger(__name__)
 
 FEWEST_MASKS = 50
-COARSE = 0.6  # of the soft masks, for all boxes of the image; the others are a box's own
-N_VIEWS_ON_TRIAL = 4 * VIEWS_A_MAP
+LAST = 1 / 6  # of the passes, for what follows the election
+CANDIDATES = ("start", "joined", "masks")
+N_VIEWS_ON_TRIAL = len(CANDIDATES) * VIEWS_A_MAP
 
 
 @dataclass(frozen=True)
@@ -55,30 +62,33 @@ class PixelEvidence:
       ``RegionShapley`` derives it). Sharp, right on average, noisy for few.
     - The *start* S costs one pass: half of it is a hill over the box, since objects are mostly in the middle of their
       boxes, and half LayerCAM, where the detector is a network.
-    - *Soft masks* R. Coarse ones first, one set for all boxes of the image: D-RISE's slopes by regression (the page of
-      ``DRISE``), what is positive of them. Blunt and steady: they find a small cause, in the box or far away, that few
-      draws miss. Then fine ones for each box, over what is high in its coarse map alone, while the rest is shown: a
-      pixel gains up to twice its value by them. Both ask ``ContrastTarget``, the score of the class less that of its
-      strongest rival in the same view, wherever the image itself leaves little doubt between the two: what speaks for
-      an object of either class does not hide what decides between them.
+    - *Soft masks* R, one set for all boxes of the image: D-RISE's slopes by regression (the page of ``DRISE``), what is
+      positive of them. Blunt and steady: they find a small cause, in the box or far away, that few draws miss. They ask
+      ``ContrastTarget``, the score of the class less that of its strongest rival in the same view, wherever the image
+      itself leaves little doubt between the two: what speaks for an object of either class does not hide what decides
+      between them.
 
-    They are joined as priors and data are, S counting as k draws and R as m, and four maps stand for election: S;
-    ``(sum of n draws + k S + m R) / (n + k + m)``, where there are draws; ``(S + 2 R) / 3``; and R. Each is tried on
-    views that none was made from: its best pixels, from a thirty-second to half of the image, are shown alone, and
-    hidden alone, and the areas between the two curves of the masks' question are compared. Of those that do as well as
-    the best, or worse by no more than .03 of the clean score, the last is kept, for on small causes the curves can
-    hardly tell right from nearly right: the map does not end worse than it began. ``details["kept"]`` says which it
-    is, ``details["tried"]`` how each did, ``details["contrast"]`` whether masks and trial asked for the contrast.
+    They are joined as priors and data are, S counting as k draws and R as m, and three maps stand for election: S;
+    ``(sum of n draws + k S + m R) / (n + k + m)``; and R. Each is tried on views that none was made from: its best
+    pixels, from a hundred-and-twenty-eighth to half of the image, are shown alone, and hidden alone. The map is elected
+    whose two curves of the masks' question have the largest area between them, over the share of the image, plus
+    their mean distance over the three smallest shares: on those a small cause shows, which the area hardly sees. R is
+    kept also where it falls short by no more than .03 of the clean score.
+
+    The last sixth of the passes goes where the election points: to more draws where the joined map won, and, where the
+    masks did, to *fine masks* of that box alone, over what is high in its coarse map, while the rest is shown; a pixel
+    gains up to twice its value by them. ``details["kept"]`` says which map it is, ``details["tried"]`` how each did,
+    ``details["contrast"]`` whether masks and trial asked for the contrast.
 
     Args:
         max_passes: views of the image for each box; several boxes share the coarse masks, and ten take two thirds of
             ten times as many. Boxes whose map is known well enough stop early, hard ones go on. With fewer than about
-            95 the map is the start, with fewer than about 270 there are no draws.
+            115 the map is the start, with fewer than about 255 there are no draws.
         tolerance: in (0, 1): a box needs no more draws when another seed's would correlate with these by
             1 - ``tolerance`` or more.
         start_draws: k, how many draws the start counts as; 0 leaves it out.
         mask_draws: m, how many draws the soft masks count as; 0 leaves the masks out altogether.
-        mask_share: in [0, 1), how much of ``max_passes`` goes to the soft masks, six tenths of it to coarse ones.
+        mask_share: in [0, 1), how much of ``max_passes`` goes to the soft masks.
         ignore_below: in [0, 1), as a share of the clean score: smaller changes of the score are not looked into.
         refine: how many large regions of each partition to cut in four, where the density so far is largest.
         decisive: whether to look, with some 20 passes more a box, for the smallest sets of cells, in the order of the
@@ -104,7 +114,7 @@ class PixelEvidence:
     tolerance: float = 0.15
     start_draws: float = 1.0
     mask_draws: float = 2.5
-    mask_share: float = 0.6
+    mask_share: float = 0.4
     ignore_below: float = 0.1
     refine: int = 6
     decisive: bool = False
@@ -131,18 +141,20 @@ class PixelEvidence:
 
     def most_passes(self, n_boxes: int) -> int:
         """How many passes ``n_boxes`` boxes of one image take at most, to be told before they start."""
-        n_coarse, n_fine, n_views = self._budget()
-        return min(self.max_passes * n_boxes, 8 + n_coarse + (n_fine + n_views + N_VIEWS_ON_TRIAL) * n_boxes)
+        n_masks, n_first, n_last = self._budget()
+        return min(self.max_passes * n_boxes, 8 + n_masks + (n_first + n_last + N_VIEWS_ON_TRIAL) * n_boxes)
 
     def _budget(self) -> tuple[int, int, int]:
-        """How many coarse masks for the image, and how many fine masks and views of regions for each box."""
+        """How many soft masks for the image, and for each box how many views of regions first, and views at last."""
         n_left = max(0, self.max_passes - N_VIEWS_ON_TRIAL - len(fills_of(self.fill)) - 2)
+        n_last = int(self.max_passes * LAST)
         n_masks = int(self.max_passes * self.mask_share) if self.mask_draws else 0
-        if n_masks and n_left - n_masks < FEWEST_PASSES:
-            n_masks = n_left
+        n_first = n_left - n_last - n_masks
+        if n_masks and n_first < FEWEST_PASSES:
+            n_masks, n_first = n_left - n_last, 0
         n_masks = n_masks if n_masks >= FEWEST_MASKS else 0
-        n_coarse, n_views = round(n_masks * COARSE), n_left - n_masks
-        return n_coarse, n_masks - n_coarse, n_views if n_views >= FEWEST_PASSES else 0
+        n_first = n_first if n_first >= FEWEST_PASSES else 0
+        return n_masks, n_first, n_last if n_masks or n_first else 0
 
     @in_full_precision
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
@@ -155,27 +167,22 @@ class PixelEvidence:
         if len(detections) == 0:
             return []
         canvas = Canvas.with_fills(detector, image, fills_of(self.fill), self.seed)
-        settings = {"batch_size": self.batch_size, "precision": self.precision}
         shapes, names = self._start(detector, image, canvas, detections)
-        views = self._views(detector, canvas, detections)
-        n_passes = len(names) - 1 + views.n_passes  # the hill takes none
-        stand, maps, errors = self._candidates(views, shapes)
-        details, known, partial = [told | {"start": names} for told in views.records()], views.known, views.partial
-        kept = torch.full_like(known.n_draws, views.untried)
-        if kept.any() and not partial:
-            tried = self._on_trial(detector, canvas, views, maps, settings)
-            partial = tried is None
-            if tried is not None:
-                n_passes += VIEWS_A_MAP * tried.numel()
-                kept = elected(tried, views.whole)
-                for told, scores in zip(details, tried.T.tolist(), strict=True):
-                    told |= {"tried": dict(zip(stand, scores, strict=True))}
-        details = [told | {"kept": stand[place]} for told, place in zip(details, kept.tolist(), strict=True)]
+        with detector.borrowed(), views_bar(self.progress, self.most_passes(len(detections))) as bar:
+            views = self._views(detector, canvas, detections, bar.update)
+            kept = self._elected(views, shapes)
+            self._follow_up(views, kept)
+        maps, errors = self._candidates(views, shapes)
         each = torch.arange(len(kept), device=kept.device)
         values, error = maps[kept, each], errors[kept, each]
+        details = [
+            told | {"start": names, "kept": CANDIDATES[place]}
+            for told, place in zip(views.records(CANDIDATES), kept.tolist(), strict=True)
+        ]
+        n_passes = len(names) - 1 + views.n_passes  # the hill takes none
         if self.decisive:
-            targets, boxes = ask_about(detections, self.target), boxes_on(canvas, detections)
-            sets, n_more = decisive_cells(detector, canvas, targets, values, boxes, settings)
+            sampler = views.sampler
+            sets, n_more = decisive_cells(detector, canvas, sampler.targets, values, sampler.boxes, sampler.settings)
             n_passes += n_more
             details = [told | found for told, found in zip(details, sets, strict=True)]
         drawn, bars = (density_per_image_pixel(canvas, one).cpu().numpy() for one in (values, error))
@@ -183,72 +190,97 @@ class PixelEvidence:
         return [
             Explanation(
                 drawn[i], canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],
-                model=detector.describe(), standard_error=bars[i] if bars[i].any() else None, partial=partial,
+                model=detector.describe(), standard_error=bars[i] if bars[i].any() else None, partial=views.partial,
                 details=details[i],
             )
             for i in range(len(detections))
         ]  # fmt: skip
 
-    def _on_trial(
-        self, detector: Adapter, canvas: Canvas, views: _Views, maps: Tensor, settings: dict[str, Any]
-    ) -> Tensor | None:
-        """What each map did on trial (M, T); None where Ctrl-C ended it and what there is shall be kept."""
-        try:
-            return try_best_pixels(detector, canvas, views.asked, maps, views.hidden, views.whole, settings)
-        except KeyboardInterrupt:
-            if not self.keep_partial:
-                raise
-            return None
-
-    def _views(self, detector: Adapter, canvas: Canvas, detections: Detections) -> _Views:
-        """The soft masks of the image and of each box, and the draws of each box."""
+    def _views(
+        self, detector: Adapter, canvas: Canvas, detections: Detections, seen: Callable[[int], object]
+    ) -> EvidenceViews:
+        """The soft masks of the image and the first draws of each box."""
         n_boxes = len(detections)
-        n_coarse, n_fine, n_views = self._budget()
+        n_masks, n_first, _ = self._budget()
         shapley = RegionShapley(
             FEWEST_PASSES, self.ignore_below, refine=self.refine, fill=self.fill, seed=self.seed, target=self.target,
             batch_size=self.batch_size, precision=self.precision,
         )  # fmt: skip
-        with detector.borrowed(), views_bar(self.progress, n_coarse + (n_fine + n_views) * n_boxes) as bar:
-            sampler = shapley.sampler(detector, canvas, detections, bar.update)
-            rivals = ContrastTarget.of(detections) if self.target is ClassScoreTarget else []
-            ends = scores_of_ends(detector, canvas, [*sampler.targets, *rivals], sampler.settings)
-            known = Densities.empty(canvas.size, *(scores[:n_boxes] for scores in ends))
-            views = _Views.asking(sampler.targets, rivals, *ends, known)
-            if n_coarse:
-                counts = (n_coarse, n_fine)
-                views.masks, views.agreement = coarse_and_fine(
-                    detector, canvas, views.asked, sampler.boxes, counts, self.seed, sampler.settings
-                )
-                views.n_masks = n_coarse + n_fine * n_boxes
-                bar.update(views.n_masks)
-            if n_views:
-                views.partial = stopped_early(
-                    lambda: spend(sampler, known, n_views * n_boxes, 1 - self.tolerance),
-                    known,
-                    self.keep_partial,
-                    least_draws=0 if n_coarse else FIRST_DRAWS,
-                )
+        sampler = shapley.sampler(detector, canvas, detections, seen)
+        rivals = ContrastTarget.of(detections) if self.target is ClassScoreTarget else []
+        ends = scores_of_ends(detector, canvas, [*sampler.targets, *rivals], sampler.settings)
+        views = EvidenceViews.asking(sampler, rivals, *ends)
+        if n_masks:
+            views.masks = soft_masks(detector, canvas, views.asked, sampler.boxes, n_masks, self.seed, sampler.settings)
+            views.agreement = views.masks.expected_correlation
+            views.n_shared += n_masks
+            seen(n_masks)
+        if n_first:
+            views.partial = stopped_early(
+                lambda: spend(sampler, views.known, n_first * n_boxes, 1 - self.tolerance),
+                views.known,
+                self.keep_partial,
+                least_draws=0 if n_masks else FIRST_DRAWS,
+            )
         return views
 
-    def _candidates(self, views: _Views, shapes: Tensor) -> tuple[list[str], Tensor, Tensor]:
-        """The maps (M, T, h, w) that stand for election, their names and their standard errors."""
+    def _candidates(self, views: EvidenceViews, shapes: Tensor) -> tuple[Tensor, Tensor]:
+        """The maps (M, T, h, w), the first M of ``CANDIDATES``, and their standard errors."""
         known = views.known
         total = (known.whole - known.hidden.mean(1)).clamp(min=0)[:, None, None]
         start, none = shapes * total, torch.zeros_like(shapes)
         k, m = (torch.full_like(known.whole, count) for count in (self.start_draws, self.mask_draws))
         if views.masks is None:
             joined, error = join(known, [(k, start)])
-            return ["start", "joined"], torch.stack([start, joined]), torch.stack([none, error])
-        sums = views.masks.values.sum((1, 2), keepdim=True)
+            return torch.stack([start, joined]), torch.stack([none, error])
+        positive = views.masks.values.clamp(min=0)
+        sums = positive.sum((1, 2), keepdim=True)
         scale = total / sums.clamp(min=torch.finfo(sums.dtype).tiny)
-        masks = torch.where(sums > 0, views.masks.values * scale, start)
+        masks = torch.where(sums > 0, positive * scale, start)
         mask_error = torch.where(sums > 0, views.masks.standard_error * scale, 0)
-        stand = {"start": (start, none)}
-        if known.n_draws.any():  # without draws it would be the next one again
-            stand["joined"] = join(known, [(k, start), (m, masks)])
-        stand |= {"start and masks": ((start + 2 * masks) / 3, mask_error * 2 / 3), "masks": (masks, mask_error)}
-        maps, errors = (torch.stack(one) for one in zip(*stand.values(), strict=True))
-        return list(stand), maps, errors
+        joined, error = join(known, [(k, start), (m, masks)])
+        return torch.stack([start, joined, masks]), torch.stack([none, error, mask_error])
+
+    def _elected(self, views: EvidenceViews, shapes: Tensor) -> Tensor:
+        """(T,) int64, which of ``CANDIDATES`` each box keeps; the joined map where none could be tried."""
+        known, canvas = views.known, views.sampler.canvas
+        seen_any = views.masks is not None or bool(known.n_draws.any())
+        kept = torch.full_like(known.n_draws, int(seen_any))
+        if not seen_any or views.partial:
+            return kept
+        maps, _ = self._candidates(views, shapes)
+
+        def vote() -> None:
+            tried = try_best_pixels(
+                views.sampler.detector, canvas, views.asked, maps, views.hidden, views.whole, views.sampler.settings
+            )
+            views.tried = tried
+            views.n_shared += VIEWS_A_MAP * tried.numel()
+            views.sampler.seen(VIEWS_A_MAP * tried.numel())
+
+        views.partial = stopped_early(vote, known, self.keep_partial, least_draws=0)
+        return kept if views.tried is None else elected(views.tried, views.whole)
+
+    def _follow_up(self, views: EvidenceViews, kept: Tensor) -> None:
+        """The last views of each box: more draws where the joined map was elected, fine masks where the masks were."""
+        _, n_first, n_last = self._budget()
+        if views.partial or not n_last:
+            return
+        sampler, masks = views.sampler, views.masks
+        draw = kept == CANDIDATES.index("joined") if n_first else torch.zeros_like(kept, dtype=torch.bool)
+        look = (kept > 0) & ~draw
+        boxes = torch.nonzero(look).flatten()
+
+        def go_on() -> None:
+            if len(boxes) and masks is not None:
+                views.masks = sharpened(
+                    sampler.detector, sampler.canvas, views.asked, masks, boxes, n_last, self.seed + 1, sampler.settings
+                )
+                views.n_shared += n_last * len(boxes)
+                sampler.seen(n_last * len(boxes))
+            spend(sampler, views.known, n_last * int(draw.sum()), 1 - self.tolerance, draw)
+
+        views.partial = stopped_early(go_on, views.known, self.keep_partial, least_draws=0)
 
     def _start(
         self, detector: Adapter, image: Image, canvas: Canvas, detections: Detections
@@ -267,58 +299,3 @@ class PixelEvidence:
         sums = [part.sum((1, 2), keepdim=True) for part in parts]
         shares = [torch.where(total > 0, part / total, parts[0] / sums[0]) for part, total in zip(parts, sums)]
         return torch.stack(shares).mean(0), names
-
-
-@dataclass(eq=False)
-class _Views:
-    """What the views of T boxes came to.
-
-    Attributes:
-        asked: T questions of the masks and of the trial: for the class, or for its contrast with another.
-        contrast: (T,) bool, which of the two.
-        hidden, whole: (T, F) and (T,), their answers with nothing shown and for the whole image.
-        known: the draws.
-        masks: the soft masks' slopes where positive, and their errors, (T, h, w); None where there were none.
-        agreement: (T,) how well other coarse masks would correlate with these.
-        n_masks: views of masks, coarse and fine.
-        partial: whether Ctrl-C cut the draws short.
-    """
-
-    asked: list[Target]
-    contrast: Tensor
-    hidden: Tensor
-    whole: Tensor
-    known: Densities
-    masks: Estimate | None = None
-    agreement: Tensor | None = None
-    n_masks: int = 0
-    partial: bool = False
-
-    @classmethod
-    def asking(
-        cls, targets: Sequence[Target], rivals: Sequence[Target], hidden: Tensor, whole: Tensor, known: Densities
-    ) -> _Views:
-        """No views but the ends yet: a rival is asked where the whole image scores it by more than half as much."""
-        n_boxes = len(targets)
-        place = torch.arange(n_boxes, device=whole.device)
-        contrast = whole[n_boxes:] > whole[:n_boxes] / 2 if rivals else torch.zeros_like(place, dtype=torch.bool)
-        place = torch.where(contrast, place + n_boxes, place)
-        every = [*targets, *rivals]
-        return cls([every[i] for i in place.tolist()], contrast, hidden[place], whole[place], known)
-
-    @property
-    def n_passes(self) -> int:
-        return self.hidden.shape[1] + 1 + self.n_masks + int(self.known.n_views.sum())
-
-    @property
-    def untried(self) -> int:
-        """Which map is kept where none can be tried: the second, of all that was seen; without views the start."""
-        return int(self.masks is not None or bool((self.known.n_draws > 0).any()))
-
-    def records(self) -> list[dict[str, Any]]:
-        """What became of each box, as JSON can hold it."""
-        told = [one | {"contrast": yes} for one, yes in zip(self.known.records(), self.contrast.tolist(), strict=True)]
-        if self.agreement is not None:
-            for one, agreement in zip(told, self.agreement.tolist(), strict=True):
-                one["expected_correlation_of_masks"] = agreement
-        return told

@@ -182,7 +182,9 @@ class ShapleySampler:
         return torch.cat(answers, 1)
 
 
-def spend(sampler: ShapleySampler, known: Densities, max_views: int, settled: float = 1.0) -> None:
+def spend(
+    sampler: ShapleySampler, known: Densities, max_views: int, settled: float = 1.0, boxes: Tensor | None = None
+) -> None:
     """Draw until every box is settled or the views are spent, most where the error is largest.
 
     Each round spends half of what is left, shared out among the boxes in proportion to what they lack: a hard box gets
@@ -193,11 +195,13 @@ def spend(sampler: ShapleySampler, known: Densities, max_views: int, settled: fl
         known: what is known of them; the draws are added to it.
         max_views: for all boxes together.
         settled: the expected correlation in [0, 1] from which a box needs no more.
+        boxes: (T,) bool, which boxes to draw for; None: all.
     """
+    wanted = known.whole > 0 if boxes is None else boxes & (known.whole > 0)
     start = int(known.n_views.sum())
-    sampler.draw(known, torch.where(known.whole > 0, FIRST_DRAWS - known.n_draws, 0).clamp(min=0), max_views)
+    sampler.draw(known, torch.where(wanted, FIRST_DRAWS - known.n_draws, 0).clamp(min=0), max_views)
     while (left := max_views - int(known.n_views.sum()) + start) > 0:
-        lacking = (settled - known.expected_correlation).clamp(min=0) * (known.n_views > 0)
+        lacking = (settled - known.expected_correlation).clamp(min=0) * (wanted & (known.n_views > 0))
         if not bool((lacking > 0).any()):
             return
         cost = known.n_views / known.n_draws.clamp(min=1)

@@ -11,7 +11,6 @@ from torch import Tensor
 from detxai.adapters.adapter import Adapter
 from detxai.engine.estimating import Estimate, estimate
 from detxai.engine.lattice import Lattice
-from detxai.engine.masking.fine import fine_masks
 from detxai.engine.masking.scoring import scores_under
 from detxai.engine.masks import RiseMasks
 from detxai.engine.perturbing import Canvas
@@ -20,7 +19,6 @@ from detxai.targets import Target
 CELLS_A_BOX = 2  # cells across the smallest box, so that its parts can be told apart
 CELLS = (5, 24)  # across the shorter side: at least, at most
 SHOWN = 0.65  # of the image, in every view: a box that is hard to find is lost when half is hidden
-SHARPENING = 2.0  # what a pixel gains at most from the fine masks, as a share of its value
 
 
 def grid_for(size: tuple[int, int], boxes: Tensor) -> tuple[int, int]:
@@ -64,27 +62,3 @@ def soft_masks(
     scores = torch.cat([some for _, some in views], 1)
     found = estimate(scores, lattice, "slope", "regression")
     return Estimate(*(lattice.to_pixels(one, canvas.size) for one in (found.values, found.standard_error)))
-
-
-def coarse_and_fine(
-    detector: Adapter,
-    canvas: Canvas,
-    targets: Sequence[Target],
-    boxes: Tensor,
-    n_masks: tuple[int, int],
-    seed: int,
-    settings: dict[str, Any],
-) -> tuple[Estimate, Tensor]:
-    """What is positive of ``soft_masks``, sharpened by ``fine_masks``: maps (T, h, w), with errors in proportion.
-
-    Args:
-        n_masks: coarse ones for all boxes, and fine ones for each.
-        detector, canvas, targets, boxes, seed, settings: of both.
-
-    Returns:
-        The maps, and (T,) how well other coarse masks would correlate with these.
-    """
-    coarse = soft_masks(detector, canvas, targets, boxes, n_masks[0], seed, settings)
-    fine = fine_masks(detector, canvas, targets, coarse.values, n_masks[1], seed + 1, settings)
-    gain = 1 + SHARPENING * fine
-    return Estimate(coarse.values.clamp(min=0) * gain, coarse.standard_error * gain), coarse.expected_correlation
