@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, ClassVar, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,7 @@ class FunctionAdapter(Adapter):
 
     family = "function"
     has_network = False
+    _kind: ClassVar[str] = "a plain function"
 
     def __init__(
         self, function: Function, *, class_names: Mapping[int, str] | Sequence[str] | None = None
@@ -168,8 +169,8 @@ class FunctionAdapter(Adapter):
 
     def _refuse(self, reason: str) -> NoReturn:
         raise TypeError(
-            f"{self._name} is a plain function: {reason}; eigen_cam and ablation_cam need the network inside, "
-            "d_rise needs none"
+            f"{self._name} is {self._kind}: {reason}; eigen_cam and ablation_cam need the network inside, d_rise needs "
+            "none"
         )
 
 

@@ -19,6 +19,7 @@ from torchvision.models import detection as torchvision_detection
 from torchvision.models import get_model, list_models
 
 from detxai.adapters.adapter import Adapter
+from detxai.adapters.exported import SUFFIXES, load_exported
 from detxai.adapters.registry import wrap
 from detxai.adapters.yolo import load_yolo
 
@@ -38,9 +39,10 @@ def load_detector(
     """A detector by name.
 
     Args:
-        model: a torchvision builder's name (``fasterrcnn_resnet50_fpn``); the path of a YOLO ``.pt``;
-            ``module:function`` or ``file.py:function``, a factory of your own that returns the model; or a bundled
-            detector, ``scenes-frcnn`` or ``scenes-yolo``. A factory's module may list its ``CLASS_NAMES``.
+        model: a torchvision builder's name (``fasterrcnn_resnet50_fpn``); the path of a YOLO ``.pt``; an
+            exported ``.onnx``, OpenVINO ``.xml`` or ``.torchscript``; ``module:function`` or ``file.py:function``, a
+            factory of your own that returns the model; or a bundled detector, ``scenes-frcnn`` or ``scenes-yolo``. A
+            factory's module may list its ``CLASS_NAMES``.
         weights: for a torchvision builder, the file of its ``state_dict``, read with ``weights_only=True``.
             Nothing is ever downloaded: without it the weights are random.
         class_names: label -> name; default: the model's own.
@@ -54,6 +56,9 @@ def load_detector(
     if name.endswith(".pt"):
         _refuse_weights(weights, "a YOLO .pt file holds its own")
         return load_yolo(name, class_names=class_names, **options)
+    if name.endswith(SUFFIXES):
+        _refuse_weights(weights, "an exported file holds its own")
+        return load_exported(name, class_names=class_names, **options)
     if name in BUNDLED:
         _refuse_weights(weights, "a bundled detector has its own")
         return BUNDLED[name](class_names, options)
@@ -72,8 +77,8 @@ def _torchvision_model(name: str, weights: str | PathLike[str] | None) -> nn.Mod
     known = [n for n in list_models(module=torchvision_detection) if n.startswith(FAMILIES)]
     if name not in known:
         raise ValueError(
-            f"model must be a YOLO .pt file, module:function, one of {', '.join(BUNDLED)}, or one of torchvision's "
-            f"{', '.join(known)}; got {name!r}"
+            f"model must be a YOLO .pt file, an exported {', '.join(SUFFIXES)}, module:function, one of "
+            f"{', '.join(BUNDLED)}, or one of torchvision's {', '.join(known)}; got {name!r}"
         )
     if weights is None:
         log.warning("%s has no weights: they are random (seed 0), so its detections and maps mean nothing", name)
