@@ -52,12 +52,21 @@ class Answer:
 
     def score(self, box: Tensor, label: int) -> Tensor:
         """max IoU * p(label), of those within reach."""
+        return self.quality(box, label)[0].max()
+
+    def side(self, box: Tensor, label: int, side: int) -> Tensor:
+        """Where the side (0 left, 1 top, 2 right, 3 bottom) of the box of the best candidate lies."""
+        quality, placed = self.quality(box, label)
+        return placed[quality.argmax(), side]
+
+    def quality(self, box: Tensor, label: int) -> tuple[Tensor, Tensor]:
+        """(N,) IoU * p(label) of each candidate, 0 out of reach, and (N, 4) its box for that class."""
         column = label - self.first_label
         placed = self.placed if self.placed.ndim == 2 else self.placed[:, column]
         quality = box_iou(box[None], placed)[0] * self.probability[:, column]
         if self.within is not None:
             quality = quality * (box_iou(box[None], self.within)[0] >= 0.1)
-        return quality.max()
+        return quality, placed
 
 
 def called(model: nn.Module, layers: tuple[str, ...], put_out: Outputs, run: Callable[[], Any]) -> tuple[Any, Outputs]:
@@ -195,10 +204,14 @@ def dropped(case: TwoStages | OneStage, clean: Answer, found: detxai.Detections,
     return torch.stack(columns, 1)
 
 
-def layer_cam(
-    case: TwoStages | OneStage, box: Tensor, label: int, detector: Adapter, *, hold: bool = False
-) -> np.ndarray[Any, Any]:
-    """LayerCAM's formula, with gradients by the model's own call from outputs made into leaves."""
+def traced_back(
+    case: TwoStages | OneStage, ask: Callable[[Answer], Tensor], *, hold: bool
+) -> list[tuple[Tensor, Tensor]]:
+    """Each level (C, h, w) and the gradient of what is asked, by the model's own call.
+
+    Args:
+        hold: whether the levels are leaves, so that none reads another; else as the network computes them.
+    """
     with torch.no_grad():
         clean = case.answer({})
     parameters = [parameter for parameter in case.model.parameters() if parameter.is_floating_point()]
@@ -209,11 +222,19 @@ def layer_cam(
     with torch.enable_grad():
         answer = case.answer(leaves if hold else {})
         levels = [level for each in answer.outputs.values() for level in each.values()]
-        gradients = torch.autograd.grad(answer.score(box, label), levels, allow_unused=True, materialize_grads=True)
+        gradients = torch.autograd.grad(ask(answer), levels, allow_unused=True, materialize_grads=True)
     for parameter, was in zip(parameters, wanted, strict=True):
         parameter.requires_grad_(was)
+    return [(level[0].detach(), gradient[0]) for level, gradient in zip(levels, gradients)]
+
+
+def layer_cam(
+    case: TwoStages | OneStage, box: Tensor, label: int, detector: Adapter, *, hold: bool = False
+) -> np.ndarray[Any, Any]:
+    """LayerCAM's formula, with gradients by the model's own call from outputs made into leaves."""
     (geometry,) = detector.prepare(case.image).geometries
-    cells = [(g[0].clamp(min=0) * level[0].detach()).sum(0).clamp(min=0) for g, level in zip(gradients, levels)]
+    pairs = traced_back(case, lambda answer: answer.score(box, label), hold=hold)
+    cells = [(gradient.clamp(min=0) * level).sum(0).clamp(min=0) for level, gradient in pairs]
     maps = torch.stack([geometry.map_to_image(each) for each in cells])
     peaks = maps.amax((1, 2), keepdim=True)
     return (maps * (peaks.max() / peaks.clamp(min=1e-30))).amax(0).numpy()

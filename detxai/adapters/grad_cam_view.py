@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,8 +67,16 @@ class GradCamView(nn.Module):
         return self._features[0].inputs.tensor
 
     def forward(self, images: Tensor) -> list[Candidates]:
-        """The candidates of each image; ``images`` is ``input_tensor``, repeated as often as grad-cam likes."""
+        """The candidates of each image of a batch, (B, 3, h, w).
+
+        Where ``images`` is ``input_tensor``, repeated as often as grad-cam likes, they come of the view's layers.
+        Changed images, such as Score-CAM's, go through the whole detector: no layer of the view runs.
+        """
         (features,) = self._features
+        if not torch.equal(images, self.input_tensor.expand_as(images)):
+            inputs, many = features.inputs, len(images)
+            changed = replace(inputs, tensor=images, geometries=inputs.geometries * many, images=inputs.images * many)
+            return list(self._detector[0].candidates(changed))
         with torch.enable_grad():
             batch = [level.expand(len(images), -1, -1, -1) for level in features.levels.values()]
             # clones, made in order: autograd then visits them in reverse, the order in which grad-cam collects

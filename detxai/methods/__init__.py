@@ -1,12 +1,45 @@
-"""Explanation methods, one file each."""
+"""Explanation methods, one file each; those that are another library's in a folder named after it.
+
+Every class says of itself, as class attributes: ``name``; ``asks_about_boxes``; ``needs``, which is ``"answers"`` (any
+detector will do), ``"network"`` or ``"gradients"`` (through that network); and ``passes``, its cost in a phrase. Where
+``is_signed`` is True, overlays show also what speaks against the box.
+"""
+
+from typing import Any
 
 from detxai.methods.ablation_cam import AblationCAM
 from detxai.methods.d_rise import DRISE
 from detxai.methods.eigen_cam import EigenCAM
+from detxai.methods.from_grad_cam import FROM_GRAD_CAM
 from detxai.methods.layer_cam import LayerCAM
+from detxai.methods.odam import ODAM
 from detxai.methods.pixel_evidence import PixelEvidence
 from detxai.methods.region_shapley import RegionShapley
+from detxai.methods.ssgrad_cam_plusplus import SSGradCAMPlusPlus
 
-METHODS = {method.name: method for method in (PixelEvidence, RegionShapley, DRISE, LayerCAM, AblationCAM, EigenCAM)}
+METHODS: dict[str, type[Any]] = {
+    method.name: method
+    for method in (
+        PixelEvidence,
+        RegionShapley,
+        DRISE,
+        LayerCAM,
+        ODAM,
+        SSGradCAMPlusPlus,
+        AblationCAM,
+        EigenCAM,
+        *FROM_GRAD_CAM,
+    )
+}
 
-__all__ = ["DRISE", "METHODS", "AblationCAM", "EigenCAM", "LayerCAM", "PixelEvidence", "RegionShapley"]
+__all__ = [
+    "DRISE",
+    "METHODS",
+    "ODAM",
+    "AblationCAM",
+    "EigenCAM",
+    "LayerCAM",
+    "PixelEvidence",
+    "RegionShapley",
+    "SSGradCAMPlusPlus",
+]

@@ -119,6 +119,8 @@ class AblationCAM:
 
     name: ClassVar[str] = "ablation_cam"
     asks_about_boxes: ClassVar[bool] = True
+    needs: ClassVar[str] = "network"
+    passes: ClassVar[str] = "1 pass, and a part of one for each channel; shared by all boxes"
 
     ratio_channels_to_ablate: float = 1.0
     batch_size: int | None = None

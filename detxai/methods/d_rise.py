@@ -99,6 +99,8 @@ class DRISE:
 
     name: ClassVar[str] = "d_rise"
     asks_about_boxes: ClassVar[bool] = True
+    needs: ClassVar[str] = "answers"
+    passes: ClassVar[str] = "n_masks for the image, shared by all boxes"
 
     n_masks: int | Literal["auto"] = 1000
     seed: int = 0

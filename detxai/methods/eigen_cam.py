@@ -42,6 +42,8 @@ class EigenCAM:
 
     name: ClassVar[str] = "eigen_cam"
     asks_about_boxes: ClassVar[bool] = False
+    needs: ClassVar[str] = "network"
+    passes: ClassVar[str] = "1 pass for the image"
 
     layers: Sequence[str] | str | None = None
     reshape_transform: ReshapeTransform | None = None

@@ -16,6 +16,7 @@ from detxai.adapters.own_context import in_full_precision
 from detxai.detections import Candidates, Detections
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
+from detxai.methods.checks import check_flag, check_target
 from detxai.targets import ClassScoreTarget, Target, ask_about, score_targets
 
 
@@ -47,16 +48,16 @@ class LayerCAM:
 
     name: ClassVar[str] = "layer_cam"
     asks_about_boxes: ClassVar[bool] = True
+    needs: ClassVar[str] = "gradients"
+    passes: ClassVar[str] = "1 pass for the image, 1 backward pass a box"
 
     layers: Sequence[str] | str | None = None
     propagate: bool = True
     target: Callable[[Any, int], Target] = ClassScoreTarget
 
     def __post_init__(self) -> None:
-        if not isinstance(self.propagate, bool):
-            raise TypeError(f"propagate must be True or False, got {self.propagate!r}")
-        if not callable(self.target):
-            raise TypeError(f"target must be callable with a box and a label, got {type(self.target).__name__}")
+        check_flag("propagate", self.propagate)
+        check_target(self.target)
 
     @in_full_precision
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
@@ -72,8 +73,7 @@ class LayerCAM:
         targets = ask_about(detections, self.target)
         with detector.borrowed():
             traced = Traced.of(detector, image, self.layers, propagate=self.propagate)
-            if not traced.candidates.class_scores.requires_grad:
-                raise ValueError("model must have gradients, got none: it was made in inference mode, or runs without")
+            traced.expect_gradients()
             with torch.enable_grad():
                 maps = [traced.layer_cam(score) for score in score_targets(targets, traced.candidates)[:, 0]]
         cost = Cost(time.perf_counter() - start, forward_passes=1)
@@ -118,6 +118,27 @@ class Traced:
             candidates = detector.candidates(inputs)
         return cls(level_names(outputs), candidates, inputs)
 
+    def expect_gradients(self) -> None:
+        """Raise ``ValueError`` where the pass has no graph to trace anything back through."""
+        if not self.candidates.class_scores.requires_grad:
+            raise ValueError("model must have gradients, got none: it was made in inference mode, or runs without")
+
+    def gradients(self, score: Tensor, *, differentiable: bool = False) -> list[Tensor | None]:
+        """Of ``score`` with respect to each level, (1, C, h, w); None for a level that it does not read.
+
+        Args:
+            score: a scalar made from ``candidates``.
+            differentiable: whether the gradients have a graph of their own, for second derivatives.
+
+        Raises:
+            ValueError: the score has no gradients.
+        """
+        if not score.requires_grad:
+            raise ValueError("target must have gradients with respect to the features, got a score without any")
+        levels = list(self.levels.values())
+        found = torch.autograd.grad(score, levels, retain_graph=True, create_graph=differentiable, allow_unused=True)
+        return list(found)
+
     def layer_cam(self, score: Tensor) -> Tensor:
         """(H, W) from 0, raw, pixels of the image: the levels joined at the scale of the strongest.
 
@@ -134,12 +155,9 @@ class Traced:
         Raises:
             ValueError: the score has no gradients.
         """
-        if not score.requires_grad:
-            raise ValueError("target must have gradients with respect to the features, got a score without any")
-        levels = list(self.levels.values())
-        gradients = torch.autograd.grad(score, levels, retain_graph=True, allow_unused=True, materialize_grads=True)
         on_image = []
-        for level, gradient in zip(levels, gradients, strict=True):
+        for level, gradient in zip(self.levels.values(), self.gradients(score), strict=True):
+            gradient = torch.zeros_like(level) if gradient is None else gradient
             cells = (gradient[0].float().clamp(min=0) * level[0].detach().float()).sum(0).clamp(min=0)
             on_image.append(self.inputs.geometries[0].map_to_image(cells))
         return torch.stack(on_image)

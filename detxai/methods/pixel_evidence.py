@@ -109,6 +109,8 @@ class PixelEvidence:
 
     name: ClassVar[str] = "pixel_evidence"
     asks_about_boxes: ClassVar[bool] = True
+    needs: ClassVar[str] = "answers"
+    passes: ClassVar[str] = "max_passes a box at most; several boxes share the coarse masks"
 
     max_passes: int = 300
     tolerance: float = 0.15

@@ -74,6 +74,8 @@ class RegionShapley:
 
     name: ClassVar[str] = "region_shapley"
     asks_about_boxes: ClassVar[bool] = True
+    needs: ClassVar[str] = "answers"
+    passes: ClassVar[str] = "max_passes a box, on average over the boxes; nothing is shared"
 
     max_passes: int = 300
     tolerance: float = 0.05

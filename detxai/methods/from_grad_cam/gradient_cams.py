@@ -1,0 +1,280 @@
+"""grad-cam's methods that weigh features by the gradient of a box's score."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter
+from detxai.adapters.own_context import in_full_precision
+from detxai.detections import Candidates, Detections
+from detxai.engine.batching import is_out_of_memory
+from detxai.explanation import Cost, Explanation, settings_of
+from detxai.images import Image
+from detxai.methods.checks import check_flag, check_target
+from detxai.methods.eigen_cam import principal_projection
+from detxai.methods.from_grad_cam.formulas import as_array, formula_of, grad_cam_class, join_levels
+from detxai.methods.layer_cam import Traced
+from detxai.targets import ClassScoreTarget, Target, ask_about, score_targets
+
+
+@dataclass(frozen=True)
+class GradientCAM:
+    """What grad-cam's gradient methods have in common; each says by its formula what becomes of a level.
+
+    One forward pass for the image and one backward pass a box give the features A of each level and the gradients g of
+    the box's score y; the formula in grad-cam's own class makes a map over the level's cells of them. ``values`` is
+    that map, signed, before grad-cam clips it at 0 and scales it to [0, 1] (the heatmap is the positive part over its
+    peak, as grad-cam's own picture), brought to the image. Several levels: see ``join_levels``.
+
+    Args:
+        layers: names of the layers; default: the adapter's.
+        propagate: where one of ``layers`` reads another (on a YOLO, model.18 and model.21 read model.15): True lets a
+            change of one run on through the others, as hooks of grad-cam on the network itself would see it; False
+            holds the outputs of the others, as grad-cam on ``detxai.adapters.GradCamView`` sees it.
+        target: from a detection's box and label to the question asked of it, y.
+    """
+
+    name: ClassVar[str]
+    grad_cam_name: ClassVar[str]
+    asks_about_boxes: ClassVar[bool] = True
+    needs: ClassVar[str] = "gradients"
+    passes: ClassVar[str] = "1 pass for the image, 1 backward pass a box"
+
+    layers: Sequence[str] | str | None = None
+    propagate: bool = True
+    target: Callable[[Any, int], Target] = ClassScoreTarget
+
+    def __post_init__(self) -> None:
+        check_flag("propagate", self.propagate)
+        check_target(self.target)
+
+    @in_full_precision
+    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+        """One explanation for each detection.
+
+        Raises:
+            ValueError: a label is wrong, or the target or the network has no gradients.
+            LookupError: a layer is unknown.
+            TypeError: the detector is a plain function, without a network.
+            ImportError: grad-cam is missing, or too old to have the method.
+        """
+        names = detector.layer_names(self.layers)
+        formula = formula_of(self.grad_cam_name, detector.device)
+        start = time.perf_counter()
+        if len(detections) == 0:
+            return []
+        with detector.borrowed():
+            traced = Traced.of(detector, image, names, propagate=self.propagate)
+            traced.expect_gradients()
+            with torch.enable_grad():
+                scores = self._scores(traced.candidates, detections)
+                maps = [join_levels(self._level_maps(formula, traced, y), traced.inputs.geometries[0]) for y in scores]
+        cost = Cost(time.perf_counter() - start, forward_passes=1)
+        settings, model = settings_of(self), {**detector.describe(), "layers": list(traced.levels)}
+        return [
+            Explanation(map_.cpu().numpy(), traced.inputs.images[0], self.name, settings, cost, detection, model=model)
+            for map_, detection in zip(maps, detections, strict=True)
+        ]
+
+    def _scores(self, candidates: Candidates, detections: Detections) -> Tensor:
+        """(T,) what is traced back."""
+        return score_targets(ask_about(detections, self.target), candidates)[:, 0]
+
+    def _level_maps(self, formula: Any, traced: Traced, score: Tensor) -> list[Tensor]:
+        """(h, w) for each level, zeros where the score does not read it."""
+        gradients = traced.gradients(score)
+        return [
+            level.new_zeros(level.shape[2:]) if gradient is None else self._level_map(formula, level, gradient)
+            for level, gradient in zip(traced.levels.values(), gradients, strict=True)
+        ]
+
+    def _level_map(self, formula: Any, level: Tensor, gradient: Tensor) -> Tensor:
+        """(h, w) from features and gradients, both (1, C, h, w)."""
+        (cells,) = formula.get_cam_image(None, None, None, as_array(level), as_array(gradient), False)
+        return torch.from_numpy(cells)
+
+
+@dataclass(frozen=True)
+class GradCAM(GradientCAM):
+    """Grad-CAM: each channel weighed by the mean of its gradient, ``sum_c mean(g_c) A_c``.
+
+    The mean forgets where the gradient was, so other objects that light up the same channels light up in the map.
+    Settings and ``values``: see ``GradientCAM``.
+
+    Source: Selvaraju et al., 2017 (ICCV), by grad-cam's ``GradCAM``.
+    """
+
+    name: ClassVar[str] = "grad_cam"
+    grad_cam_name: ClassVar[str] = "GradCAM"
+
+
+@dataclass(frozen=True)
+class GradCAMPlusPlus(GradientCAM):
+    """Grad-CAM++: each channel weighed by its positive gradients, small causes as much as large ones.
+
+    ``sum_c w_c A_c`` with ``w_c = sum(alpha relu(g))`` and ``alpha = g^2 / (2 g^2 + sum(A) g^3)``, 0 where g is 0.
+    Settings and ``values``: see ``GradientCAM``.
+
+    Source: Chattopadhay et al., 2018 (WACV), equations 7 and 19, by grad-cam's ``GradCAMPlusPlus``.
+    """
+
+    name: ClassVar[str] = "grad_cam_plusplus"
+    grad_cam_name: ClassVar[str] = "GradCAMPlusPlus"
+
+
+@dataclass(frozen=True)
+class HiResCAM(GradientCAM):
+    """HiResCAM: gradient times feature at each place, ``sum_c g_c A_c``, so that the map is of this box alone.
+
+    Settings and ``values``: see ``GradientCAM``. The paper has no clipping at 0, so overlays show both signs.
+
+    Source: Draelos & Carin, 2020 (arXiv 2011.08891), by grad-cam's ``HiResCAM``.
+    """
+
+    name: ClassVar[str] = "hires_cam"
+    grad_cam_name: ClassVar[str] = "HiResCAM"
+    is_signed: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class XGradCAM(GradientCAM):
+    """XGrad-CAM: each channel weighed by its gradient, on average over where the channel is strong.
+
+    ``sum_c w_c A_c`` with ``w_c = sum(g A) / sum(A)``. A channel whose features nearly cancel, as those of SiLU may,
+    is divided by nearly nothing. Settings and ``values``: see ``GradientCAM``.
+
+    Source: Fu et al., 2020 (BMVC), by grad-cam's ``XGradCAM``.
+    """
+
+    name: ClassVar[str] = "xgrad_cam"
+    grad_cam_name: ClassVar[str] = "XGradCAM"
+
+
+@dataclass(frozen=True)
+class GradCAMElementWise(GradientCAM):
+    """Gradient times feature at each place, what speaks for the box only: ``sum_c relu(g_c A_c)``.
+
+    Settings and ``values``: see ``GradientCAM``.
+
+    Source: grad-cam's ``GradCAMElementWise``.
+    """
+
+    name: ClassVar[str] = "grad_cam_elementwise"
+    grad_cam_name: ClassVar[str] = "GradCAMElementWise"
+
+
+@dataclass(frozen=True)
+class EigenGradCAM(GradientCAM):
+    """EigenGrad-CAM: gradient times feature, projected onto its first principal component over the level's places.
+
+    Settings and ``values``: see ``GradientCAM``.
+
+    Source: grad-cam's ``EigenGradCAM``. Differs in the sign, which grad-cam leaves to chance and then clips: here the
+    projection goes along with ``sum_c g_c A_c``, so that positive speaks for the box; and in the decomposition, by
+    ``principal_projection``: grad-cam's full SVD holds a matrix of places x places, 12 GB for a large photo.
+    """
+
+    name: ClassVar[str] = "eigen_grad_cam"
+    grad_cam_name: ClassVar[str] = "EigenGradCAM"
+
+    def _level_map(self, formula: Any, level: Tensor, gradient: Tensor) -> Tensor:
+        weighted = level.detach() * gradient
+        projection, evidence = principal_projection(weighted)[0], weighted[0].sum(0)
+        agrees = (projection * (evidence - evidence.mean())).sum() >= 0
+        return torch.where(agrees, projection, -projection)
+
+
+@dataclass(frozen=True)
+class FinerCAM(GradientCAM):
+    """Finer-CAM: Grad-CAM of what sets the box's class apart from the classes most like it.
+
+    The question of each class k of the detector, asked of this box, gives y_k. With the ``n_similar`` classes whose y
+    is nearest to the label's own, y, and the softmax p of all y_k as weights,
+    ``sum_k p_k (y - alpha y_k) / sum_k p_k`` is traced back instead of y.
+
+    Args:
+        layers, propagate, target: as for ``GradientCAM``; ``values`` too.
+        alpha: from 0, how much the other classes count; 0 is Grad-CAM.
+        n_similar: how many classes the label is held against, at least 1.
+
+    Source: Zhang et al., 2025 (CVPR), by grad-cam's ``FinerWeightedTarget`` and ``GradCAM``. Differs in that y are the
+    scores of a box in the place of a classifier's logits.
+    """
+
+    name: ClassVar[str] = "finer_cam"
+    grad_cam_name: ClassVar[str] = "GradCAM"
+
+    alpha: float = 1.0
+    n_similar: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.alpha < float("inf"):
+            raise ValueError(f"alpha must be a number from 0, got {self.alpha!r}")
+        if isinstance(self.n_similar, bool) or not isinstance(self.n_similar, int) or self.n_similar < 1:
+            raise ValueError(f"n_similar must be a whole number from 1, got {self.n_similar!r}")
+
+    def _scores(self, candidates: Candidates, detections: Detections) -> Tensor:
+        labels = candidates.labels.tolist()
+        if len(labels) < 2:
+            raise ValueError(f"finer_cam holds a class against others, but the detector has {len(labels)}")
+        unknown = sorted(set(detections.labels.tolist()) - set(labels))
+        if unknown:
+            raise ValueError(f"label must be one of the detector's {len(labels)} classes, got {unknown}")
+        compared = grad_cam_class("FinerWeightedTarget", "pytorch_grad_cam.utils.model_targets")
+        scores = []
+        for box, label in zip(detections.boxes.tolist(), detections.labels.tolist(), strict=True):
+            of_class = score_targets([self.target(box, one) for one in labels], candidates)[:, 0]
+            own = labels.index(label)
+            nearest = (of_class - of_class[own]).abs().detach()
+            nearest[own] = torch.inf
+            similar = nearest.argsort(stable=True)[: min(self.n_similar, len(labels) - 1)].tolist()
+            scores.append(compared(own, similar, self.alpha)(of_class))
+        return torch.stack(scores)
+
+
+@dataclass(frozen=True)
+class ShapleyCAM(GradientCAM):
+    """ShapleyCAM: Grad-CAM whose gradient is corrected by the curvature along the features.
+
+    ``sum_c mean(g_c - (H A)_c / 2) A_c`` with H the second derivatives of y: an estimate of each channel's Shapley
+    value to the second order. It needs a network that can be differentiated twice; torchvision's RoIAlign cannot, so
+    its two-stage detectors are refused. Settings and ``values``: see ``GradientCAM``.
+
+    Source: Cai, 2025 (arXiv 2501.06261); the formula of grad-cam's ``ShapleyCAM``, whose own code frees the graph after
+    the first layer of the first box.
+    """
+
+    name: ClassVar[str] = "shapley_cam"
+    grad_cam_name: ClassVar[str] = "ShapleyCAM"
+    passes: ClassVar[str] = "1 pass for the image, 2 backward passes for each layer a box"
+
+    def _level_maps(self, formula: Any, traced: Traced, score: Tensor) -> list[Tensor]:
+        maps = []
+        gradients = traced.gradients(score, differentiable=True)
+        for level, gradient in zip(traced.levels.values(), gradients, strict=True):
+            if gradient is None:
+                maps.append(level.new_zeros(level.shape[2:]))
+                continue
+            corrected = gradient.detach() - _curvature(level, gradient) / 2
+            maps.append((corrected.mean((2, 3), keepdim=True) * level.detach())[0].sum(0))
+        return maps
+
+
+def _curvature(level: Tensor, gradient: Tensor) -> Tensor:
+    """H A, the second derivatives of the score in the direction of the features: (1, C, h, w)."""
+    if not gradient.requires_grad:  # a score that is linear in this level
+        return torch.zeros_like(gradient)
+    try:
+        (product,) = torch.autograd.grad(gradient, level, level.detach(), retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(f"shapley_cam needs a network that can be differentiated twice: {error}") from error
+    return torch.zeros_like(gradient) if product is None else product

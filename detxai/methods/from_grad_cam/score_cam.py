@@ -1,0 +1,128 @@
+"""Score-CAM: how much of the box is left where only what one channel lights up is shown?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from detxai.adapters.adapter import Adapter, Inputs
+from detxai.adapters.own_context import in_full_precision
+from detxai.detections import Detections
+from detxai.engine.batching import check_batch_size, images_at_once, in_batches
+from detxai.explanation import Cost, Explanation, settings_of
+from detxai.images import Image
+from detxai.methods.checks import check_target
+from detxai.methods.from_grad_cam.formulas import join_levels
+from detxai.progress import hides_bar
+from detxai.targets import ClassScoreTarget, Target, ask_about, score_targets
+
+
+@dataclass(frozen=True)
+class ScoreCAM:
+    """Each channel weighed by the box's score where the image is shown only as far as the channel lights up.
+
+    A channel, enlarged to the model's input and scaled to [0, 1], multiplies that input: what is hidden fades to 0,
+    which is black to a YOLO and the training images' mean colour to torchvision's detectors. With y_c the score of the
+    box that is left, ``w = softmax(y)`` over the channels of a level, and ``values = sum_c w_c A_c``; several levels:
+    see ``detxai.methods.from_grad_cam.formulas.join_levels``.
+
+    The scores of a detector lie in [0, 1], and so the softmax makes all weights nearly alike: the map is then close to
+    the mean feature, and to the same map for every box. grad-cam's has the same flaw, which a classifier's logits hide.
+
+    Args:
+        layers: names of the layers; default: the adapter's.
+        target: from a detection's box and label to the question asked of it.
+        batch_size: masked images at once; None: what fits the device.
+        progress: a bar; None: where standard error is a terminal.
+
+    Source: Wang et al., 2020, Score-CAM (CVPR workshops), as grad-cam's ``ScoreCAM`` has it, of which this is the
+    formula. Differs in that one masked image serves all boxes, in batches that fit the device; grad-cam makes all
+    channels' images at once, anew for each box.
+    """
+
+    name: ClassVar[str] = "score_cam"
+    asks_about_boxes: ClassVar[bool] = True
+    needs: ClassVar[str] = "network"
+    passes: ClassVar[str] = "1 pass for each channel of the layers, shared by all boxes"
+
+    layers: Sequence[str] | str | None = None
+    target: Callable[[Any, int], Target] = ClassScoreTarget
+    batch_size: int | None = None
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_target(self.target)
+        check_batch_size(self.batch_size)
+
+    @in_full_precision
+    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+        """One explanation for each detection.
+
+        Raises:
+            ValueError: a label is wrong.
+            LookupError: a layer is unknown.
+            TypeError: the detector is a plain function, without a network.
+        """
+        names = detector.layer_names(self.layers)
+        start = time.perf_counter()
+        if len(detections) == 0:
+            return []
+        features = detector.features(image, names)
+        targets = ask_about(detections, self.target)
+        n_channels = sum(level.shape[1] for level in features.levels.values())
+        with (
+            detector.borrowed(),
+            torch.no_grad(),
+            tqdm(
+                total=n_channels, desc="masking", unit="channel", disable=hides_bar(self.progress), leave=False
+            ) as bar,
+        ):
+            by_level = [
+                self._maps(detector, features.inputs, level, targets, bar) for level in features.levels.values()
+            ]
+        (geometry,) = features.inputs.geometries
+        cost = Cost(time.perf_counter() - start, forward_passes=1 + n_channels)
+        settings, model = settings_of(self), {**detector.describe(), "layers": list(features.layers)}
+        return [
+            Explanation(
+                join_levels(list(maps), geometry).cpu().numpy(),
+                features.inputs.images[0],
+                self.name,
+                settings,
+                cost,
+                detection,
+                model=model,
+            )
+            for maps, detection in zip(zip(*by_level, strict=True), detections, strict=True)
+        ]
+
+    def _maps(self, detector: Adapter, inputs: Inputs, level: Tensor, targets: Sequence[Target], bar: tqdm) -> Tensor:
+        """(T, h, w) of one level (1, C, h, w)."""
+
+        def score(channels: Tensor) -> Tensor:
+            shown = inputs.tensor * _masks(level[0, channels], inputs.tensor.shape[-2:])[:, None]
+            many = len(channels)
+            masked = replace(inputs, tensor=shown, geometries=inputs.geometries * many, images=inputs.images * many)
+            return score_targets(targets, detector.candidates(masked))
+
+        scores = []
+        size = self.batch_size or images_at_once(inputs.tensor)
+        for channels, answers in in_batches(torch.arange(level.shape[1], device=level.device), size, score):
+            scores.append(answers.float())
+            bar.update(len(channels))
+        weights = torch.cat(scores, 1).softmax(1)
+        return torch.einsum("tc,chw->thw", weights.to(level.dtype), level[0])
+
+
+def _masks(channels: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, height, width) in [0, 1], from (B, h, w): enlarged, corner to corner as grad-cam does, and scaled."""
+    enlarged = F.interpolate(channels[:, None], size=tuple(size), mode="bilinear", align_corners=True)[:, 0]
+    least, most = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)
+    return (enlarged - least) / (most - least + 1e-8)

@@ -1,0 +1,68 @@
+"""ODAM: where do the features lie that a box's score, or one of its sides, was read from?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter
+from detxai.adapters.own_context import in_full_precision
+from detxai.detections import Detections
+from detxai.explanation import Explanation
+from detxai.geometry import Geometry
+from detxai.images import Image
+from detxai.methods.box_attributes import Attribute, check_attribute, explain_attributes
+from detxai.methods.checks import check_target
+from detxai.targets import ClassScoreTarget, Target
+
+
+@dataclass(frozen=True)
+class ODAM:
+    """Gradient times feature at each place, of the score or of a side of the box, on the level the box came from.
+
+    ``values = relu(sum_c dY/dA_c A_c)``, element by element, A the features of the level that the box's candidate was
+    read from, brought to the image; in units of Y. Y is the box's score, or the coordinate in image pixels of one of
+    its sides: what is high then pushes that side to the right or down. A side that is cut off at the image's edge
+    depends on nothing, and its map is flat.
+
+    Args:
+        attribute: ``"score"``: Y is what ``target`` asks; ``"left"``, ``"top"``, ``"right"`` or ``"bottom"``: where did
+            that side come from? ``"combined"``: the five maps, each scaled from 0 to 1, the largest at each pixel.
+        layers: names of the layers; default: the adapter's. Others are held while a change of one is traced.
+        target: from a detection's box and label to the question asked of its score.
+
+    Source: Zhao et al., 2023, ODAM (ICLR), and its released code. Differs in Y: the coordinate of a side where the code
+    takes the number regressed, and the box's question where it takes a class score.
+    """
+
+    name: ClassVar[str] = "odam"
+    asks_about_boxes: ClassVar[bool] = True
+    needs: ClassVar[str] = "gradients"
+    passes: ClassVar[str] = "1 pass for the image, 1 backward pass a box (5 where attribute is combined)"
+
+    attribute: Attribute = "score"
+    layers: Sequence[str] | str | None = None
+    target: Callable[[Any, int], Target] = ClassScoreTarget
+
+    def __post_init__(self) -> None:
+        check_attribute(self.attribute)
+        check_target(self.target)
+
+    @in_full_precision
+    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+        """One explanation for each detection; ``details["levels"]`` names the level of each attribute.
+
+        Raises:
+            ValueError: a label is wrong, or the target or the network has no gradients.
+            LookupError: a layer is unknown.
+            TypeError: the detector is a plain function, without a network.
+        """
+        return explain_attributes(self, detector, image, detections, odam_map)
+
+
+def odam_map(features: Tensor, gradients: Tensor, geometry: Geometry, box: Tensor) -> Tensor:
+    """(h, w) from features and gradients, both (C, h, w)."""
+    return (gradients * features).sum(0).clamp(min=0)
