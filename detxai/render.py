@@ -25,6 +25,7 @@ from matplotlib.patheffects import Normal, Stroke
 
 from detxai.detections import Detections
 from detxai.explanation import Explanation
+from detxai.methods import METHODS
 from detxai.runs.files import replacing
 
 Mode = Literal["evidence", "signed"]
@@ -60,7 +61,7 @@ def save_sheet(explanations: Sequence[Explanation], path: str | PathLike[str], *
 def overlay(
     explanation: Explanation,
     *,
-    mode: Mode = "evidence",
+    mode: Mode | None = None,
     colours: str | None = None,
     opacity: float = 0.8,
     boxes: Detections | None = None,
@@ -73,8 +74,10 @@ def overlay(
     Args:
         explanation: what to draw.
         mode: ``"evidence"`` draws the heatmap, transparent where there is none; ``"signed"`` also what speaks
-            against the box, with zero transparent.
-        colours: a matplotlib colour map; default: a perceptually uniform one.
+            against the box, in the colours of a scale that is centred at zero, with zero transparent; default:
+            ``"signed"`` for the methods whose maps say as much by what is below zero (``is_signed``), else
+            ``"evidence"``.
+        colours: a matplotlib colour map; default: a perceptually uniform one, for ``"signed"`` a diverging one.
         opacity: of the strongest evidence, in (0, 1].
         boxes: further boxes to outline thinly, such as all detections of the image.
         caption: default: class, score and method.
@@ -88,6 +91,7 @@ def overlay(
     has_sets = SETS.keys() <= explanation.details.keys()
     if sets and not has_sets:
         raise ValueError(f"sets must be among the explanation's details, got {list(explanation.details)}")
+    mode = mode or default_mode(explanation)
     colour_map, opacity = _colour_map(mode, colours), _checked(opacity)
     layout = _Layout.of(explanation.image.shape, width, least=640, most=1600)
     figure, (axes,), bar_axes = layout.figure(1, 1, bar=True)
@@ -105,7 +109,7 @@ def sheet(
     explanations: Sequence[Explanation],
     *,
     columns: int | None = None,
-    mode: Mode = "evidence",
+    mode: Mode | None = None,
     colours: str | None = None,
     opacity: float = 0.8,
     captions: Sequence[str] | None = None,
@@ -122,7 +126,8 @@ def sheet(
     """
     if not explanations:
         raise ValueError("explanations must not be empty")
-    colour_map, opacity = _colour_map(mode, colours), _checked(opacity)
+    modes = [mode or default_mode(explanation) for explanation in explanations]
+    colour_maps, opacity = [_colour_map(each, colours) for each in modes], _checked(opacity)
     n = len(explanations) + 1
     columns = columns or min(n, 4)
     first = explanations[0]
@@ -131,9 +136,14 @@ def sheet(
     _show(panels[0], _fitted(first.image, layout.panel), first.image.shape)
     _caption(panels[0], "photo", 11)
     for i, (axes, explanation) in enumerate(zip(panels[1:], explanations)):
-        _draw(axes, explanation, layout.panel, mode, colour_map, opacity)
+        _draw(axes, explanation, layout.panel, modes[i], colour_maps[i], opacity)
         _caption(axes, captions[i] if captions else explanation.caption, 11)
     return figure
+
+
+def default_mode(explanation: Explanation) -> Mode:
+    """How the map is drawn where nobody says: as its method's class does."""
+    return "signed" if getattr(METHODS.get(explanation.method), "is_signed", False) else "evidence"
 
 
 def _caption(axes: Axes, text: str, size: int) -> None:

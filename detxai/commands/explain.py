@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tqdm import tqdm
 
@@ -36,7 +36,7 @@ from detxai.detections import Detections
 from detxai.explain import DEFAULT_METHOD, Method, explain, make_method, setting_names
 from detxai.explanation import Explanation, plain
 from detxai.images import load_image
-from detxai.methods import METHODS
+from detxai.render import Mode
 from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, let_go, reason
 from detxai.runs.files import WriteError
 from detxai.runs.interrupting import raise_if_interrupted
@@ -54,13 +54,19 @@ def add_explain(commands: Any) -> argparse.ArgumentParser:
     command.add_argument(
         "--method",
         default=DEFAULT_METHOD,
-        help=f"{', '.join(METHODS)}; default: {DEFAULT_METHOD}, some 300 passes a box; layer_cam takes one",
+        help=f"one that 'detxai methods' lists; default: {DEFAULT_METHOD}, some 300 passes a box; layer_cam takes one",
     )
     command.add_argument("--out", required=True, type=a_path, metavar="DIR", help="gets a folder for each image")
     command.add_argument(
         "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="settings",
         help="a setting of the method, such as layers=model.15 or ratio_channels_to_ablate=0.1; as often as needed",
     )  # fmt: skip
+    command.add_argument(
+        "--mode",
+        choices=get_args(Mode),
+        default=None,
+        help="what overlays show: the evidence for the box, or with signs also what speaks against it",
+    )
     command.add_argument("--score-threshold", type=fraction, default=0.25, metavar="S", help="default: 0.25")
     command.add_argument(
         "--class-names",
@@ -88,7 +94,7 @@ def _explain(given: argparse.Namespace) -> int:
         settings.setdefault("keep_partial", True)  # what Ctrl-C leaves is written, marked as partial
     method = make_method(given.method, **settings)
     detector = on_device(load_detector(given.model, weights=given.weights, class_names=class_names), given.device)
-    run = _Run(detector, method, given.score_threshold, _request(given))
+    run = _Run(detector, method, given.score_threshold, _request(given), given.mode)
 
     done: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
@@ -158,6 +164,7 @@ class _Run:
     method: Method
     score_threshold: float
     request: Mapping[str, Any]
+    mode: Mode | None
 
     def image(self, path: Path, folder: Path) -> dict[str, Any]:
         """Explain one image into ``folder``, whole or not at all; its summary."""
@@ -184,7 +191,7 @@ class _Run:
         record["files"] = [f"{name}{ending}" for name in names for ending in (".png", ".npz", ".json")]
         with whole_folder(folder) as partial:
             for explanation, name in zip(found, names, strict=True):
-                explanation.save(partial / f"{name}.png", boxes=None if asks else detections)
+                explanation.save(partial / f"{name}.png", boxes=None if asks else detections, mode=self.mode)
                 explanation.save_map(partial / f"{name}.npz", request=request)
             write_json(partial / "detections.json", record)
         return record
@@ -197,7 +204,12 @@ def _request(given: argparse.Namespace) -> dict[str, Any]:
     """What was asked for, so that it can be asked for again: as values, and as the command (less the images)."""
     command = ["detxai", "explain", "--model", given.model, "--method", given.method, "--out", str(given.out)]
     command += ["--score-threshold", str(given.score_threshold)]
-    for flag, value in (("--weights", given.weights), ("--class-names", given.class_names), ("--device", given.device)):
+    for flag, value in (
+        ("--weights", given.weights),
+        ("--class-names", given.class_names),
+        ("--device", given.device),
+        ("--mode", given.mode),
+    ):
         command += [] if value is None else [flag, str(value)]
     for name, value in given.settings:
         command += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
