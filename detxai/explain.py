@@ -13,6 +13,7 @@ from detxai.adapters.registry import wrap
 from detxai.detections import Detections
 from detxai.explanation import Explanation
 from detxai.images import Image, load_image
+from detxai.low_passed import LowPassed
 from detxai.methods import METHODS
 from detxai.settings import check_settings
 
@@ -49,7 +50,8 @@ def explain(
             default, ``pixel_evidence``, takes some 300 passes a box (``max_passes=``); ``layer_cam`` takes one.
         detections: the boxes in question; default: what the detector finds above ``score_threshold``.
         score_threshold: in [0, 1]; only used where ``detections`` is None.
-        settings: the method's settings, where it is given by name.
+        settings: the method's settings, where it is given by name. Those that need gradients also take ``low_pass``:
+            the highest spatial frequency that is kept, in cycles per image side, or ``"auto"``.
 
     Returns:
         One explanation for each detection, in their order; one for the image where the method asks no question of a
@@ -94,13 +96,28 @@ def make_method(method: str | Method, /, **settings: Any) -> Method:
         near = difflib.get_close_matches(method, METHODS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"method must be one of {sorted(METHODS)}, got {method!r}{hint}")
-    check_settings(method, METHODS[method], settings)
-    return METHODS[method](**settings)
+    kind = METHODS[method]
+    common = {name: settings.pop(name, default) for name, default in common_settings(kind).items()}
+    check_settings(method, kind, settings)
+    made: Method = kind(**settings)
+    low_pass = common.get("low_pass")
+    return made if low_pass is None else LowPassed(made, low_pass)
 
 
 def setting_names(method: str) -> list[str]:
     """The settings that the method called ``method`` has; none where there is no such method."""
-    return [field.name for field in dataclasses.fields(METHODS[method])] if method in METHODS else []
+    if method not in METHODS:
+        return []
+    kind = METHODS[method]
+    return [*(field.name for field in dataclasses.fields(kind)), *common_settings(kind)]
+
+
+def common_settings(kind: type[Any]) -> dict[str, Any]:
+    """The settings, with their defaults, that a method has by its kind when it is made by name.
+
+    Every method that needs gradients takes ``low_pass``: see ``detxai.low_passed.LowPassed``.
+    """
+    return {"low_pass": None} if kind.needs == "gradients" else {}
 
 
 def check_threshold(score_threshold: float) -> None:

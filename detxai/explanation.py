@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from detxai.detections import Detections
+from detxai.low_pass import low_pass
 from detxai.runs.files import replacing
 
 
@@ -93,6 +94,24 @@ class Explanation:
         positive = np.maximum(self.values, 0)
         peak = float(positive.max())
         return np.asarray(positive / peak if peak > 0 else positive, dtype=np.float32)
+
+    def low_pass(self, sigma: float) -> Explanation:
+        """The same explanation without the spatial frequencies above ``sigma``, which ``settings`` then tells.
+
+        FORGrad's repair of noisy maps: see ``detxai.low_pass.low_pass``. The map has no ``standard_error`` any more.
+
+        Args:
+            sigma: cycles per image side: 0 leaves a map of zeros, the side leaves the map as it is. About 15 is a good
+                start.
+
+        Raises:
+            ValueError, TypeError: ``sigma`` is no finite number from 0.
+        """
+        filtered = low_pass(self.values, sigma)
+        earlier = self.settings.get("low_pass")
+        least = min(sigma, earlier) if isinstance(earlier, (int, float)) else sigma  # filters in turn: the lowest
+        settings = {**self.settings, "low_pass": least}
+        return replace(self, values=filtered, settings=settings, standard_error=None)
 
     @property
     def caption(self) -> str:
@@ -180,7 +199,12 @@ def installed_version(package: str) -> str | None:
 
 
 def settings_of(method: object) -> dict[str, Any]:
-    """A method's settings as JSON can hold them: callables and layers by name."""
+    """A method's settings as JSON can hold them: callables and layers by name.
+
+    A method that works through another one tells its ``recorded_settings`` itself.
+    """
+    if hasattr(method, "recorded_settings"):
+        return dict(method.recorded_settings())
     return {f.name: plain(getattr(method, f.name)) for f in fields(method)}  # type: ignore[arg-type]
 
 

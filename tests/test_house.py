@@ -20,12 +20,12 @@ import detxai
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (  # from the ground up: a floor uses only itself and the floors below it
-    {"detections", "explanation", "geometry", "images", "formats", "progress", "runs", "settings"},
+    {"detections", "explanation", "geometry", "images", "formats", "low_pass", "progress", "runs", "settings"},
     {"targets", "reshape"},
     {"adapters"},
     {"engine"},
     {"methods"},
-    {"explain", "metrics", "data", "render"},
+    {"explain", "low_passed", "metrics", "data", "render"},
     {"bench", "bench_d_rise", "bench_eigen_cam", "evaluate", "demo", "demo_page"},
     {"callbacks", "coco"},
     {"commands", "cli"},
