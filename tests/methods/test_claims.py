@@ -1,0 +1,64 @@
+"""What every method's class says of itself: listed by ``detxai methods``, and true."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+import detxai
+from detxai.cli import main
+from detxai.explain import make_method
+from detxai.methods import METHODS
+
+NEEDS = ("answers", "network", "gradients")
+
+
+def listed(capsys: pytest.CaptureFixture[str], *names: str) -> list[dict[str, Any]]:
+    assert main(["methods", *names, "--json"]) == 0
+    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_every_method_is_listed_with_its_claims(capsys: pytest.CaptureFixture[str]) -> None:
+    methods = listed(capsys)
+    assert [method["name"] for method in methods] == list(METHODS)
+    for method in methods:
+        assert method["needs"] in NEEDS
+        assert method["asks"] in ("box", "image")
+        assert method["passes"]
+        assert method["summary"].endswith((".", "?", ":"))
+        assert ("low_pass" in method["settings"]) == (method["needs"] == "gradients")
+    assert [method["name"] for method in methods if method["is_default"]] == ["pixel_evidence"]
+
+
+def test_the_text_names_each_with_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n{name}" in f"\n{text}" for name in METHODS)
+    assert main(["methods", "finer_cam"]) == 0
+    text = capsys.readouterr().out
+    assert "alpha=1.0, n_similar=3, low_pass=null" in text
+    assert "needs:    gradients through the network" in text
+    assert "target=ClassScoreTarget" in text
+
+
+def test_the_defaults_listed_are_those_that_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    for method in listed(capsys, "d_rise", "hires_cam", "score_cam", "kpca_cam"):
+        plain = {name: value for name, value in method["settings"].items() if not isinstance(value, (str, dict))}
+        assert make_method(method["name"], **plain) == make_method(method["name"])
+
+
+def test_an_unknown_method_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "grad_can"]) == 2
+    assert "METHOD must be one of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.needs != "answers"])
+def test_a_plain_function_is_refused_where_more_than_answers_is_needed(name: str) -> None:
+    detector = detxai.wrap(lambda images: [detxai.Detections([[1, 1, 8, 8]], [0.9], [0]) for _ in images])
+    found = detxai.Detections([[1, 1, 8, 8]], [0.9], [0])
+    with pytest.raises(TypeError, match="is a plain function"):
+        detxai.explain(detector, np.zeros((16, 16, 3), np.uint8), name, found)
