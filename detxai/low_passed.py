@@ -89,7 +89,7 @@ def most_faithful(detector: Adapter, explanations: Sequence[Explanation], detect
         case = Case.of(detector, filtered, detections, allow_cropped=True)  # how a map scores is nobody's result here
         overall[sigma] = float(measure(case)["overall_normalised"].nanmean())
     best = max(tried, key=lambda sigma: overall[sigma])  # the first of equals: no filter
-    about = {"sigma": best, "overall_normalised": {str(sigma): overall[sigma] for sigma in tried}}
+    about = {"sigma": best, "overall_normalised": {_key(sigma): overall[sigma] for sigma in tried}}
     n_passes = len(tried) * (2 * len(detections) * (STEPS - 1) + 2)
     seconds = time.perf_counter() - start
     return [
@@ -105,3 +105,7 @@ def most_faithful(detector: Adapter, explanations: Sequence[Explanation], detect
         )
         for explanation in tried[best]
     ]
+
+
+def _key(sigma: float | None) -> str:
+    return "unfiltered" if sigma is None else str(sigma)

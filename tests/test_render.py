@@ -91,6 +91,36 @@ def test_what_speaks_against_the_box_shows_only_when_signed() -> None:
         assert (blue - red > 50) == shows
 
 
+def test_a_method_whose_source_keeps_both_signs_is_drawn_with_them() -> None:
+    values = np.zeros((30, 40), np.float32)
+    values[25, 35], values[5, 5] = -1, 0.5
+    for method, mode in (("hires_cam", "signed"), ("grad_cam", "evidence"), ("somebody's own", "evidence")):
+        of_method = replace(explanation(30, 40, values), method=method)
+        chosen = pixels(overlay(of_method, width=400, caption=""))
+        asked = pixels(overlay(of_method, width=400, caption="", mode=mode))  # type: ignore[arg-type]
+        assert np.array_equal(chosen, asked), method
+    both = [replace(explanation(30, 40, values), method=method) for method in ("hires_cam", "grad_cam")]
+    apart = [pixels(sheet([each], captions=[""])) for each in both]
+    together = pixels(sheet(both, captions=["", ""]))
+    assert not np.array_equal(*apart)
+    width = apart[0].shape[1]
+    assert np.array_equal(together[:, :width], apart[0])
+
+
+def test_the_signed_scale_is_centred_at_zero() -> None:
+    """The same strength for and against: as far from the neutral colour on either side, however strong the other is."""
+    values = np.zeros((30, 40), np.float32)
+    values[5, 5], values[25, 35], values[5, 35] = 0.5, -0.5, 1
+    figure = overlay(explanation(30, 40, values), width=400, mode="signed", opacity=1.0)
+    low, high = figure.axes[1].get_ylim()
+    assert (low, high) == (-1, 1)
+    rows, columns = photo_area(figure)
+    (red, _, cool), (warm, _, blue) = (pixels(figure)[rows, columns][at].astype(int) for at in ((55, 55), (255, 355)))
+    assert red - cool > 30
+    assert blue - warm > 30
+    assert abs((red - cool) - (blue - warm)) < 60
+
+
 def with_sets(cells: list[list[float]]) -> Explanation:
     sets = {name: {"cells": cells, "area": 0.1, "score": 0.6} for name in SETS}
     return replace(explanation(400, 640), details=sets)

@@ -169,8 +169,8 @@ class FunctionAdapter(Adapter):
 
     def _refuse(self, reason: str) -> NoReturn:
         raise TypeError(
-            f"{self._name} is {self._kind}: {reason}; eigen_cam and ablation_cam need the network inside, d_rise needs "
-            "none"
+            f"{self._name} is {self._kind}: {reason}; 'detxai methods' lists what each method needs: CAMs need the "
+            "network inside, d_rise needs none"
         )
 
 

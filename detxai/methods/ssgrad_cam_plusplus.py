@@ -75,7 +75,7 @@ class SSGradCAMPlusPlus:
 
 def ssgrad_cam_plusplus_map(features: Tensor, gradients: Tensor, geometry: Geometry, box: Tensor) -> Tensor:
     """(h, w) from features and gradients, both (C, h, w); the box (4,) xyxy in pixels of the image."""
-    in_box = cells_in_box(geometry, box, (features.shape[1], features.shape[2]))
+    in_box = cells_in_box(geometry, box, (features.shape[1], features.shape[2])).to(features.device)
     peaks = gradients.abs().amax((1, 2), keepdim=True)
     space = gradients.abs() / torch.where(peaks > 0, peaks, 1)
     total = (features * in_box).sum((1, 2), keepdim=True)
@@ -103,4 +103,4 @@ def cells_in_box(geometry: Geometry, box: Tensor, n_cells: tuple[int, int]) -> T
         if not bool(inside.any()):
             inside[(places - (low + high) / 2).abs().argmin()] = True
         axes.append(inside)
-    return (axes[0][:, None] & axes[1]).to(box.device)
+    return axes[0][:, None] & axes[1]

@@ -97,7 +97,7 @@ class GradientCAM:
     def _level_map(self, formula: Any, level: Tensor, gradient: Tensor) -> Tensor:
         """(h, w) from features and gradients, both (1, C, h, w)."""
         (cells,) = formula.get_cam_image(None, None, None, as_array(level), as_array(gradient), False)
-        return torch.from_numpy(cells)
+        return torch.from_numpy(cells).to(level.device)
 
 
 @dataclass(frozen=True)
