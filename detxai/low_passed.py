@@ -67,6 +67,10 @@ class LowPassed:
         """Those of the method, and ``low_pass``."""
         return {**settings_of(self.method), "low_pass": self.low_pass}
 
+    def most_passes(self, n_boxes: int) -> int:
+        """How many passes ``n_boxes`` boxes of one image take, to be told before they start."""
+        return 1 + (passes_to_choose(n_boxes) if self.low_pass == "auto" else 0)
+
     @in_full_precision
     def __call__(self, detector: Adapter, image: Image, *detections: Detections) -> Any:
         """What the method gives, filtered: one explanation for each detection, or one for the image."""
@@ -90,7 +94,7 @@ def most_faithful(detector: Adapter, explanations: Sequence[Explanation], detect
         overall[sigma] = float(measure(case)["overall_normalised"].nanmean())
     best = max(tried, key=lambda sigma: overall[sigma])  # the first of equals: no filter
     about = {"sigma": best, "overall_normalised": {_key(sigma): overall[sigma] for sigma in tried}}
-    n_passes = len(tried) * (2 * len(detections) * (STEPS - 1) + 2)
+    n_passes = passes_to_choose(len(detections))
     seconds = time.perf_counter() - start
     return [
         replace(
@@ -105,6 +109,11 @@ def most_faithful(detector: Adapter, explanations: Sequence[Explanation], detect
         )
         for explanation in tried[best]
     ]
+
+
+def passes_to_choose(n_boxes: int) -> int:
+    """How many passes ``most_faithful`` takes."""
+    return (1 + len(SIGMAS)) * (2 * n_boxes * (STEPS - 1) + 2)
 
 
 def _key(sigma: float | None) -> str:

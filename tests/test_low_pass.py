@@ -122,6 +122,8 @@ def test_auto_is_the_sigma_of_the_largest_insertion_less_deletion() -> None:
         n_plain = sum(images)
     finally:
         handle.remove()
+    method: Any = make_method("hires_cam", low_pass="auto")
+    assert method.most_passes(len(found)) == n_images - n_plain + 1
     measure = InsertionDeletion(steps=STEPS, fill=FILL)
     scores = {}
     for sigma in (None, *SIGMAS):

@@ -102,7 +102,7 @@ def test_a_method_whose_source_keeps_both_signs_is_drawn_with_them() -> None:
     both = [replace(explanation(30, 40, values), method=method) for method in ("hires_cam", "grad_cam")]
     apart = [pixels(sheet([each], captions=[""])) for each in both]
     together = pixels(sheet(both, captions=["", ""]))
-    assert not np.array_equal(*apart)
+    assert not np.array_equal(apart[0], apart[1])
     width = apart[0].shape[1]
     assert np.array_equal(together[:, :width], apart[0])
 

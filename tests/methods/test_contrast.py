@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,17 @@ CHEAP: dict[str, dict[str, Any]] = {
 ASKED = [name for name, method in METHODS.items() if method.asks_about_boxes]
 
 
+@cache
+def bundled(name: str) -> tuple[Any, Any]:
+    """A trained detector and a scene for it."""
+    return detxai.wrap(name), generate(0, "local").image
+
+
 @pytest.mark.parametrize("name", ASKED)
 def test_every_method_takes_a_contrast(name: str) -> None:
     """The other question has another answer."""
     needs_second_derivatives = name == "shapley_cam"  # which RoIAlign has not
-    detector = detxai.wrap("scenes-yolo" if needs_second_derivatives else "scenes-frcnn")
-    image = generate(0, "local").image
+    detector, image = bundled("scenes-yolo" if needs_second_derivatives else "scenes-frcnn")
     found = detector.detect(image)[:1]
     kind: Any = METHODS[name]
     quiet = {"progress": False} if "progress" in kind.__dataclass_fields__ else {}
@@ -41,7 +46,7 @@ def test_every_method_takes_a_contrast(name: str) -> None:
 
 
 def test_the_other_class_may_be_named() -> None:
-    detector, image = detxai.wrap("scenes-frcnn"), generate(0, "local").image
+    detector, image = bundled("scenes-frcnn")
     found = detector.detect(image)[:1]
     others = [label for label in (1, 2, 3) if label != int(found.labels[0])]  # 0 is the background
     first, second = (

@@ -118,8 +118,9 @@ class GradCAM(GradientCAM):
 class GradCAMPlusPlus(GradientCAM):
     """Grad-CAM++: each channel weighed by its positive gradients, small causes as much as large ones.
 
-    ``sum_c w_c A_c`` with ``w_c = sum(alpha relu(g))`` and ``alpha = g^2 / (2 g^2 + sum(A) g^3)``, 0 where g is 0.
-    Settings and ``values``: see ``GradientCAM``.
+    ``sum_c w_c A_c`` with ``w_c = sum(alpha relu(g))`` and ``alpha = g^2 / (2 g^2 + sum(A) g^3 + 1e-6)``, 0 where g is
+    0. The gradients of a detector's scores are often so small that the 1e-6, which is grad-cam's, outweighs them: alpha
+    then grows with g^2, and a few places decide. Settings and ``values``: see ``GradientCAM``.
 
     Source: Chattopadhay et al., 2018 (WACV), equations 7 and 19, by grad-cam's ``GradCAMPlusPlus``.
     """

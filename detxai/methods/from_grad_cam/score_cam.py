@@ -33,6 +33,8 @@ class ScoreCAM:
     box that is left, ``w = softmax(y)`` over the channels of a level, and ``values = sum_c w_c A_c``; several levels:
     see ``detxai.methods.from_grad_cam.formulas.join_levels``.
 
+    It takes one pass of the whole detector for each channel: 448 for a YOLOv8n, 1,280 for a Faster R-CNN with an FPN.
+
     The scores of a detector lie in [0, 1], and so the softmax makes all weights nearly alike: the map is then close to
     the mean feature, and to the same map for every box. grad-cam's has the same flaw, which a classifier's logits hide.
 
