@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -93,7 +94,7 @@ def most_faithful(detector: Adapter, explanations: Sequence[Explanation], detect
         case = Case.of(detector, filtered, detections, allow_cropped=True)  # how a map scores is nobody's result here
         overall[sigma] = float(measure(case)["overall_normalised"].nanmean())
     best = max(tried, key=lambda sigma: overall[sigma])  # the first of equals: no filter
-    about = {"sigma": best, "overall_normalised": {_key(sigma): overall[sigma] for sigma in tried}}
+    about = {"sigma": best, "overall_normalised": {_key(sigma): _or_none(overall[sigma]) for sigma in tried}}
     n_passes = passes_to_choose(len(detections))
     seconds = time.perf_counter() - start
     return [
@@ -118,3 +119,8 @@ def passes_to_choose(n_boxes: int) -> int:
 
 def _key(sigma: float | None) -> str:
     return "unfiltered" if sigma is None else str(sigma)
+
+
+def _or_none(value: float) -> float | None:
+    """A number as JSON can hold it: None where the detector finds none of the boxes on the whole image."""
+    return None if math.isnan(value) else value

@@ -143,6 +143,16 @@ def test_auto_is_the_sigma_of_the_largest_insertion_less_deletion() -> None:
         json.dumps(explanation.record())
 
 
+def test_auto_keeps_the_map_of_a_box_that_is_not_there() -> None:
+    """Nothing can be measured where the score is 0: no filter is as good as any, and the record is JSON."""
+    case = OneStage()
+    nowhere = detxai.Detections([[1, 1, 1, 1]], [0.5], [1])
+    (explanation,) = detxai.explain(case.wrap(case.model), case.image.float(), "odam", nowhere, low_pass="auto")
+    assert explanation.details["low_pass"]["sigma"] is None
+    assert set(explanation.details["low_pass"]["overall_normalised"].values()) == {None}
+    json.loads(json.dumps(explanation.record(), allow_nan=False))
+
+
 def test_the_command_line_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
     PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
