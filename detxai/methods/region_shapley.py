@@ -75,7 +75,7 @@ class RegionShapley:
     name: ClassVar[str] = "region_shapley"
     asks_about_boxes: ClassVar[bool] = True
     needs: ClassVar[str] = "answers"
-    passes: ClassVar[str] = "max_passes a box, on average over the boxes; nothing is shared"
+    passes: ClassVar[str] = "max_passes a box on average; hard boxes of an image get what easy ones leave"
 
     max_passes: int = 300
     tolerance: float = 0.05
