@@ -152,6 +152,28 @@ class Geometry:
         down, right = (_mapping(self, axis, values.shape[axis - 2], values.device, values.dtype) for axis in (0, 1))
         return down @ values @ right.T
 
+    def amounts_to_image(self, values: Tensor) -> Tensor:
+        """Amounts in the pixels of the model input, as amounts in the image's pixels, whose sum is the same.
+
+        Each input pixel's amount is shared out over the image pixels that it covers, by area; what lies in the padding
+        is left out. Attributions that add up to a score still do so.
+
+        Args:
+            values: (..., h, w) of the model input.
+
+        Returns:
+            (..., height, width) of the original image, same dtype and device.
+
+        >>> Geometry((1, 2), (1, 4), (1, 4)).amounts_to_image(torch.tensor([[1.0, 2.0, 3.0, 5.0]]))
+        tensor([[3., 8.]])
+        """
+        (top, left), (height, width) = self.offset, self.resized_size
+        inside = values[..., top : top + height, left : left + width]
+        down, right = (
+            _shares(self.image_size[axis], self.resized_size[axis]).to(values.device, values.dtype) for axis in (0, 1)
+        )
+        return down @ inside @ right.T
+
     def map_to_cells(self, values: Tensor, n_cells: tuple[int, int]) -> Tensor:
         """A map over the image's pixels, as the map over cells whose ``map_to_image`` comes nearest to it.
 
@@ -174,6 +196,13 @@ class Geometry:
         centre = 0.5 if size == 1 else self.cell_centre  # a cell of one pixel is that pixel
         start = (0.5 * self.scale[axis] + self.offset[axis]) / size - centre
         return interpolation_matrix(self.image_size[axis], n_cells, start, step)
+
+
+def _shares(n_out: int, n_in: int) -> Tensor:
+    """(n_out, n_in) float64: how much of input pixel j lies in output pixel i of the same span; columns sum to 1."""
+    out = torch.arange(n_out, dtype=torch.float64)[:, None] * n_in / n_out
+    given = torch.arange(n_in, dtype=torch.float64)
+    return (torch.minimum(out + n_in / n_out, given + 1) - torch.maximum(out, given)).clamp(min=0)
 
 
 @lru_cache(maxsize=16)  # an image's levels are mapped once for every box: no matrix is built and sent to a device again

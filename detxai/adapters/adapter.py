@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from detxai.adapters.box_scalar import BoxScalar, box_scalar
 from detxai.adapters.layers import capture, find_layer, level_names, replaced
 from detxai.adapters.model_state import borrowed
 from detxai.adapters.own_answer import Changes, check_candidates, check_levels
@@ -22,6 +23,7 @@ from detxai.detections import Candidates, Detections
 from detxai.geometry import Geometry
 from detxai.images import Image, load_image, to_uint8
 from detxai.reshape import ReshapeTransform
+from detxai.targets import ClassScoreTarget, Target
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +238,48 @@ class Adapter(ABC):
         with self.borrowed(), self._gradients_where_there_are():
             self._check_candidates(features.inputs)
             return self._resume(features)
+
+    def scalar(
+        self,
+        detection: Detections,
+        image: Image | Inputs,
+        target: Callable[[Any, int], Target] = ClassScoreTarget,
+        *,
+        hold_proposals: bool = False,
+    ) -> BoxScalar:
+        """The score of one box as a module, for Captum, SHAP and any gradient tool: (B, 3, h, w) to (B,).
+
+        Its input is ``scalar.input_tensor``, the image as ``prepare`` gives it, and versions of that. Where the box
+        lies in it depends on how that image was resized and padded: another image needs a scalar of its own.
+
+        Args:
+            detection: one box of ``image``.
+            image: the image, or what ``prepare`` made of it alone.
+            target: from the box and its label to the question asked of it.
+            hold_proposals: True lets a two-stage detector score the proposals of ``image`` in every version of it.
+                Gradients never pass through proposals (torchvision detaches them, and RoIAlign has none for its
+                boxes): the gradient at ``image`` is the same either way, but along a path of images the scores of
+                proposals that come and go change in ways of which gradients say nothing. Integrated gradients add up
+                to the difference of this scalar at both ends where proposals are held. One-stage detectors have none.
+
+        Raises:
+            TypeError: the detector is a black box, without gradients; or an argument is of the wrong kind.
+            ValueError: several boxes or images, or a box outside the image.
+        """
+        if not self.has_network:
+            raise TypeError(
+                f"detector must be a network to have a differentiable scalar, got the black box "
+                f"{self.describe()['model']}, which has no gradients"
+            )
+        return box_scalar(self, detection, self.prepare(image), target, hold_proposals=hold_proposals)
+
+    def proposals(self, inputs: Inputs) -> object | None:
+        """What the detector scores in one image, where its first stage chose it; None where it has a single stage."""
+        return None
+
+    def holding_proposals(self, proposals: object | None) -> AbstractContextManager[Any]:
+        """Inside, every image is scored at these ``proposals``, which are those of one image; None: at its own."""
+        return nullcontext()
 
     def structure(self, features: Features) -> object | None:
         """What ``detxai.adapters.structure`` can say of the network behind these features of one image, if anything.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -118,6 +119,32 @@ class FasterRCNNAdapter(Adapter):
         scales, _ = _scales_and_sides((geometry,), like.device, like.dtype)
         found = two_stage(self.model, pyramid, _image_list((geometry,), like), scales[0])
         return renamed(found, dict(zip(pyramid, features.levels, strict=True)))
+
+    def proposals(self, inputs: Inputs) -> Tensor:
+        """(n, 4) the RPN's proposals in one image, xyxy in input pixels."""
+        put_out: list[Tensor] = []
+        with self.borrowed(), torch.no_grad():
+            handle = self.model.rpn.register_forward_hook(lambda module, given, output: put_out.extend(output[0]))
+            try:
+                self._forward(inputs)
+            finally:
+                handle.remove()
+        (proposals,) = put_out
+        return proposals
+
+    @contextmanager
+    def holding_proposals(self, proposals: object | None) -> Iterator[None]:
+        if proposals is None:
+            yield
+            return
+        with self.borrowed():  # every image of the batch gets its own list entry, as the RPN gives them
+            handle = self.model.rpn.register_forward_hook(
+                lambda module, given, output: ([proposals] * len(output[0]), output[1])
+            )
+            try:
+                yield
+            finally:
+                handle.remove()
 
     def changed_parts(self) -> Changes:
         """Of what makes detections of the box heads' output; the heads, the RPN and the backbone are followed."""

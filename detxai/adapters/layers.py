@@ -79,6 +79,31 @@ def replaced(model: nn.Module, outputs: Mapping[str, Any], levels: Mapping[str, 
         yield
 
 
+# where nn.Module keeps hooks, and what it notes about them
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+@contextmanager
+def hooks_taken_off(model: nn.Module) -> Iterator[None]:
+    """On the way out, also by an exception or Ctrl-C, hooks that somebody placed inside the ``with`` block are gone."""
+    kept = [getattr(module, kind, None) for module in model.modules() for kind in HOOKS]
+    before = [(hooks, set(hooks)) for hooks in kept if hooks is not None]
+    try:
+        yield
+    finally:
+        for hooks, own in before:
+            for placed in [key for key in hooks if key not in own]:
+                del hooks[placed]
+
+
 def copied(output: Any) -> Any:
     """A layer's output with tensors of its own memory, differentiable in the original."""
     return changed_tensors(output, Tensor.clone)

@@ -10,6 +10,7 @@ from typing import Any
 from detxai.methods.ablation_cam import AblationCAM
 from detxai.methods.d_rise import DRISE
 from detxai.methods.eigen_cam import EigenCAM
+from detxai.methods.from_captum import CAPTUM_METHODS
 from detxai.methods.from_grad_cam import FROM_GRAD_CAM
 from detxai.methods.layer_cam import LayerCAM
 from detxai.methods.odam import ODAM
@@ -29,6 +30,7 @@ METHODS: dict[str, type[Any]] = {
         AblationCAM,
         EigenCAM,
         *FROM_GRAD_CAM,
+        *CAPTUM_METHODS,
     )
 }
 

@@ -1,0 +1,57 @@
+"""What an image is compared with: an image in which the object is not to be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter, Inputs
+from detxai.engine.perturbing import Filling, filling_image
+from detxai.images import Image, load_image
+
+Baseline: TypeAlias = Filling | Sequence[float] | PIL.Image.Image | npt.NDArray[np.uint8] | Tensor
+
+
+def baseline_tensor(detector: Adapter, clean: Inputs, baseline: Baseline, seed: int = 0) -> Tensor:
+    """(1, 3, h, w) the baseline of one image, prepared as the image is.
+
+    Raises:
+        ValueError: an image of another size, or no such filling.
+    """
+    original = clean.images[0]
+    image: Image
+    if _is_image(baseline):
+        image = load_image(baseline)
+        if image.shape != original.shape:
+            raise ValueError(
+                f"baseline must have the image's {original.shape[1]} x {original.shape[0]} pixels, "
+                f"got {image.shape[1]} x {image.shape[0]}"
+            )
+        image = baseline  # type: ignore[assignment]
+    else:
+        image = filling_image(original, baseline, seed)
+    return detector.prepare(image).tensor
+
+
+def check_baseline(baseline: object, name: str = "baseline") -> None:
+    """Raise where ``baseline`` is neither a filling, nor a colour, nor an image."""
+    if _is_image(baseline):
+        load_image(baseline)
+        return
+    try:
+        if not isinstance(baseline, (str, list, tuple)):
+            raise ValueError(f"got {type(baseline).__name__}")
+        filling_image(np.zeros((1, 1, 3), dtype=np.uint8), baseline)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} must be 'black', 'mean', 'blur', 'noise', an RGB colour in [0, 1] or an image, got {baseline!r}"
+        ) from None
+
+
+def _is_image(baseline: Any) -> bool:
+    return isinstance(baseline, (PIL.Image.Image, np.ndarray, Tensor))

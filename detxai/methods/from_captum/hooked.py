@@ -1,0 +1,136 @@
+"""Captum's methods that change how gradients pass activations, by hooks on the model's own modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from detxai.engine.perturbing import Filling
+from detxai.methods.from_captum.activations import check_relus, check_rescale_rule
+from detxai.methods.from_captum.baselines import baseline_tensor, check_baseline
+from detxai.methods.from_captum.gradients import in_words
+from detxai.methods.from_captum.joint_gradients import Asked, GradientMethod, largest, sum_against_scores, total
+from detxai.methods.from_captum.library import check_target
+from detxai.targets import ClassScoreTarget, Target
+
+
+@dataclass(frozen=True)
+class GuidedBackprop(GradientMethod):
+    """The gradient of the box's score, of which every ReLU lets only the positive part pass back.
+
+    ``values = max over colours of |g|``, unsigned. It needs a network whose ReLUs are modules, and is refused where
+    there is none (a YOLO's SiLU has no such rule). ReLUs that are called as functions keep their own gradient, as
+    Captum documents: ``details`` counts both, a warning is logged, and where most are functions it is refused too.
+
+    It is known to show edges of the image more than what the network answers by (Adebayo et al., 2018).
+
+    Args:
+        target: from a detection's box and label to the question asked of it.
+
+    Source: Springenberg et al., 2015 (arXiv:1412.6806); by Captum's ``GuidedBackprop``.
+    """
+
+    name: ClassVar[str] = "guided_backprop"
+    passes: ClassVar[str] = "2 forward and 1 backward; boxes share the forward passes"
+
+    target: Callable[[Any, int], Target] = ClassScoreTarget
+
+    def __post_init__(self) -> None:
+        check_target(self.target)
+
+    def attributions(self, asked: Asked) -> Tensor:
+        check_relus(self.name, asked)
+        with asked.scores.hookable() as module:
+            return asked.jointly("GuidedBackprop", module).attribute(asked.image)
+
+    def over_colours(self, attributions: Tensor) -> Tensor:
+        return largest(attributions)
+
+
+@dataclass(frozen=True)
+class Deconvolution(GradientMethod):
+    """The box's score carried back through the network by a ReLU of what comes from behind, at every ReLU.
+
+    ``values = max over colours of |g|``, unsigned. Like ``GuidedBackprop``, but whether a ReLU was open does not count.
+    The same ReLUs are meant, and the same networks refused.
+
+    Args:
+        target: from a detection's box and label to the question asked of it.
+
+    Source: Zeiler & Fergus, 2014 (ECCV), in the form of Springenberg et al., 2015; by Captum's ``Deconvolution``.
+    """
+
+    name: ClassVar[str] = "deconvolution"
+    passes: ClassVar[str] = "2 forward and 1 backward; boxes share the forward passes"
+
+    target: Callable[[Any, int], Target] = ClassScoreTarget
+
+    def __post_init__(self) -> None:
+        check_target(self.target)
+
+    def attributions(self, asked: Asked) -> Tensor:
+        check_relus(self.name, asked)
+        with asked.scores.hookable() as module:
+            return asked.jointly("Deconvolution", module).attribute(asked.image)
+
+    def over_colours(self, attributions: Tensor) -> Tensor:
+        return largest(attributions)
+
+
+@dataclass(frozen=True)
+class DeepLift(GradientMethod):
+    """The difference to a baseline carried back by slopes between the two, instead of gradients: signed.
+
+    ``values = sum over colours of (x - b) * m``, where the multiplier m passes an activation by (its output for x less
+    that for b) over (its input for x less that for b). Only the Rescale rule, and only at modules. What a detector does
+    in functions (the last sigmoid or softmax, the best of all candidates, in torchvision's heads also ReLU) counts as
+    linear at x, so the values need not add up to ``score(x) - score(b)``: ``details`` has the three numbers.
+
+    Refused, by name, where Captum would be wrong without saying so: activation modules that it has no rule for (SiLU),
+    a module that runs several times in one pass (a YOLO's activations are one module, a ResNet block's ReLU runs
+    twice), ReLUs that are mostly functions, and no activation module at all.
+
+    Args:
+        baseline: ``"black"``, the image's ``"mean"`` colour, a ``"blur"`` of it, an RGB colour in [0, 1], or an image
+            of the same size.
+        target: from a detection's box and label to the question asked of it.
+
+    Source: Shrikumar et al., 2017 (ICML), in the form of Ancona et al., 2018 (ICLR); by Captum's ``DeepLift``.
+    """
+
+    name: ClassVar[str] = "deep_lift"
+    passes: ClassVar[str] = "2 forward and 1 backward for each box, and 5 forward that boxes share"
+
+    baseline: Filling | Sequence[float] | PIL.Image.Image | np.ndarray | Tensor = "black"
+    target: Callable[[Any, int], Target] = ClassScoreTarget
+
+    def __post_init__(self) -> None:
+        check_baseline(self.baseline)
+        check_target(self.target)
+
+    def attributions(self, asked: Asked) -> Tensor:
+        baseline = baseline_tensor(asked.detector, asked.clean, self.baseline)
+        check_rescale_rule(self.name, asked, baseline)
+        found = []
+        for scalar in asked.scores.each():
+            with scalar.hookable() as module:
+                method = asked.captum.DeepLift(module)
+                found.append(method.attribute(asked.clean.tensor.clone(), baselines=baseline).detach())
+            asked.scores.n_passes += scalar.n_passes
+        return torch.stack(found, 1)
+
+    def over_colours(self, attributions: Tensor) -> Tensor:
+        return total(attributions)
+
+    def details(self, asked: Asked, attributions: Tensor) -> list[dict[str, Any]]:
+        baseline = baseline_tensor(asked.detector, asked.clean, self.baseline)
+        return sum_against_scores(asked, attributions, baseline)
+
+    def recorded(self) -> dict[str, Any]:
+        return {"baseline": in_words(self.baseline)}

@@ -1,0 +1,60 @@
+"""Captum itself: imported when it is used, quiet, and with random numbers of a seed that nobody else's come from."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def import_captum() -> Any:
+    """The module ``captum.attr``.
+
+    Raises:
+        ImportError: with the pip line.
+    """
+    try:
+        import captum.attr
+    except ImportError as error:
+        raise ImportError("this method is Captum's, which is not installed: pip install 'detxai[captum]'") from error
+    return captum.attr
+
+
+@contextmanager
+def captum_runs(device: torch.device, seed: int = 0) -> Iterator[None]:
+    """Inside, torch's and numpy's random numbers come from ``seed``; at the end their states are the caller's again.
+
+    Captum tells of each hook that it places, and of each input that it lets have gradients; here it does not.
+    """
+    cuda = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
+    of_numpy = np.random.get_state()
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=cuda):
+        warnings.filterwarnings("ignore", r"\s*Setting (forward, )?backward hooks")
+        warnings.filterwarnings("ignore", r"Input Tensor \d+ did not already require gradients")
+        torch.default_generator.manual_seed(seed)
+        for index in cuda:
+            with torch.cuda.device(index):
+                torch.cuda.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            np.random.set_state(of_numpy)
+
+
+def check_seed(seed: object) -> None:
+    """Raise ``TypeError`` where ``seed`` is no whole number, ``ValueError`` where it is negative."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be a whole number, got {seed!r}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
+
+
+def check_target(target: object) -> None:
+    """Raise ``TypeError`` where ``target`` cannot be called."""
+    if not callable(target):
+        raise TypeError(f"target must be callable with a box and a label, got {type(target).__name__}")
