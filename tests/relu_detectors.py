@@ -43,12 +43,12 @@ def held(case: TwoStages | OneStage) -> Iterator[None]:
 def own_score(case: TwoStages | OneStage, image: Tensor, box: Tensor, label: int) -> float:
     """The box's score in another image, by the model's own call."""
     clean = case.image
-    case.image = image  # type: ignore[misc]
+    case.image = image
     try:
         with torch.no_grad():
             return float(case.answer({}).score(box.double(), label))
     finally:
-        case.image = clean  # type: ignore[misc]
+        case.image = clean
 
 
 def images_seen(detector: Adapter) -> tuple[list[int], Any]:

@@ -67,6 +67,28 @@ def test_the_padding_is_cut_away() -> None:
     assert geometry.map_to_image(rows)[:, 0].tolist() == list(range(5, 15))
 
 
+@given(geometries(), st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_amounts_are_kept_and_come_back_where_they_lie(geometry: Geometry, place: int) -> None:
+    """A single amount anywhere in the image's part of the input lands, whole, in the pixels that its pixel covers."""
+    (top, left), (height, width) = geometry.offset, geometry.resized_size
+    row, column = place % height, (place // 7) % width
+    amounts = torch.zeros(geometry.input_size, dtype=torch.float64)
+    amounts[top + row, left + column] = 3.0
+    on_image = geometry.amounts_to_image(amounts)
+    assert on_image.shape == geometry.image_size
+    assert float(on_image.sum()) == pytest.approx(3.0)
+    down, right = on_image.sum(1).nonzero().flatten(), on_image.sum(0).nonzero().flatten()
+    for found, at, scale in ((down, row, geometry.scale[0]), (right, column, geometry.scale[1])):
+        assert int(found.min()) >= at / scale - 1 - 1e-6
+        assert int(found.max()) <= (at + 1) / scale + 1e-6
+
+
+def test_amounts_in_the_padding_are_left_out() -> None:
+    geometry = Geometry((2, 2), (4, 4), (2, 2), (1, 1))
+    assert geometry.amounts_to_image(torch.ones(5, 4, 4)).tolist() == torch.ones(5, 2, 2).tolist()
+
+
 def test_interpolation_rows_sum_to_one() -> None:
     assert torch.allclose(interpolation_matrix(50, 7, -0.4, 0.13).sum(1), torch.ones(50, dtype=torch.float64))
 

@@ -106,7 +106,7 @@ def test_the_users_model_is_no_part_of_it() -> None:
 
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
 def test_hooks_placed_on_the_lent_model_are_taken_off(error: type[BaseException] | None) -> None:
-    model = with_relus(small_faster_rcnn())
+    model: Any = with_relus(small_faster_rcnn())
     kept = model.backbone.register_forward_hook(lambda *_: None)
     detector = detxai.wrap(model)
     scalar = detector.scalar(detector.detect(photo(), 0.02)[:1], photo())

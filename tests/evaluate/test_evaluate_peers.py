@@ -243,7 +243,7 @@ def test_mixed_d_rise_is_the_mean_over_densities() -> None:
     assert found.method == "d_rise_mixed"
 
 
-NEW = ["aise", "greedy_insertion", "greedy_deletion", "kernel_shap", "d_rise_mixed"]
+NEW = ["aise", "greedy_insertion", "greedy_deletion", "kernel_shap_paired", "d_rise_mixed"]
 
 
 @pytest.mark.parametrize("name", NEW)
@@ -251,7 +251,7 @@ def test_peers_answer_for_each_box_of_a_network(name: str) -> None:
     """One map for each detection, the same again, and none for none."""
     cheap: dict[str, Any] = {
         "aise": {"n_evaluations": 3},
-        "kernel_shap": {"n_coalitions": 10},
+        "kernel_shap_paired": {"n_coalitions": 10},
         "d_rise_mixed": {"n_masks": 80},
     }
     method: Any = contestants([name], {name: cheap.get(name, {"max_passes": 30})})[name]
@@ -272,7 +272,7 @@ def test_peers_answer_for_each_box_of_a_network(name: str) -> None:
         ("greedy_deletion", {"max_passes": 1}, "max_passes must be a whole number from 2"),
         ("greedy_insertion", {"fill": "grey"}, "fill must be one of"),
         ("d_rise_mixed", {"n_masks": 79}, "n_masks must be a whole number from 80"),
-        ("kernel_shap", {"inner": 0}, "inner must be a whole number from 1"),
+        ("kernel_shap_paired", {"inner": 0}, "inner must be a whole number from 1"),
         ("d_rise_mixed", {"densities": []}, "densities must hold at least one"),
         ("d_rise_mixed", {"densities": [1.5]}, "p must"),
     ],

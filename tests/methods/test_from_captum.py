@@ -131,15 +131,15 @@ def test_region_methods_are_captums_own_call_for_each_box(case: Case, name: str)
         torch.manual_seed(0)
         everything = torch.ones(1, n)
         if name == "feature_ablation":
-            effects = attr.FeatureAblation(score).attribute(everything)
+            effects = attr.FeatureAblation(score).attribute(everything, perturbations_per_eval=8)
         elif name == "shapley_sampling":
-            effects = attr.ShapleyValueSampling(score).attribute(everything, n_samples=2)
+            effects = attr.ShapleyValueSampling(score).attribute(everything, n_samples=2, perturbations_per_eval=8)
         elif name == "kernel_shap":
-            effects = attr.KernelShap(score).attribute(everything, n_samples=40)
+            effects = attr.KernelShap(score).attribute(everything, n_samples=40, perturbations_per_eval=8)
         else:
             weight = get_exp_kernel_similarity_function("cosine", 0.25)
             lime = attr.Lime(score, interpretable_model=SkLearnLasso(alpha=1e-5), similarity_func=weight)
-            effects = lime.attribute(everything, n_samples=40)
+            effects = lime.attribute(everything, n_samples=40, perturbations_per_eval=8)
         expected = effects.reshape(-1).double().numpy()
         assert np.abs(expected).max() > 0
         np.testing.assert_allclose(explanations[i].details["effects"], expected, atol=1e-5 * np.abs(expected).max())
@@ -161,11 +161,12 @@ def test_occlusion_is_captums_own_call_on_pixels(case: Case) -> None:
             def score(crop: Tensor, scalar: Any = scalar) -> Tensor:
                 shown = scalar.input_tensor.expand(len(crop), -1, -1, -1).clone()
                 shown[:, :, :height, :width] = crop
-                return scalar(shown)
+                with torch.no_grad():
+                    return scalar(shown)
 
             expected = attr.Occlusion(score).attribute(
                 scalar.input_tensor[:, :, :height, :width], (3, *window), (3, *stride),
-                baselines=case.black[:, :, :height, :width],
+                baselines=case.black[:, :, :height, :width], perturbations_per_eval=8,
             )[0, 0]  # fmt: skip
             np.testing.assert_allclose(explanations[i].values, expected.numpy(), atol=1e-6)
 
@@ -244,7 +245,7 @@ def test_every_method_says_what_it_needs_and_takes() -> None:
 def test_other_seeds_draw_other_noise_and_the_same_seed_the_same(case: Case) -> None:
     if case.detector.family == "faster_rcnn":
         pytest.skip("one detector shows it")
-    for name in ("smooth_grad", "gradient_shap", "kernel_shap", "lime", "shapley_sampling"):
+    for name in ("smooth_grad", "gradient_shap", "kernel_shap", "shapley_sampling"):
         first, again, other = (case.explain(name, seed=seed)[0].values for seed in (1, 1, 2))
         np.testing.assert_array_equal(first, again)
         assert not np.array_equal(first, other)

@@ -53,11 +53,11 @@ def found() -> Any:
 def test_shapley_sampling_and_kernel_shap_agree_with_exact_shapley_values(found: Any) -> None:
     exact = exact_shapley()
     assert sum(exact) == pytest.approx(value(np.ones(8)) - value(np.zeros(8)))
-    sampled = METHODS["shapley_sampling"](**EIGHT, n_orders=60)(detector(), WHITE, found)
-    fitted = METHODS["kernel_shap"](**EIGHT, n_samples=600)(detector(), WHITE, found)
-    # the two that work together gain .4 or 0: the standard error of 60 orders is .026
+    sampled = METHODS["shapley_sampling"](**EIGHT, n_orders=40)(detector(), WHITE, found)
+    fitted = METHODS["kernel_shap"](**EIGHT, n_samples=300)(detector(), WHITE, found)
+    # the two that work together gain .4 or 0: the standard error of 40 orders is .03
     assert sampled[0].details["effects"] == pytest.approx(exact, abs=0.08)
-    assert fitted[0].details["effects"] == pytest.approx(exact, abs=0.04)
+    assert fitted[0].details["effects"] == pytest.approx(exact, abs=0.05)
     for explanations in (sampled, fitted):
         assert sum(explanations[0].details["effects"]) == pytest.approx(sum(exact), abs=1e-4)
         assert explanations[1].details["effects"] == pytest.approx([0, 0, 0, 0.5, 0, 0, 0, 0], abs=1e-4)

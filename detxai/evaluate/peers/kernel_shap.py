@@ -32,7 +32,7 @@ class KernelSHAP:
 
     and with the sum of phi held at ``score(everything) - score(nothing)``. With every coalition the phi are the Shapley
     values exactly; with fewer, coalitions are drawn as often as their size weighs, each with its complement. The map is
-    phi over the region's area, as in ``RegionShapley``, whose partitions these are.
+    phi over the region's area, as in ``RegionShapley``, whose partitions these are. ``kernel_shap`` is Captum's.
 
     Args:
         n_coalitions: beside the empty and the full one. Where there are no more than so many, each is asked once.
@@ -46,7 +46,7 @@ class KernelSHAP:
     in taking all features into the fit (it may select some by an L1 penalty).
     """
 
-    name: ClassVar[str] = "kernel_shap"
+    name: ClassVar[str] = "kernel_shap_paired"
     asks_about_boxes: ClassVar[bool] = True
 
     n_coalitions: int = 300

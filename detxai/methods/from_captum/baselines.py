@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Adapter, Inputs
 from detxai.engine.perturbing import Filling, filling_image
-from detxai.images import Image, load_image
+from detxai.images import load_image
 
 Baseline: TypeAlias = Filling | Sequence[float] | PIL.Image.Image | npt.NDArray[np.uint8] | Tensor
 
@@ -23,19 +23,16 @@ def baseline_tensor(detector: Adapter, clean: Inputs, baseline: Baseline, seed: 
     Raises:
         ValueError: an image of another size, or no such filling.
     """
-    original = clean.images[0]
-    image: Image
-    if _is_image(baseline):
-        image = load_image(baseline)
-        if image.shape != original.shape:
-            raise ValueError(
-                f"baseline must have the image's {original.shape[1]} x {original.shape[0]} pixels, "
-                f"got {image.shape[1]} x {image.shape[0]}"
-            )
-        image = baseline  # type: ignore[assignment]
-    else:
-        image = filling_image(original, baseline, seed)
-    return detector.prepare(image).tensor
+    original, given = clean.images[0], cast(Any, baseline)
+    if not _is_image(baseline):
+        return detector.prepare(filling_image(original, given, seed)).tensor
+    array = load_image(given)
+    if array.shape != original.shape:
+        raise ValueError(
+            f"baseline must have the image's {original.shape[1]} x {original.shape[0]} pixels, "
+            f"got {array.shape[1]} x {array.shape[0]}"
+        )
+    return detector.prepare(given).tensor
 
 
 def check_baseline(baseline: object, name: str = "baseline") -> None:

@@ -107,7 +107,8 @@ class GradientMethod(ABC):
     """What Captum's gradient methods have in common: a subclass is a frozen dataclass that says what Captum is asked.
 
     ``values`` is the attribution of each colour of each input pixel, combined over the colours and shared out over the
-    image's pixels (``Geometry.amounts_to_image``). A two-stage detector is explained at the image's own proposals.
+    image's pixels (``Geometry.amounts_to_image``). A two-stage detector is explained at the image's own proposals;
+    to find them takes a forward pass more.
     """
 
     name: ClassVar[str]

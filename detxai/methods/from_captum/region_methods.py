@@ -83,7 +83,7 @@ class RegionMethod(ABC):
         scores = ViewScores(detector, canvas, ask_about(detections, self.target), self.batch_size, labels)
         with detector.borrowed(), captum_runs(labels.device, self.seed):
             everything = torch.ones(1, len(areas), device=labels.device)
-            effects = self.effects(captum, scores, len(detections), everything).detach().float()
+            effects = self.effects(captum, scores, len(detections), everything).detach().to(labels.device).float()
         in_canvas = replace(canvas.geometry, input_size=canvas.size, offset=(0, 0))
         maps = in_canvas.amounts_to_image((effects / areas)[:, labels]).cpu()
         cost = Cost(perf_counter() - start, scores.n_passes)
