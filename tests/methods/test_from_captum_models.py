@@ -180,6 +180,16 @@ def test_deep_lift_refuses_a_module_that_runs_twice() -> None:
         METHODS["deep_lift"]()(detector, photo(), detector.detect(photo(), 0.02)[:1])
 
 
+def test_deep_lift_refuses_a_module_that_captum_would_pass_over() -> None:
+    model: Any = with_relus(OneStage().model)
+    model.model[1].act.inplace = False
+    model.model[1].act.register_full_backward_hook(lambda *_: None)
+    detector = OneStage().wrap(model)
+    found = detector.detect(OneStage.image, 0.02)[:1]
+    with pytest.raises(ValueError, match=r"model.1.act \(ReLU\) has a backward hook"):
+        METHODS["deep_lift"]()(detector, OneStage.image, found)
+
+
 def test_guided_backprop_counts_what_captum_leaves_alone(in_training: Any) -> None:
     found = in_training.detect(TwoStages.image, 0.02)[:1]
     (explanation,) = METHODS["guided_backprop"]()(in_training, TwoStages.image, found)

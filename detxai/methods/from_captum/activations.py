@@ -46,11 +46,13 @@ class Activation:
     Attributes:
         name: as in ``model.named_modules()``.
         kind: its type.
+        has_backward_hook: of its owner's.
         outputs: what it put out in one pass, each time that it ran.
     """
 
     name: str
     kind: type[nn.Module]
+    has_backward_hook: bool
     outputs: list[Tensor] = field(default_factory=list)
 
     @property
@@ -83,12 +85,15 @@ def check_rescale_rule(method: str, asked: Asked, baseline: Tensor) -> None:
     problem = None
     unknown = [one for one in used if one.kind not in RESCALED]
     again = [one for one in used if len(one.outputs) > 1]
+    hooked = [one for one in used if one.has_backward_hook]
     if not used:
         problem = "no activation module lies between the image and the score"
     elif unknown:
         problem = f"Captum has no rule for {unknown[0].words}, and would take it for linear"
     elif again:
         problem = f"{again[0].words} runs {len(again[0].outputs)} times in one pass, and Captum keeps one of them"
+    elif hooked:
+        problem = f"{hooked[0].words} has a backward hook, beside which Captum places none"
     else:
         pairs, _ = activations_on_the_way(asked, torch.cat([asked.clean.tensor, baseline]))
         rows = {one.name: len(one.outputs[0]) for one in used}
@@ -129,7 +134,7 @@ def activations_on_the_way(asked: Asked, images: Tensor) -> tuple[list[Activatio
         for name, module in asked.detector.model.named_modules():
             if not _is_activation(module):
                 continue
-            activation = Activation(name, type(module))
+            activation = Activation(name, type(module), bool(module._backward_hooks))
             ran.append(activation)
 
             def keep(module: nn.Module, given: Any, output: Any, activation: Activation = activation) -> None:

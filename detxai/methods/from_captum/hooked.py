@@ -90,7 +90,8 @@ class DeepLift(GradientMethod):
     ``values = sum over colours of (x - b) * m``, where the multiplier m passes an activation by (its output for x less
     that for b) over (its input for x less that for b). Only the Rescale rule, and only at modules. What a detector does
     in functions (the last sigmoid or softmax, the best of all candidates, in torchvision's heads also ReLU) counts as
-    linear at x, so the values need not add up to ``score(x) - score(b)``: ``details`` has the three numbers.
+    linear at x, as does an activation module of somebody's own, so the values need not add up to
+    ``score(x) - score(b)``: ``details`` has the three numbers.
 
     Refused, by name, where Captum would be wrong without saying so: activation modules that it has no rule for (SiLU),
     a module that runs several times in one pass (a YOLO's activations are one module, a ResNet block's ReLU runs
