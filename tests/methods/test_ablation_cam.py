@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import detxai
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.faster_rcnn import _image_list
+from detxai.adapters.torchvision.pixels import image_list
 from detxai.adapters.grad_cam_view import GradCamView
 from detxai.detections import Detections
 from detxai.engine.ablation import FullTail
@@ -143,7 +143,7 @@ def _with_clean_proposals(detector: Any, features: Any) -> Any:
     """From the finest level to the candidates, with the proposals that the clean features give."""
     rpn = detector.model.rpn
     pyramid = {name.partition(":")[2]: level for name, level in features.levels.items()}
-    images = _image_list(features.inputs.geometries, next(iter(pyramid.values())))
+    images = image_list(features.inputs.geometries, next(iter(pyramid.values())))
     proposals, _ = rpn(images, pyramid)
 
     def candidates(finest: Tensor) -> Any:

@@ -1,0 +1,124 @@
+"""What torchvision's detectors share: a transform, a backbone with or without a pyramid, and heads behind it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
+from detxai.adapters.layers import level_names
+from detxai.detections import Candidates, Detections, name_of_each, names_of_classes
+from detxai.geometry import Geometry
+from detxai.images import Image, load_image, to_tensor
+from detxai.reshape import ReshapeTransform, fpn_reshape_transform
+
+N_COCO_CLASSES = 91  # torchvision's own builders: COCO's 91-style category ids, background first
+
+
+class TorchvisionAdapter(Adapter):
+    """A torchvision detector; a family says what its heads make of the pyramid.
+
+    Resuming from the pyramid reruns what lies behind it only.
+    """
+
+    model: Any  # nn.Module types every part of a model as Tensor | Module
+
+    @property
+    def default_layers(self) -> tuple[str, ...]:
+        return ("backbone",)
+
+    @property
+    def reshape_transform(self) -> ReshapeTransform:
+        return fpn_reshape_transform
+
+    @abstractmethod
+    def _candidates(self, pyramid: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> Candidates:
+        """What the heads make of a pyramid (level -> (B, C, h, w)), for B images, or B versions of one."""
+
+    @property
+    def _score_filter(self) -> Any:
+        """The module whose ``score_thresh`` keeps weak boxes out of the model's answer."""
+        return self.model
+
+    def _geometry(
+        self, image_size: tuple[int, int], input_size: tuple[int, int], resized_size: tuple[int, int]
+    ) -> Geometry:
+        """Anchors and RoIs put feature ``i`` at ``i * stride``."""
+        return Geometry(image_size, input_size, resized_size, cell_centre=0)
+
+    def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
+        if not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
+        pixels = to_tensor(load_image(image)).to(self.device, self.dtype)
+        with self.borrowed(), torch.no_grad():
+            (output,) = self.model([pixels])
+        kept = output["scores"] > score_threshold
+        boxes, scores, labels = (output[name][kept] for name in ("boxes", "scores", "labels"))
+        return Detections(boxes, scores, labels, self.class_names)
+
+    def _prepare(self, arrays: Sequence[npt.NDArray[Any]]) -> Inputs:
+        tensors = [to_tensor(array).to(self.device, self.dtype) for array in arrays]
+        prepared, _ = self.model.transform(tensors)
+        height, width = prepared.tensors.shape[-2:]
+        geometries = tuple(
+            self._geometry((array.shape[0], array.shape[1]), (height, width), size)
+            for array, size in zip(arrays, prepared.image_sizes, strict=True)
+        )
+        return Inputs(prepared.tensors, geometries, as_uint8(arrays))
+
+    def _forward(self, inputs: Inputs) -> Candidates:
+        pyramid = self.model.backbone(inputs.tensor)
+        if isinstance(pyramid, Tensor):  # a backbone without a pyramid, as the models' own forward takes it
+            pyramid = OrderedDict([("0", pyramid)])
+        return self._candidates(pyramid, inputs.geometries)
+
+    def _features(self, inputs: Inputs, layers: tuple[str, ...]) -> Features:
+        if layers != self.default_layers:
+            return super()._features(inputs, layers)
+        outputs = {"backbone": self.model.backbone(inputs.tensor)}
+        return Features(level_names(outputs), layers, inputs)
+
+    def _resume(self, features: Features) -> Candidates:
+        if features.layers != self.default_layers:
+            return super()._resume(features)
+        # copies: a head of the user's may write into what it reads
+        pyramid = OrderedDict((name.partition(":")[2] or "0", level.clone()) for name, level in features.levels.items())
+        geometries = features.inputs.geometries
+        return self._candidates(pyramid, geometries * (features.batch_size // len(geometries)))
+
+    def _anything_found(self, image: npt.NDArray[np.uint8]) -> Detections:
+        found, keeper = self.detect(image, 0.0), self._score_filter
+        if len(found):
+            return found
+        threshold, keeper.score_thresh = keeper.score_thresh, 0.0
+        try:
+            return self.detect(image, 0.0)
+        finally:
+            keeper.score_thresh = threshold
+
+
+def class_names_of(
+    names: Mapping[int, str] | Sequence[str] | None,
+    n_classes: int | None,
+    coco: Sequence[str],
+    *,
+    background: bool = True,
+) -> dict[int, str]:
+    """Label -> name: the given ones, checked; ``coco``'s where none are given and the model has as many classes.
+
+    Args:
+        n_classes: how many labels there are, the background included; None: nobody knows.
+        background: label 0 is the background.
+    """
+    if names is None:
+        return name_of_each(coco if n_classes == N_COCO_CLASSES else {})
+    if n_classes is None:
+        return name_of_each(names)
+    return names_of_classes(names, n_classes, background=background)
