@@ -12,11 +12,12 @@ from detxai.commands.coco import add_coco
 from detxai.commands.demo import add_demo
 from detxai.commands.evaluate import add_evaluate
 from detxai.commands.explain import add_explain
+from detxai.commands.families import add_families
 from detxai.commands.methods import add_methods
 from detxai.commands.options import INTERRUPTED, REFUSED, one_line
 from detxai.runs.interrupting import ctrl_c_is_heard
 
-COMMANDS = (add_explain, add_demo, add_coco, add_bench, add_evaluate, add_methods)
+COMMANDS = (add_explain, add_demo, add_coco, add_bench, add_evaluate, add_methods, add_families)
 USER_ERRORS = (ValueError, TypeError, LookupError, ImportError, OSError)
 
 

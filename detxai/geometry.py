@@ -101,6 +101,9 @@ class Geometry:
         cell_centre: where in its cell the detector itself takes a feature to lie, as a fraction: 0.5 is the middle
             (YOLO's anchor points); torchvision's anchors and RoIAlign put feature ``i`` at ``i * stride``, the cell's
             near edge, which is also where the receptive field of padded strided convolutions is centred.
+        cell_steps: input pixels from one cell to the next, where the detector itself says so, as SSD does for its
+            default boxes: of each level's; a grid takes the one nearest to input size / cells. Empty: exactly input
+            size / cells. None: strides of the network, see ``cell_size``.
     """
 
     image_size: tuple[int, int]
@@ -108,6 +111,7 @@ class Geometry:
     resized_size: tuple[int, int]
     offset: tuple[int, int] = (0, 0)
     cell_centre: float = 0.5
+    cell_steps: tuple[float, ...] | None = None
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -191,11 +195,18 @@ class Geometry:
         return down @ values @ right.T
 
     def _axis(self, axis: int, n_cells: int) -> Tensor:
-        size = cell_size(self.input_size[axis], n_cells)
+        size = self._cell_size(axis, n_cells)
         step = self.scale[axis] / size
         centre = 0.5 if size == 1 else self.cell_centre  # a cell of one pixel is that pixel
         start = (0.5 * self.scale[axis] + self.offset[axis]) / size - centre
         return interpolation_matrix(self.image_size[axis], n_cells, start, step)
+
+    def _cell_size(self, axis: int, n_cells: int) -> float:
+        """Input pixels per cell along one axis."""
+        if self.cell_steps is None or n_cells == self.input_size[axis]:
+            return cell_size(self.input_size[axis], n_cells)
+        even = self.input_size[axis] / n_cells
+        return min(self.cell_steps, key=lambda step: abs(math.log(step / even)), default=even)
 
 
 def _shares(n_out: int, n_in: int) -> Tensor:

@@ -83,15 +83,15 @@ def classifier() -> torch.nn.Module:
     return resnet18(weights=None)
 
 
-def retinanet() -> torch.nn.Module:
-    from torchvision.models.detection import retinanet_resnet50_fpn
+def segmenter() -> torch.nn.Module:
+    from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-    return retinanet_resnet50_fpn(weights=None, weights_backbone=None)
+    return lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
 
 
 CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a classifier": (lambda: detxai.wrap(classifier()), TypeError, "model must be a torchvision FasterRCNN.*ResNet"),
-    "a RetinaNet": (lambda: detxai.wrap(retinanet()), TypeError, "model must be .*RetinaNet"),
+    "a segmenter": (lambda: detxai.wrap(segmenter()), TypeError, "model must be .*RetinaNet.*got .*LRASPP"),
     "no model": (lambda: detxai.wrap(None), TypeError, "model must be .*NoneType"),
     "class_names a number": (lambda: detxai.wrap(small_faster_rcnn(), class_names=3), TypeError, "class_names"),  # type: ignore[arg-type]
     "unknown builder": (lambda: detxai.wrap("fasterrcnn_resnet5"), ValueError, "model must be .*fasterrcnn_resnet5"),

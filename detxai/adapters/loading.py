@@ -20,13 +20,13 @@ from torchvision.models import get_model, list_models
 
 from detxai.adapters.adapter import Adapter
 from detxai.adapters.exported import SUFFIXES, load_exported
+from detxai.adapters.families import FAMILIES
 from detxai.adapters.registry import wrap
 from detxai.adapters.yolo import load_yolo
 
 log = logging.getLogger(__name__)
 
 Names = Mapping[int, str] | Sequence[str]
-FAMILIES = ("fasterrcnn", "maskrcnn", "keypointrcnn")
 
 
 def load_detector(
@@ -74,11 +74,16 @@ def _refuse_weights(weights: object, reason: str) -> None:
 
 
 def _torchvision_model(name: str, weights: str | PathLike[str] | None) -> nn.Module:
-    known = [n for n in list_models(module=torchvision_detection) if n.startswith(FAMILIES)]
-    if name not in known:
+    builders = {
+        builder: family
+        for builder in list_models(module=torchvision_detection)
+        for family in FAMILIES
+        if family.builders and builder.startswith(family.builders)
+    }
+    if name not in builders:
         raise ValueError(
             f"model must be a YOLO .pt file, an exported {', '.join(SUFFIXES)}, module:function, one of "
-            f"{', '.join(BUNDLED)}, or one of torchvision's {', '.join(known)}; got {name!r}"
+            f"{', '.join(BUNDLED)}, or one of torchvision's {', '.join(builders)}; got {name!r}"
         )
     if weights is None:
         log.warning("%s has no weights: they are random (seed 0), so its detections and maps mean nothing", name)
@@ -86,10 +91,10 @@ def _torchvision_model(name: str, weights: str | PathLike[str] | None) -> nn.Mod
             torch.manual_seed(0)
             return get_model(name, weights=None, weights_backbone=None)
     state = _state_dict(Path(weights))
-    classifier = state.get("roi_heads.box_predictor.cls_score.weight")
-    if classifier is None:
+    n_classes = builders[name].n_classes(state)
+    if n_classes is None:
         raise ValueError(f"weights: {weights} is no state_dict of {name}: it has no box predictor")
-    network = get_model(name, weights=None, weights_backbone=None, num_classes=len(classifier))
+    network = get_model(name, weights=None, weights_backbone=None, num_classes=n_classes)
     try:
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     except RuntimeError as error:

@@ -8,19 +8,11 @@ from os import PathLike
 from typing import Any
 
 from torch import nn
-from torchvision.models.detection import FasterRCNN
 
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.faster_rcnn import FasterRCNNAdapter
-from detxai.adapters.function import FunctionAdapter, is_function
-from detxai.adapters.yolo import YOLOAdapter, is_yolo
+from detxai.adapters.families import FAMILIES
 
 ENTRY_POINTS = "detxai.adapters"
-SUPPORTED = (
-    "a torchvision FasterRCNN (also Mask and Keypoint R-CNN), an ultralytics YOLO or its DetectionModel, the path of "
-    f"a YOLO .pt file, a model of a family registered under the entry points {ENTRY_POINTS!r}, or a function from a "
-    "list of images to their detections"
-)
 
 
 def wrap(
@@ -34,8 +26,9 @@ def wrap(
     The model is not changed, copied or fused; it is borrowed during calls and given back as it was.
 
     Args:
-        model: a torchvision ``FasterRCNN``; an ultralytics ``YOLO``, its ``DetectionModel`` or the path of its
-            ``.pt`` file; a model of a registered family; or, for any other detector (an ONNX session, an engine, a web
+        model: a torchvision ``FasterRCNN``, ``RetinaNet``, ``FCOS`` or ``SSD``; an ultralytics ``YOLO``, its
+            ``DetectionModel`` or the path of its ``.pt`` file; a model of a registered family; or, for any other
+            detector (an ONNX session, an engine, a web
             service), a plain function from a list of uint8 (H, W, 3) RGB arrays to a list of their detections: see
             ``detxai.adapters.function.FunctionAdapter``. Data-parallel and compiled wrappers are looked through.
             Names that ``detxai.adapters.loading.load_detector`` knows work too.
@@ -53,18 +46,24 @@ def wrap(
 
         return load_detector(model, class_names=class_names, **options)
     model = _innermost(model)
-    if isinstance(model, FasterRCNN):
-        return FasterRCNNAdapter(model, class_names=class_names, **options)
-    if is_yolo(model):
-        return YOLOAdapter(model, class_names=class_names, **options)
-    for family in entry_points(group=ENTRY_POINTS):
-        adapter = family.load()(model, class_names=class_names, **options)
+    black_boxes = [family for family in FAMILIES if not family.adapter.has_network]
+    for family in (family for family in FAMILIES if family not in black_boxes):
+        if family.recognises(model):
+            return family.adapter(model, class_names=class_names, **options)
+    for entry in entry_points(group=ENTRY_POINTS):
+        adapter = entry.load()(model, class_names=class_names, **options)
         if adapter is not None:
-            return _checked(adapter, family.name)
-    if is_function(model):
-        return FunctionAdapter(model, class_names=class_names, **options)
+            return _checked(adapter, entry.name)
+    for family in black_boxes:
+        if family.recognises(model):
+            return family.adapter(model, class_names=class_names, **options)
     kind, what = (model, "the class ") if isinstance(model, type) else (type(model), "")
-    raise TypeError(f"model must be {SUPPORTED}; got {what}{kind.__module__}.{kind.__qualname__}")
+    raise TypeError(f"model must be {_supported()}; got {what}{kind.__module__}.{kind.__qualname__}")
+
+
+def _supported() -> str:
+    *taken, function = (family.takes for family in FAMILIES)
+    return f"{', '.join(taken)}, a model of a family registered under the entry points {ENTRY_POINTS!r}, or {function}"
 
 
 def _innermost(model: Any) -> Any:

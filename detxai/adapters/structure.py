@@ -109,31 +109,42 @@ class Convolution:
         weight: (O, C / groups, k, k), k odd, batch normalisation included; zeros lie beyond the edge of the level.
         bias: (O,), likewise.
         groups: 1, or C = O where each channel is convolved by itself.
-        activation: of each number by itself; may overwrite what it is given; None where nothing follows.
+        activation: may overwrite what it is given; None where nothing follows.
+        place_by_place: whether ``activation`` is of each number by itself; otherwise, as with group normalisation, of
+            all the places of a level together.
     """
 
     weight: Tensor
     bias: Tensor
     groups: int = 1
     activation: Callable[[Tensor], Tensor] | None = None
+    place_by_place: bool = True
 
 
 @dataclass(frozen=True)
 class Dense:
-    """A detector whose head makes one candidate of every cell of every level, from that level alone.
+    """A detector whose head makes candidates of every cell of every level, from that level alone.
 
     Each branch of the head is a chain of convolutions. It starts with one that mixes channels (``groups`` 1), or with
-    one that does not and then one that does; its last one is another of 1x1, without activation.
+    one that does not and then one that does; its last one is without activation. A cell makes A candidates, the same
+    number everywhere on a level, in the order of the branches' outputs: (A, D) numbers and (A, K) logits.
 
     Attributes:
         levels: level -> (1, C, h, w), what the head reads, in the order of the candidates.
-        boxes: level -> the branch that gives the D numbers a box is decoded from.
-        classes: level -> the branch that gives the logit of each label 0, 1, 2, ...
-        decode: level, numbers (B, D, n) and cells (n,), counted row by row -> (B, n, 4) xyxy, original pixels.
-        points: level -> (h * w, 4) for each cell, a point (twice: x, y, x, y; original pixels) that its box always
-            holds; None where a box may lie anywhere.
-        widest: level -> (h * w, 4) xyxy, original pixels: for each cell, what its box never exceeds; given with
+        boxes: level -> the branch that gives the A D numbers that a cell's boxes are decoded from.
+        classes: level -> the branch that gives the A K logits of a cell.
+        decode: level, numbers (B, A D, n) and cells (n,), counted row by row -> (B, n A, 4) xyxy, original pixels.
+        points: level -> (h * w, 4) for each cell, a point (twice: x, y, x, y; original pixels) that its boxes always
+            hold; None where a box may lie anywhere.
+        widest: level -> (h * w, 4) xyxy, original pixels: for each cell, what its boxes never exceed; given with
             ``points``.
+        n_logits: K; None: as many as ``classes`` gives, with A = 1.
+        scores: logits (B, m, K) and numbers (B, m, D) of candidates -> class scores (B, m, C); numbers None: the
+            highest that any could make of these logits. None: the sigmoid of each logit.
+        own_logits: whether a class score comes of its own logit and the numbers alone, so that K may be any selection,
+            and objectness is the highest of them. Otherwise they are the shares of one distribution without its
+            background's, and objectness is their sum.
+        first_label: the label of the first class score; the others follow.
     """
 
     levels: Mapping[str, Tensor]
@@ -142,6 +153,14 @@ class Dense:
     decode: Callable[[str, Tensor, Tensor], Tensor]
     points: Mapping[str, Tensor] | None = None
     widest: Mapping[str, Tensor] | None = None
+    n_logits: int | None = None
+    scores: Callable[[Tensor, Tensor | None], Tensor] | None = None
+    own_logits: bool = True
+    first_label: int = 0
+
+    def per_cell(self, level: str) -> int:
+        """A: how many candidates a cell of ``level`` makes."""
+        return 1 if self.n_logits is None else len(self.classes[level][-1].weight) // self.n_logits
 
 
 def renamed(structure: TwoStage | NoShortcut, names: Mapping[str, str]) -> TwoStage | NoShortcut:

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detxai.adapters.convolutions import ACTIVATIONS, as_convolution
 from detxai.adapters.structure import Convolution, Dense, NoShortcut
 from detxai.adapters.unchanged import ChangedPartError, require_unchanged
 from detxai.adapters.yolo_checkpoint import ultralytics_module
 from detxai.adapters.yolo_head import anchor_points
 from detxai.adapters.yolo_letterbox import boxes_to_images
 from detxai.geometry import Geometry
-
-ACTIVATIONS: Mapping[type[nn.Module], Callable[[Tensor], Tensor] | None] = {
-    nn.SiLU: partial(F.silu, inplace=True),
-    nn.ReLU: torch.relu_,
-    nn.ReLU6: partial(F.hardtanh, min_val=0.0, max_val=6.0, inplace=True),
-    nn.Hardswish: partial(F.hardswish, inplace=True),
-    nn.Identity: None,
-}
 
 
 def dense(
@@ -136,45 +127,19 @@ def _flattened(layers: nn.Module) -> Iterable[nn.Module]:
 def _convolution(name: str, layer: Any) -> Convolution:
     """One layer, already known to be unchanged, as a convolution with its normalisation folded in."""
     if type(layer) is nn.Conv2d:
-        return _folded(name, layer, None, None)
+        return as_convolution(name, layer)
     own = ultralytics_module("nn.modules.conv")
     if type(layer) not in (own.Conv, own.DWConv) or type(layer.conv) is not nn.Conv2d:
         raise ChangedPartError(f"{name} has a {type(layer).__qualname__} where a convolution is expected")
     if type(layer.act) not in ACTIVATIONS:
         raise ChangedPartError(f"{name} has a {type(layer.act).__qualname__} where an activation is expected")
-    return _folded(name, layer.conv, None if _is_fused(layer) else layer.bn, ACTIVATIONS[type(layer.act)])
+    return as_convolution(name, layer.conv, None if _is_fused(layer) else layer.bn, ACTIVATIONS[type(layer.act)])
 
 
 def _is_fused(layer: Any) -> bool:
     """Whether ultralytics has folded the normalisation into the weights, and put its shorter ``forward`` in place."""
     forward = vars(layer).get("forward")
     return getattr(forward, "__func__", None) is ultralytics_module("nn.modules.conv").Conv.forward_fuse
-
-
-def _folded(
-    name: str, conv: nn.Conv2d, norm: nn.Module | None, activation: Callable[[Tensor], Tensor] | None
-) -> Convolution:
-    side = conv.kernel_size[0]
-    regular = (
-        conv.kernel_size == (side, side)
-        and side % 2 == 1
-        and conv.padding == (side // 2, side // 2)
-        and conv.stride == conv.dilation == (1, 1)
-        and conv.padding_mode == "zeros"
-        and (conv.groups == 1 or conv.groups == conv.in_channels == conv.out_channels)
-    )
-    if not regular:
-        raise ChangedPartError(f"{name} has {conv}, which is no plain convolution of stride 1")
-    weight = conv.weight.detach()
-    bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
-    if norm is not None:
-        if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or norm.running_var is None:
-            raise ChangedPartError(f"{name} has {norm}, which is no batch normalisation with running statistics")
-        scale = (norm.running_var + norm.eps).rsqrt()
-        scale = scale if norm.weight is None else norm.weight.detach() * scale
-        shift = 0 if norm.bias is None else norm.bias.detach()
-        weight, bias = weight * scale[:, None, None, None], (bias - norm.running_mean) * scale + shift
-    return Convolution(weight, bias, conv.groups, activation)
 
 
 def _at_least_single(dtype: torch.dtype) -> torch.dtype:

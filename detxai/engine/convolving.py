@@ -12,7 +12,9 @@ from torch import Tensor
 
 from detxai.adapters.structure import Convolution
 from detxai.engine.batching import takes_in_turn
-from detxai.engine.windows import Pads, Window
+from detxai.engine.windows import Pads, Window, cost, patches
+
+GATHERING_COSTS = 3.0  # times as much for single cells, picked out, as for as many in a window
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,17 @@ class AblatedBranch:
     Args:
         convolutions: as in ``Dense``.
         level: (1, C, h, w).
-        columns: the outputs that somebody reads; None: all.
+        outputs: the outputs that somebody reads; None: all.
     """
 
-    def __init__(self, convolutions: Sequence[Convolution], level: Tensor, columns: Tensor | None = None) -> None:
-        first = convolutions[0]
+    def __init__(self, convolutions: Sequence[Convolution], level: Tensor, outputs: Tensor | None = None) -> None:
+        *before_last, last = convolutions
+        if outputs is not None:
+            last = replace(last, weight=last.weight[outputs], bias=last.bias[outputs])
+        first, *later = (*before_last, last)
         self.alone = None if first.groups == 1 else first
-        self.mixing, *after = convolutions if self.alone is None else convolutions[1:]
-        if columns is not None:
-            after[-1] = replace(after[-1], weight=after[-1].weight[columns], bias=after[-1].bias[columns])
-        self.after = after
+        self.mixing, *self.after = [first, *later] if self.alone is None else later
+        self.place_by_place = all(part.place_by_place for part in (self.mixing, *self.after))
         self.size = (level.shape[-2], level.shape[-1])
         before = level if self.alone is None else _activated(self.alone, _convolved(self.alone, level))
         self.before = before[0]
@@ -59,7 +62,7 @@ class AblatedBranch:
             side = self.alone.weight.shape[-1]
             self.inside = F.unfold(torch.ones_like(level[:, :1]), side, padding=side // 2)[0]
         self.linear = _convolved(self.mixing, before)
-        self.clean = self._rest(self.linear.clone(), [_all_around(part) for part in after]).flatten(2)
+        self.clean = self._rest(self.linear.clone(), [_all_around(part) for part in self.after]).flatten(2)
         self._ways: dict[Window, _Way] = {}
 
     def change(self, channels: Tensor, fill: Tensor) -> Tensor:
@@ -74,15 +77,15 @@ class AblatedBranch:
         """(B, O', n) the output of the cells of ``window`` with one channel changed, for each of B channels."""
         way = self._way(window)
         part, pads = way.change
-        patches = F.unfold(F.pad(part.of(change), pads)[:, None], self.mixing.weight.shape[-1])
-        patches = patches.to(way.linear.dtype)  # autocast leaves products with an ``out`` alone
+        taps = F.unfold(F.pad(part.of(change), pads)[:, None], self.mixing.weight.shape[-1])
+        taps = taps.to(way.linear.dtype)  # autocast leaves products with an ``out`` alone
         weights = self.of_channel[channels].to(way.linear.dtype)
         if takes_in_turn(change.device):  # a batched product of such thin matrices is slow on a CPU
             hidden = way.linear.new_empty(len(channels), *way.linear.shape)
             for b in range(len(channels)):
-                torch.addmm(way.linear, weights[b], patches[b], out=hidden[b])
+                torch.addmm(way.linear, weights[b], taps[b], out=hidden[b])
         else:
-            hidden = torch.baddbmm(way.linear, weights, patches)
+            hidden = torch.baddbmm(way.linear, weights, taps)
         return self._rest(hidden.unflatten(2, way.size), way.pads).flatten(2)
 
     @property
@@ -91,14 +94,53 @@ class AblatedBranch:
         return sum(part.weight.numel() for part in self.after)
 
     @property
-    def has_places(self) -> bool:
-        """Whether ``at`` can be asked: only the convolution after the mixing one looks at a cell's neighbours."""
-        return all(part.groups == 1 for part in self.after) and all(
-            part.weight.shape[-1] == 1 for part in self.after[1:]
+    def width(self) -> int:
+        """The most channels between its convolutions."""
+        return max(len(part.weight) for part in (self.mixing, *self.after))
+
+    @property
+    def gathers(self) -> bool:
+        """Whether cells can be picked out singly: only the convolution after the mixing one sees their neighbours."""
+        return (
+            bool(self.after)
+            and self.place_by_place
+            and all(part.groups == 1 for part in self.after)
+            and all(part.weight.shape[-1] == 1 for part in self.after[1:])
         )
+
+    def price_at(self, cells: Tensor) -> float:
+        """Multiplications that ``at`` takes for one ablation of which these cells (n,) are wanted."""
+        if self.gathers:
+            return GATHERING_COSTS * len(cells) * self.cost
+        return self.cost * float(sum(cost(window) for window in self._windows_around(cells)))
 
     def at(self, channels: Tensor, change: Tensor, row: Tensor, cells: Tensor) -> Tensor:
         """(n, O') the output of single cells (n,), each of the ablation ``row`` (n,) of B, as ``without`` gives it."""
+        if self.gathers:
+            return self._gathered(channels, change, row, cells)
+        answer = change.new_zeros(len(cells), self.clean.shape[1], dtype=self.clean.dtype)
+        rows, row = row.unique(return_inverse=True)
+        for window in self._windows_around(cells):
+            down, across = cells // self.size[1] - window.top, cells % self.size[1] - window.left
+            height, width = window.size
+            here = (down >= 0) & (down < height) & (across >= 0) & (across < width)
+            output = self.without(channels[rows], change[rows], window)
+            answer[here] = output[row[here], :, down[here] * width + across[here]]
+        return answer
+
+    def _windows_around(self, cells: Tensor) -> tuple[Window, ...]:
+        """Windows that hold these cells (n,); the whole level where only that can be computed."""
+        if not len(cells):
+            return ()
+        height, width = self.size
+        if not self.place_by_place:
+            return (Window(0, height, 0, width),)
+        wanted = torch.zeros(height * width, dtype=torch.bool)
+        wanted[cells.cpu()] = True
+        reach = sum(part.weight.shape[-1] // 2 for part in self.after)
+        return patches(wanted.unflatten(0, self.size), reach)
+
+    def _gathered(self, channels: Tensor, change: Tensor, row: Tensor, cells: Tensor) -> Tensor:
         reach, further = self.after[0].weight.shape[-1] // 2, self.mixing.weight.shape[-1] // 2
         down, across = cells // self.size[1], cells % self.size[1]
         # the change as the mixing convolution sees it from each cell that the one after it reads
@@ -106,13 +148,13 @@ class AblatedBranch:
         rows, columns = _block(down, across, side)
         seen = F.pad(change, (reach + further,) * 4)[row[:, None], rows, columns].unflatten(1, (side, side))
         taps = 2 * further + 1
-        patches = seen.unfold(1, taps, 1).unfold(2, taps, 1).flatten(3).flatten(1, 2)
+        near_change = seen.unfold(1, taps, 1).unfold(2, taps, 1).flatten(3).flatten(1, 2)
         near_down, near_across = _block(down - reach, across - reach, 2 * reach + 1)
         height, width = self.size
         inside = (near_down >= 0) & (near_down < height) & (near_across >= 0) & (near_across < width)
         near = near_down.clamp(0, height - 1) * width + near_across.clamp(0, width - 1)
         weights = self.of_channel[channels].transpose(1, 2)[row]
-        hidden = _activated(self.mixing, torch.baddbmm(self._rows[near], patches, weights)) * inside[..., None]
+        hidden = _activated(self.mixing, torch.baddbmm(self._rows[near], near_change, weights)) * inside[..., None]
         first, *rest = self.after
         output = F.linear(hidden.flatten(1), first.weight.permute(0, 2, 3, 1).flatten(1), first.bias)
         output = _activated(first, output)

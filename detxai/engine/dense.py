@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,15 +11,15 @@ from torch import Tensor
 from detxai.adapters.structure import Dense
 from detxai.detections import Candidates
 from detxai.engine.batching import slots, takes_in_turn
+from detxai.engine.cell_scores import CellScores
 from detxai.engine.convolving import AblatedBranch
-from detxai.engine.probes import labels_read, probes_of, qualities_of
+from detxai.engine.probes import probes_of, qualities_of
 from detxai.engine.windows import Window, around, cost, highest_iou, merged
 from detxai.geometry import box_iou
 from detxai.targets import Target, score_targets
 
 SHARES = (0.8, 0.4)  # look where a candidate could keep this share of a clean score; where none did, look further
 BOXES, CLASSES = 0, 1  # the two branches
-GATHERING_COSTS = 3.0  # times as much for single cells, picked out, as for as many in a window
 SLACK = 1e-3  # relative: rounding may let a box end this much beyond its bound
 WHOLE_FROM = 0.8  # share of a level from which on windows save nothing
 
@@ -67,7 +66,6 @@ class DenseTail:
     """
 
     cpu_most = 16
-    details: ClassVar[Mapping[str, str]] = {"kind": "one-stage"}
 
     def __init__(
         self,
@@ -80,23 +78,24 @@ class DenseTail:
         self.structure, self.targets, self.shares = structure, targets, tuple(shares)
         self.probes = probes_of(targets)
         self.bounded = self.probes is not None and not every_cell
-        self.columns = _columns_needed(targets, structure)
-        self.labels = None if self.columns is None else self.columns.cpu()
+        self.class_scores = CellScores(structure, targets)
         self.branches = {name: self._branches_of(name) for name in structure.levels}
-        counts = [level[0, 0].numel() for level in structure.levels.values()]
+        counts = [level[0, 0].numel() * structure.per_cell(name) for name, level in structure.levels.items()]
         ends = torch.tensor(counts).cumsum(0).tolist()
         self.span = {name: (end - n, end) for name, n, end in zip(structure.levels, counts, ends)}
         self._everything = self._clean_candidates()
         self.clean = score_targets(targets, self._everything)[:, 0]
         self.qualities = None if self.probes is None else qualities_of(self.probes, self._everything)
+        self.details: Mapping[str, str] = {"kind": "one-stage"}
+        if not all(map(self.in_parts, structure.levels)):
+            self.details = {"kind": "one-stage, whole levels", "reason": "the head normalises over a whole level"}
         self._kept: dict[str, tuple[Candidates, Candidates]] = {}
         self._plans: dict[str, list[Plan]] = {}
         self._bounds = {name: self._bound(name) for name in structure.levels} if self.bounded else {}
 
     def bytes_each(self, level: str) -> int:
         """What the convolutions of one ablation hold."""
-        chains = (self.structure.boxes[level], self.structure.classes[level])
-        width = max(len(part.weight) for chain in chains for part in chain)
+        width = max(branch.width for branch in self.branches[level])
         feature = self.structure.levels[level]
         return feature.element_size() * (16 * feature[0, 0].numel() + 6 * width * self.plans(level)[0].n_cells)
 
@@ -115,6 +114,10 @@ class DenseTail:
                 break
         return answer
 
+    def in_parts(self, level: str) -> bool:
+        """Whether some cells of a level can be computed without the others."""
+        return all(branch.place_by_place for branch in self.branches[level])
+
     def plans(self, level: str) -> list[Plan]:
         """What to compute for an ablation of ``level``: one plan after another until no target misses anything."""
         if level not in self._plans:
@@ -128,22 +131,28 @@ class DenseTail:
         level = structure.levels[name]
         return (
             AblatedBranch(structure.boxes[name], level),
-            AblatedBranch(structure.classes[name], level, self.columns),
+            AblatedBranch(structure.classes[name], level, self.class_scores.outputs(name)),
         )
 
     def _clean_candidates(self) -> Candidates:
         parts = []
         for name, (boxes, classes) in self.branches.items():
             cells = torch.arange(boxes.clean.shape[-1], device=boxes.clean.device)
-            parts.append((self.structure.decode(name, boxes.clean, cells), classes.clean))
+            parts.append(self._decoded(name, boxes.clean, classes.clean, cells))
         return self._as_candidates(parts)
 
+    def _decoded(self, level: str, numbers: Tensor, logits: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (B, n A, 4) and class scores (B, n A, C) of cells (n,), from what the head puts out for them."""
+        boxes = self.structure.decode(level, numbers, cells)
+        return boxes, self.class_scores.of_candidates(level, logits, numbers, boxes.dtype)
+
     def _as_candidates(self, parts: Sequence[tuple[Tensor, Tensor]]) -> Candidates:
-        """Boxes (B, n, 4) and logits (B, C, n) of some parts of the head's output."""
-        boxes = torch.cat([part[0] for part in parts], 1)
-        scores = torch.cat([part[1] for part in parts], 2).to(boxes.dtype).sigmoid().transpose(1, 2)
-        labels = torch.arange(scores.shape[2]) if self.labels is None else self.labels
-        return Candidates(boxes[:, :, None], scores, scores.amax(-1), labels)
+        """Boxes (B, n, 4) and class scores (B, n, C) of some parts of the head's output."""
+        boxes, scores = (torch.cat(part, 1) for part in zip(*parts))
+        labels = self.class_scores.labels
+        if labels is None:
+            labels = torch.arange(scores.shape[2]) + self.structure.first_label
+        return Candidates(boxes[:, :, None], scores, self.class_scores.objectness(scores), labels)
 
     def _kept_without(self, level: str) -> tuple[Candidates, Candidates]:
         """The candidates of the levels before and after ``level`` that a target can need."""
@@ -176,39 +185,39 @@ class DenseTail:
         return _joined([before, self._as_candidates(parts), after])
 
     def _looked(self, level: str, window: Window, channels: Tensor, changes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Of all cells of a window: boxes (B, n, 4) and logits (B, C, n)."""
+        """Of all cells of a window: boxes (B, n A, 4) and class scores (B, n A, C)."""
         numbers, logits = (
             branch.without(channels, change, window)
             for branch, change in zip(self.branches[level], changes, strict=True)
         )
         cells = window.cells(self.structure.levels[level].shape[-1], numbers.device)
-        return self.structure.decode(level, numbers, cells), logits
+        return self._decoded(level, numbers, logits, cells)
 
     def _looked_twice(
         self, level: str, window: Window, plan: Plan, channels: Tensor, changes: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the cells of a window that beat ``least``: of which ablation (n,), boxes (n, 4) and logits (n, C)."""
-        (of_boxes, of_classes), decode = self.branches[level], self.structure.decode
+        """Of a window's cells that beat ``least``: of which ablation (m,), boxes (m, 4) and class scores (m, C)."""
+        of_boxes, of_classes = self.branches[level]
         cells = window.cells(self.structure.levels[level].shape[-1], channels.device)
         if plan.first == BOXES:
-            boxes = decode(level, of_boxes.without(channels, changes[BOXES], window), cells)
-            row, place = _beating(self._overlaps(boxes), plan.least)
-            return row, boxes[row, place], of_classes.at(channels, changes[CLASSES], row, cells[place])
-        logits = of_classes.without(channels, changes[CLASSES], window)
-        row, place = _beating(self._asked(logits) * self._bounds[level][:, None, cells], plan.least)
-        numbers = of_boxes.at(channels, changes[BOXES], row, cells[place])
-        return row, decode(level, numbers.t()[None], cells[place])[0], logits[row, :, place]
+            numbers = of_boxes.without(channels, changes[BOXES], window)
+            row, place = _beating(self._overlaps(level, self.structure.decode(level, numbers, cells)), plan.least)
+            logits = of_classes.at(channels, changes[CLASSES], row, cells[place])
+            numbers = numbers[row, :, place]
+        else:
+            logits = of_classes.without(channels, changes[CLASSES], window)
+            highest = self.class_scores.highest(level, logits) * self._bounds[level][:, None, cells]
+            row, place = _beating(highest, plan.least)
+            numbers = of_boxes.at(channels, changes[BOXES], row, cells[place])
+            logits = logits[row, :, place]
+        (boxes,), (scores,) = self._decoded(level, numbers.t()[None], logits.t()[None], cells[place])
+        return row.repeat_interleave(self.structure.per_cell(level)), boxes, scores
 
-    def _overlaps(self, boxes: Tensor) -> Tensor:
-        """(T, B, n) the IoU of boxes (B, n, 4) with each target's."""
-        return box_iou(self._boxes(boxes)[:, None, None], boxes)
-
-    def _asked(self, logits: Tensor) -> Tensor:
-        """(T, B, n) from logits (B, C, n): the most that each target can take a candidate's score for."""
-        if self.columns is None:
-            return logits.amax(1).sigmoid().expand(len(self.targets), -1, -1)
-        labels = torch.tensor([target.label for target in self.targets])  # type: ignore[attr-defined]
-        return logits[:, torch.searchsorted(self.columns, labels)].sigmoid().transpose(0, 1)
+    def _overlaps(self, level: str, boxes: Tensor) -> Tensor:
+        """(T, B, n) the highest IoU of the boxes (B, n A, 4) of each cell with each target's."""
+        per_cell = self.structure.per_cell(level)
+        overlaps = box_iou(self._boxes(boxes)[:, None, None], boxes)
+        return overlaps if per_cell == 1 else overlaps.unflatten(2, (-1, per_cell)).amax(3)
 
     def _boxes(self, like: Tensor) -> Tensor:
         return like.new_tensor([target.box for target in self.targets])  # type: ignore[attr-defined]
@@ -234,8 +243,8 @@ class DenseTail:
             least = torch.maximum(elsewhere, share * self.qualities.amax(1))
             wanted = (self._bounds[level] > least[:, None]).unflatten(1, (height, width)).cpu()
             windows = merged([window for target in wanted for window in around(target)])
-            if sum(map(cost, windows)) > WHOLE_FROM * height * width:
-                windows = whole
+            if not self.in_parts(level) or sum(map(cost, windows)) > WHOLE_FROM * height * width:
+                windows = whole if windows else windows
             first = self._cheapest_first(level, windows, least)
             to_reach = torch.where(least > elsewhere, least, none)
             is_last = (windows == whole and first is None) or not bool(to_reach.any())
@@ -251,14 +260,12 @@ class DenseTail:
         branches, width = self.branches[level], self.structure.levels[level].shape[-1]
         cells = torch.cat([window.cells(width, least.device) for window in windows])
         start, end = self.span[level]
-        scores = self._asked(branches[CLASSES].clean) * self._bounds[level][:, None]
-        overlaps = self._overlaps(self._everything.boxes[:, start:end, 0])
-        prices: dict[int | None, float] = {None: float(sum(branch.cost for branch in branches))}
+        scores = self.class_scores.highest(level, branches[CLASSES].clean) * self._bounds[level][:, None]
+        overlaps = self._overlaps(level, self._everything.boxes[:, start:end, 0])
+        prices: dict[int | None, float] = {None: len(cells) * float(sum(branch.cost for branch in branches))}
         for first, highest in ((BOXES, overlaps), (CLASSES, scores)):
-            then = branches[1 - first]
-            share = len(_beating(highest[..., cells], least)[0]) / len(cells)
-            if then.has_places:
-                prices[first] = branches[first].cost + GATHERING_COSTS * share * then.cost
+            wanted = cells[_beating(highest[..., cells], least)[1]]
+            prices[first] = len(cells) * branches[first].cost + branches[1 - first].price_at(wanted)
         return min(prices, key=lambda first: prices[first])
 
     def _bound(self, level: str) -> Tensor:
@@ -276,15 +283,6 @@ def _beating(highest: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
     return row, place
 
 
-def _columns_needed(targets: Sequence[Target], structure: Dense) -> Tensor | None:
-    """The labels that the targets ask about; None where one looks at all classes, or at one that there is not."""
-    labels = labels_read(targets)
-    if labels is None:
-        return None
-    like = next(iter(structure.classes.values()))[-1].weight
-    return torch.tensor(labels, device=like.device) if labels[-1] < len(like) else None
-
-
 def _chosen(candidates: Candidates, places: Tensor) -> Candidates:
     return replace(
         candidates,
@@ -295,16 +293,17 @@ def _chosen(candidates: Candidates, places: Tensor) -> Candidates:
 
 
 def _padded(parts: Sequence[tuple[Tensor, Tensor, Tensor]], batch: int) -> tuple[Tensor, Tensor]:
-    """Single candidates, each of one ablation, as boxes (B, n, 4) and logits (B, C, n), filled up with nothing."""
-    row, boxes, logits = (torch.cat(column) for column in zip(*parts))
+    """Single candidates, each of one ablation, as boxes (B, n, 4) and scores (B, n, C), filled up with zeros."""
+    row, boxes, scores = (torch.cat(column) for column in zip(*parts))
     order = row.argsort(stable=True)
     row = row[order]
     slot, n = slots(row, batch)
+    n = max(n, 1)  # where nothing is left over and there is no other level
     wide = boxes.new_zeros(batch, n, 4)
     wide[row, slot] = boxes[order]
-    deep = logits.new_full((batch, n, logits.shape[1]), -torch.inf)
-    deep[row, slot] = logits[order]
-    return wide, deep.transpose(1, 2)
+    deep = scores.new_zeros(batch, n, scores.shape[1])
+    deep[row, slot] = scores[order]
+    return wide, deep
 
 
 def _repeated(candidates: Candidates, batch: int) -> Candidates:

@@ -63,7 +63,9 @@ def tracked(tail: Tail) -> Tail | None:
         found = {level: follower for level, follower in followers.items() if follower is not None}
         return GroupedTail(found) if len(found) == len(followers) else None
     if isinstance(tail, DenseTail):
-        return None if tail.qualities is None else TrackedDense(tail, tail.qualities)
+        if tail.qualities is None or not all(map(tail.in_parts, tail.structure.levels)):
+            return None  # following one cell would take as long as following all
+        return TrackedDense(tail, tail.qualities)
     if isinstance(tail, TwoStageTail):
         probes = probes_of(tail.targets)
         return None if probes is None else TrackedTwoStage(tail, probes)

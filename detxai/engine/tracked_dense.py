@@ -42,7 +42,8 @@ class TrackedDense:
 
     def _plan(self, level: str, best: Tensor) -> Plan:
         (start, end), width = self.tail.span[level], self.tail.structure.levels[level].shape[-1]
-        cells = (best[(best >= start) & (best < end)] - start).tolist()
+        here = best[(best >= start) & (best < end)] - start
+        cells = (here // self.tail.structure.per_cell(level)).unique().tolist()
         windows = merged([Window(c // width, c // width + 1, c % width, c % width + 1) for c in cells])
         none = torch.zeros_like(self.clean)
         return Plan(windows, None, none, none, is_last=True)

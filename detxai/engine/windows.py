@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.ndimage import binary_dilation, label
 from torch import Tensor
 
 Pads = tuple[int, int, int, int]  # left, right, top, bottom
@@ -110,3 +112,15 @@ def merged(windows: Sequence[Window]) -> tuple[Window, ...]:
 def cost(window: Window) -> int:
     """What computing a window takes, in cells."""
     return window.n_cells + A_WINDOW_COSTS
+
+
+def patches(wanted: Tensor, reach: int) -> tuple[Window, ...]:
+    """Windows that hold all cells (h, w) that are True, one for each group of them.
+
+    Args:
+        reach: cells nearer than twice this are a group: what is computed around each would overlap.
+    """
+    near = binary_dilation(wanted.numpy(), np.ones((2 * reach + 1,) * 2)) if reach else wanted.numpy()
+    groups, n = label(near, np.ones((3, 3)))
+    groups = torch.from_numpy(groups)
+    return merged([window for group in range(1, n + 1) for window in around((groups == group) & wanted)])

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import detxai
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.torchvision.pixels import image_list
 from detxai.adapters.grad_cam_view import GradCamView
+from detxai.adapters.torchvision.pixels import image_list
 from detxai.detections import Detections
 from detxai.engine.ablation import FullTail
 from detxai.engine.channels import n_to_ablate, predicted_drops

@@ -1,0 +1,58 @@
+"""``detxai families``: which detectors are recognised, and what each supports."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from importlib.metadata import entry_points
+from typing import Any
+
+from detxai.adapters.families import FAMILIES
+from detxai.adapters.registry import ENTRY_POINTS
+
+
+def add_families(commands: Any) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        "families", help="which detectors are recognised, what each supports, and which extra it needs"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_families)
+    return command
+
+
+def _families(given: argparse.Namespace) -> int:
+    rows = [
+        {
+            "family": family.name,
+            "takes": family.takes,
+            "features": family.adapter.has_network,
+            "gradients": family.adapter.has_network,
+            "exact_ablation": family.ablation,
+            "extra": family.extra,
+            "builders": list(family.builders),
+        }
+        for family in FAMILIES
+    ]
+    registered = sorted(entry.name for entry in entry_points(group=ENTRY_POINTS))
+    if given.json:
+        print(json.dumps({"families": rows, "registered": registered}, indent=2))
+        return 0
+    for row in rows:
+        print(_described(row))
+    print(f"registered by other packages ({ENTRY_POINTS}): {', '.join(registered) or 'none'}")
+    return 0
+
+
+def _described(row: dict[str, Any]) -> str:
+    ablation = row["exact_ablation"]
+    facts = {
+        "features, gradients": "yes" if row["features"] else "no: its answers alone are known",
+        "exact Ablation-CAM": "no" if ablation is None else f"yes; recomputes {ablation}",
+        "needs": "nothing more" if row["extra"] is None else f"pip install 'detxai[{row['extra']}]'",
+    }
+    if row["builders"]:
+        facts["--model"] = ", ".join(f"{builder}_..." for builder in row["builders"])
+    lines = [f"{row['family']}: {row['takes']}", *(f"{fact + ':':<22}{value}" for fact, value in facts.items())]
+    wrapped = [textwrap.fill(line, 110, initial_indent="  ", subsequent_indent=" " * 24) for line in lines[1:]]
+    return "\n".join([lines[0], *wrapped, ""])
