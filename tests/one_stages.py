@@ -76,6 +76,8 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "ssd with steps": lambda: small_ssd(2, 12, steps=[4, 8]),
     "ssdlite": lambda: small_ssd(lite=True),
     "ssdlite of four levels": lambda: small_ssd(4, 6, lite=True),
+    "narrow retinanet": lambda: small_retinanet(2, 4),
+    "narrow ssdlite": lambda: small_ssd(2, 4, lite=True),
 }
 
 
@@ -95,6 +97,8 @@ def small(name: str, seed: int = 0) -> Any:
                     module.running_var.uniform_(0.5, 1.5)
             if hasattr(model.head.classification_head, "cls_logits"):
                 model.head.classification_head.cls_logits.bias.fill_(-4.0)
+            if isinstance(model, FCOS):
+                model.head.regression_head.bbox_reg.bias.fill_(3.0)  # a box without area overlaps nothing
     return model.eval()
 
 

@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 import torch
 from faster_rcnns import photo, small_faster_rcnn
+from model_snapshots import StopError, assert_same, raising, snapshot
 from torch import nn
 from torchvision.models import detection as tv
 
@@ -171,39 +172,6 @@ def test_a_bright_pixel_lights_the_map_at_its_place() -> None:
         assert max(abs(peak[0] - row), abs(peak[1] - column)) <= 2  # half a cell of 4
 
 
-def _state(model: nn.Module) -> dict[str, Any]:
-    return {
-        "tensors": {k: v.clone() for k, v in model.state_dict().items()},
-        "identity": [id(m) for m in model.modules()],
-        "training": [m.training for m in model.modules()],
-        "attributes": [
-            {
-                k: v
-                for k, v in vars(m).items()
-                if not k.startswith("_") and isinstance(v, (int, float, tuple, str, type(None)))
-            }
-            for m in model.modules()
-        ],
-        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()],
-        "requires_grad": [p.requires_grad for p in model.parameters()],
-        "grad": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
-        "rng": torch.get_rng_state(),
-    }
-
-
-def _assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
-    for name in ("identity", "training", "attributes", "hooks", "requires_grad"):
-        assert before[name] == after[name], name
-    assert all(torch.equal(v, after["tensors"][k]) for k, v in before["tensors"].items())
-    assert torch.equal(before["rng"], after["rng"])
-    for a, b in zip(before["grad"], after["grad"], strict=True):
-        assert (a is None and b is None) or torch.equal(a, b)
-
-
-class StopError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("error", [None, StopError, KeyboardInterrupt])
 def test_the_model_comes_back_as_it_was(error: type[BaseException] | None) -> None:
     model = small_faster_rcnn()
@@ -223,26 +191,18 @@ def test_the_model_comes_back_as_it_was(error: type[BaseException] | None) -> No
         lambda: detxai.explain(detector, image, "ablation_cam", found, ratio_channels_to_ablate=0.2),
     ]
     for call in calls:
-        fail = model.roi_heads.box_head.register_forward_hook(_raise(error)) if error else None
-        deep = model.backbone.blocks[2].register_forward_hook(_raise(error)) if error else None
-        before = _state(model)
+        fail = model.roi_heads.box_head.register_forward_hook(raising(error)) if error else None
+        deep = model.backbone.blocks[2].register_forward_hook(raising(error)) if error else None
+        before = snapshot(model)
         if error is None:
             call()
         else:
             with pytest.raises(error):
                 call()
-        _assert_same(before, _state(model))
+        assert_same(before, snapshot(model))
         for handle in (fail, deep):
             if handle is not None:
                 handle.remove()
-
-
-def _raise(error: type[BaseException] | None) -> Callable[..., None]:
-    def hook(*_: Any) -> None:
-        assert error is not None
-        raise error
-
-    return hook
 
 
 def test_double_precision_and_class_names() -> None:
