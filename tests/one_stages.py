@@ -93,8 +93,9 @@ def small(name: str, seed: int = 0) -> Any:
                 if isinstance(module, nn.Conv2d):
                     module.weight.normal_(0, 1.5 / module.weight[0].numel() ** 0.5)
                 if isinstance(module, nn.BatchNorm2d):
-                    module.running_mean.normal_(0, 0.1)
-                    module.running_var.uniform_(0.5, 1.5)
+                    for buffer, lowest, highest in ((module.running_mean, -0.2, 0.2), (module.running_var, 0.5, 1.5)):
+                        assert buffer is not None
+                        buffer.uniform_(lowest, highest)
             if hasattr(model.head.classification_head, "cls_logits"):
                 model.head.classification_head.cls_logits.bias.fill_(-4.0)
             if isinstance(model, FCOS):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from plain_hooks import OneStage, TwoStages, dropped, layer_cam
+from plain_one_stages import AnchorCase, narrow_fcos
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -202,6 +203,23 @@ def test_a_changed_yolo(part: str, change: Callable[[nn.Module, str], None]) -> 
     case = OneStage()
     change(case.model, part)
     holds_or_is_refused(case, refused=(part, change) in REFUSED)
+
+
+ANCHOR_CASES: dict[str, Callable[[], AnchorCase]] = {
+    "retinanet": lambda: AnchorCase("narrow retinanet"),
+    "fcos": narrow_fcos,
+    "ssdlite": lambda: AnchorCase("narrow ssdlite"),
+}
+LAST_CLASSES = {"retinanet": "cls_logits", "fcos": "cls_logits", "ssdlite": "module_list.0.1"}
+
+
+@pytest.mark.parametrize("change", [subclass, hook, wrapper, adapter], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("part", ["backbone", "head", "head.regression_head", "last classes"])
+@pytest.mark.parametrize("name", ANCHOR_CASES)
+def test_a_changed_torchvision_one_stage(name: str, part: str, change: Callable[[nn.Module, str], None]) -> None:
+    case: Any = ANCHOR_CASES[name]()
+    change(case.model, f"head.classification_head.{LAST_CLASSES[name]}" if part == "last classes" else part)
+    holds(case, case.wrap(case.model))
 
 
 # what is made of the heads' output is somebody else's code: nobody knows the candidates behind it

@@ -58,7 +58,7 @@ def test_the_candidates_of_images_of_several_sizes_contain_every_detection(model
     assert sum(len(answer["boxes"]) for answer in answers) >= 30
     for of_image, answer in zip(candidates, answers, strict=True):
         if len(answer["boxes"]):
-            assert float(distance_to_candidates(of_image, **answer).max()) == 0  # type: ignore[arg-type]
+            assert float(distance_to_candidates(of_image, **answer).max()) == 0
 
 
 def test_all_anchors_are_candidates_whatever_the_threshold(model: Any) -> None:

@@ -138,6 +138,7 @@ def test_a_head_that_normalises_whole_levels_is_not_tracked_and_says_why() -> No
     some = AblationCAM(ratio_channels_to_ablate=0.25, progress=False)(detector, case.image, found)
     whole = AblationCAM(progress=False)(detector, case.image, found)
     for part, all_of_it in zip(some, whole, strict=True):
+        assert part.channel_effects is not None
         assert int((~part.channel_effects.isnan()).sum()) == 2
         assert part.details["tail"]["reason"] == "the head normalises over a whole level"
         assert (part.values == all_of_it.values).all()
@@ -198,6 +199,8 @@ def test_tracking_follows_the_best_cells() -> None:
     some = AblationCAM(ratio_channels_to_ablate=0.25, progress=False)(detector, case.image, found)
     whole = AblationCAM(progress=False)(detector, case.image, found)
     for part, all_of_it in zip(some, whole, strict=True):
+        assert part.channel_effects is not None
+        assert all_of_it.channel_effects is not None
         done = ~part.channel_effects.isnan()
         assert int(done.sum()) == 6
         torch.testing.assert_close(part.channel_effects[done], all_of_it.channel_effects[done], atol=EXACT, rtol=0)
