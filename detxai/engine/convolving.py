@@ -15,6 +15,7 @@ from detxai.engine.batching import takes_in_turn
 from detxai.engine.windows import Pads, Window, cost, patches
 
 GATHERING_COSTS = 3.0  # times as much for single cells, picked out, as for as many in a window
+CELLS_AT_ONCE = 256  # of a level, for each of several ablations in the same windows
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,16 @@ class AblatedBranch:
             return self._gathered(channels, change, row, cells)
         answer = change.new_zeros(len(cells), self.clean.shape[1], dtype=self.clean.dtype)
         rows, row = row.unique(return_inverse=True)
-        for window in self._windows_around(cells):
-            down, across = cells // self.size[1] - window.top, cells % self.size[1] - window.left
-            height, width = window.size
-            here = (down >= 0) & (down < height) & (across >= 0) & (across < width)
-            output = self.without(channels[rows], change[rows], window)
-            answer[here] = output[row[here], :, down[here] * width + across[here]]
+        at_once = max(1, CELLS_AT_ONCE // (self.size[0] * self.size[1]))  # few share windows that fit each
+        for start in range(0, len(rows), at_once):
+            part, chosen = rows[start : start + at_once], ((row >= start) & (row < start + at_once)).nonzero()[:, 0]
+            for window in self._windows_around(cells[chosen]):
+                down, across = cells[chosen] // self.size[1] - window.top, cells[chosen] % self.size[1] - window.left
+                height, width = window.size
+                here = (down >= 0) & (down < height) & (across >= 0) & (across < width)
+                output = self.without(channels[part], change[part], window)
+                place = (down * width + across)[here]
+                answer[chosen[here]] = output[row[chosen[here]] - start, :, place]
         return answer
 
     def _windows_around(self, cells: Tensor) -> tuple[Window, ...]:

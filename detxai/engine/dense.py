@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from detxai.adapters.structure import Dense
 from detxai.detections import Candidates
-from detxai.engine.batching import slots, takes_in_turn
+from detxai.engine.batching import takes_in_turn
+from detxai.engine.candidate_parts import chosen, joined, padded, repeated
 from detxai.engine.cell_scores import CellScores
 from detxai.engine.convolving import AblatedBranch
 from detxai.engine.probes import probes_of, qualities_of
@@ -20,6 +21,7 @@ from detxai.targets import Target, score_targets
 
 SHARES = (0.8, 0.4)  # look where a candidate could keep this share of a clean score; where none did, look further
 BOXES, CLASSES = 0, 1  # the two branches
+FirstOutputs = dict[tuple[int, Window], Tensor]  # by branch and window, (B, outputs, cells)
 SLACK = 1e-3  # relative: rounding may let a box end this much beyond its bound
 WHOLE_FROM = 0.8  # share of a level from which on windows save nothing
 
@@ -102,16 +104,19 @@ class DenseTail:
     def scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
         answer = self.clean.new_empty(len(self.targets), len(channels))
         waiting = torch.arange(len(channels), device=channels.device)
+        computed: FirstOutputs = {}
         for plan in self.plans(level):
-            found = self.candidates(level, plan, channels[waiting], fill[waiting])
+            found = self.candidates(level, plan, channels[waiting], fill[waiting], computed)
             scores = score_targets(self.targets, found)
             answer[:, waiting] = scores.to(answer.dtype)
             if plan.is_last:
                 break
             # not <: a score that is no number has reached nothing
-            waiting = waiting[~(self._reached(found, scores) >= plan.to_reach[:, None]).all(0)]
+            misses = ~(self._reached(found, scores) >= plan.to_reach[:, None]).all(0)
+            waiting = waiting[misses]
             if not len(waiting):
                 break
+            computed = {key: output[misses] for key, output in computed.items()}
         return answer
 
     def in_parts(self, level: str) -> bool:
@@ -165,24 +170,31 @@ class DenseTail:
                 others[:, start:end] = -1
                 places = others.argmax(1).unique()
             self._kept[level] = tuple(  # type: ignore[assignment]
-                _chosen(self._everything, side) for side in (places[places < start], places[places >= end])
+                chosen(self._everything, side) for side in (places[places < start], places[places >= end])
             )
         return self._kept[level]
 
     # -- an ablation ---------------------------------------------------------------------------------------------
 
-    def candidates(self, level: str, plan: Plan, channels: Tensor, fill: Tensor) -> Candidates:
-        """What the targets can need of the candidates, with one channel changed, for each of B channels."""
-        before, after = (_repeated(kept, len(channels)) for kept in self._kept_without(level))
+    def candidates(
+        self, level: str, plan: Plan, channels: Tensor, fill: Tensor, computed: FirstOutputs | None = None
+    ) -> Candidates:
+        """What the targets can need of the candidates, with one channel changed, for each of B channels.
+
+        Args:
+            computed: outputs of the branch that comes first, of these channels by an earlier plan; gets those of this.
+        """
+        before, after = (repeated(kept, len(channels)) for kept in self._kept_without(level))
         if not plan.windows:
-            return _joined([before, after])
+            return joined([before, after])
         changes = [branch.change(channels, fill) for branch in self.branches[level]]
         if plan.first is None:
             parts = [self._looked(level, window, channels, changes) for window in plan.windows]
         else:
-            looked = [self._looked_twice(level, window, plan, channels, changes) for window in plan.windows]
-            parts = [_padded(looked, len(channels))]
-        return _joined([before, self._as_candidates(parts), after])
+            known = {} if computed is None else computed
+            looked = [self._looked_twice(level, window, plan, channels, changes, known) for window in plan.windows]
+            parts = [padded(looked, len(channels))]
+        return joined([before, self._as_candidates(parts), after])
 
     def _looked(self, level: str, window: Window, channels: Tensor, changes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Of all cells of a window: boxes (B, n A, 4) and class scores (B, n A, C)."""
@@ -194,18 +206,28 @@ class DenseTail:
         return self._decoded(level, numbers, logits, cells)
 
     def _looked_twice(
-        self, level: str, window: Window, plan: Plan, channels: Tensor, changes: Sequence[Tensor]
+        self,
+        level: str,
+        window: Window,
+        plan: Plan,
+        channels: Tensor,
+        changes: Sequence[Tensor],
+        computed: FirstOutputs,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of a window's cells that beat ``least``: of which ablation (m,), boxes (m, 4) and class scores (m, C)."""
         of_boxes, of_classes = self.branches[level]
         cells = window.cells(self.structure.levels[level].shape[-1], channels.device)
+        assert plan.first is not None
+        if (plan.first, window) not in computed:
+            branch = self.branches[level][plan.first]
+            computed[plan.first, window] = branch.without(channels, changes[plan.first], window)
         if plan.first == BOXES:
-            numbers = of_boxes.without(channels, changes[BOXES], window)
+            numbers = computed[BOXES, window]
             row, place = _beating(self._overlaps(level, self.structure.decode(level, numbers, cells)), plan.least)
             logits = of_classes.at(channels, changes[CLASSES], row, cells[place])
             numbers = numbers[row, :, place]
         else:
-            logits = of_classes.without(channels, changes[CLASSES], window)
+            logits = computed[CLASSES, window]
             highest = self.class_scores.highest(level, logits) * self._bounds[level][:, None, cells]
             row, place = _beating(highest, plan.least)
             numbers = of_boxes.at(channels, changes[BOXES], row, cells[place])
@@ -281,45 +303,3 @@ def _beating(highest: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
     # not >: what is no number is looked at
     row, place = (~(highest * (1 + SLACK) <= least[:, None, None])).any(0).nonzero(as_tuple=True)
     return row, place
-
-
-def _chosen(candidates: Candidates, places: Tensor) -> Candidates:
-    return replace(
-        candidates,
-        boxes=candidates.boxes[:, places],
-        class_scores=candidates.class_scores[:, places],
-        objectness=candidates.objectness[:, places],
-    )
-
-
-def _padded(parts: Sequence[tuple[Tensor, Tensor, Tensor]], batch: int) -> tuple[Tensor, Tensor]:
-    """Single candidates, each of one ablation, as boxes (B, n, 4) and scores (B, n, C), filled up with zeros."""
-    row, boxes, scores = (torch.cat(column) for column in zip(*parts))
-    order = row.argsort(stable=True)
-    row = row[order]
-    slot, n = slots(row, batch)
-    n = max(n, 1)  # where nothing is left over and there is no other level
-    wide = boxes.new_zeros(batch, n, 4)
-    wide[row, slot] = boxes[order]
-    deep = scores.new_zeros(batch, n, scores.shape[1])
-    deep[row, slot] = scores[order]
-    return wide, deep
-
-
-def _repeated(candidates: Candidates, batch: int) -> Candidates:
-    """Candidates of one image, for each of a batch of versions of it."""
-    return replace(
-        candidates,
-        boxes=candidates.boxes.expand(batch, -1, -1, -1),
-        class_scores=candidates.class_scores.expand(batch, -1, -1),
-        objectness=candidates.objectness.expand(batch, -1),
-    )
-
-
-def _joined(parts: Sequence[Candidates]) -> Candidates:
-    return replace(
-        parts[0],
-        boxes=torch.cat([part.boxes for part in parts], 1),
-        class_scores=torch.cat([part.class_scores for part in parts], 1),
-        objectness=torch.cat([part.objectness for part in parts], 1),
-    )
