@@ -18,6 +18,10 @@ class CellScores:
     Args:
         structure: of the detector.
         targets: T questions.
+
+    Attributes:
+        columns: (C,) which class scores somebody reads; None where one looks at all classes, or at one there is not.
+        labels: (C,) theirs, on the CPU; None likewise.
     """
 
     def __init__(self, structure: Dense, targets: Sequence[Target]) -> None:
@@ -25,11 +29,10 @@ class CellScores:
         last = next(iter(structure.classes.values()))[-1].weight
         self.n_logits = structure.n_logits or len(last)
         self.first_label = structure.first_label
-        highest = self.first_label + self.n_logits - (0 if structure.own_logits else self.first_label)
+        n_classes = self.n_logits if structure.own_logits else self.n_logits - 1
         labels = labels_read(targets)
-        known = labels is not None and self.first_label <= labels[0] and labels[-1] < highest
+        known = labels is not None and self.first_label <= labels[0] and labels[-1] < self.first_label + n_classes
         self.columns = torch.tensor(labels, device=last.device) - self.first_label if known else None
-        """(C,) the class scores that somebody reads; None where one looks at all classes, or at one there is not."""
         self.labels = None if self.columns is None else self.columns.cpu() + self.first_label
 
     def outputs(self, level: str) -> Tensor | None:

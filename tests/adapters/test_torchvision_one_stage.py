@@ -306,6 +306,10 @@ def test_a_model_that_answers_in_its_own_way_is_refused(name: str, change: Any, 
         detxai.wrap(model).candidates(photo(0))
 
 
+def test_a_model_as_torchvision_makes_it_has_no_changed_parts(model: Any) -> None:
+    assert not detxai.wrap(model).changed_parts()
+
+
 def test_an_override_that_changes_nothing_is_taken() -> None:
     model = small("fcos")
     own = model.postprocess_detections
