@@ -217,9 +217,23 @@ def test_every_method_explains_it(name: str) -> None:
             assert np.ptp(explanation.values) > 0
 
 
-def test_a_batch_of_any_kind_is_an_image_at_half_precision_too() -> None:
+def test_what_is_remembered_of_an_image_changes_no_answer(model: Any) -> None:
+    detector, image = detxai.wrap(model), photo(1)
+    found, candidates = detector.detect(image, 0), detector.candidates(image)
+    with detector.remembering(heads=True):
+        for _ in range(2):
+            assert torch.equal(detector.detect(image, 0).boxes, found.boxes)
+            assert torch.equal(detector.candidates(image).class_scores, candidates.class_scores)
+    explained = detxai.explain(detector, image, "layer_cam", score_threshold=0.1)
+    assert len(explained) == int((found.scores > 0.1).sum())
+
+
+def test_half_precision() -> None:
     detector = detxai.wrap(small("ssdlite").bfloat16())
     assert detector.candidates(photo(1)).class_scores.dtype == torch.bfloat16
+    found = detxai.wrap(small("ssdlite")).detect(photo(1), 0)[:1]  # torchvision's own suppression takes no bfloat16
+    (explanation,) = detxai.explain(detector, photo(1), "ablation_cam", found)
+    assert np.isfinite(explanation.values).all()
 
 
 # -- names, files, refusals ------------------------------------------------------------------------------------------
