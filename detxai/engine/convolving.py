@@ -76,7 +76,11 @@ class AblatedBranch:
 
     def without(self, channels: Tensor, change: Tensor, window: Window) -> Tensor:
         """(B, O', n) the output of the cells of ``window`` with one channel changed, for each of B channels."""
-        way = self._way(window)
+        if window not in self._ways:
+            self._ways[window] = self._way(window)
+        return self._filled(channels, change, self._ways[window])
+
+    def _filled(self, channels: Tensor, change: Tensor, way: _Way) -> Tensor:
         part, pads = way.change
         taps = F.unfold(F.pad(part.of(change), pads)[:, None], self.mixing.weight.shape[-1])
         taps = taps.to(way.linear.dtype)  # autocast leaves products with an ``out`` alone
@@ -128,7 +132,8 @@ class AblatedBranch:
                 down, across = cells[chosen] // self.size[1] - window.top, cells[chosen] % self.size[1] - window.left
                 height, width = window.size
                 here = (down >= 0) & (down < height) & (across >= 0) & (across < width)
-                output = self.without(channels[part], change[part], window)
+                # not ``without``, which keeps what it prepares for a window: these differ from ablation to ablation
+                output = self._filled(channels[part], change[part], self._way(window))
                 place = (down * width + across)[here]
                 answer[chosen[here]] = output[row[chosen[here]] - start, :, place]
         return answer
@@ -179,19 +184,17 @@ class AblatedBranch:
         return hidden
 
     def _way(self, window: Window) -> _Way:
-        if window not in self._ways:
-            pads: list[Pads] = []
-            read = window
-            for convolution in reversed(self.after):
-                read, around = read.seen_by(convolution.weight.shape[-1], self.size)
-                pads.insert(0, around)
-            self._ways[window] = _Way(
-                read.seen_by(self.mixing.weight.shape[-1], self.size),
-                read.of(self.linear[0]).flatten(1).contiguous(),
-                read.size,
-                tuple(pads),
-            )
-        return self._ways[window]
+        pads: list[Pads] = []
+        read = window
+        for convolution in reversed(self.after):
+            read, around = read.seen_by(convolution.weight.shape[-1], self.size)
+            pads.insert(0, around)
+        return _Way(
+            read.seen_by(self.mixing.weight.shape[-1], self.size),
+            read.of(self.linear[0]).flatten(1).contiguous(),
+            read.size,
+            tuple(pads),
+        )
 
 
 def _block(down: Tensor, across: Tensor, side: int) -> tuple[Tensor, Tensor]:
