@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from os import PathLike, fspath
 from typing import Any
 
 from torch import Tensor
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.ssd import SSD
 
+from detxai.adapters.exported import SUFFIXES, ExportedAdapter
 from detxai.adapters.faster_rcnn import FasterRCNNAdapter
 from detxai.adapters.function import FunctionAdapter, is_function
 from detxai.adapters.torchvision.fcos import FCOSAdapter
@@ -114,6 +116,13 @@ FAMILIES = (  # in the order in which they are tried; those without a network af
         YOLOAdapter,
         "only what a channel reaches: its level's cells that can answer; the whole tail for rotated boxes and RT-DETR",
         extra="yolo",
+    ),
+    Family(
+        "the path of an exported .onnx (OpenVINO's .xml, with the extra openvino; .torchscript, with none)",
+        lambda model: isinstance(model, (str, PathLike)) and fspath(model).endswith(SUFFIXES),
+        ExportedAdapter,
+        None,
+        extra="onnx",
     ),
     Family("a function from a list of images to their detections", is_function, FunctionAdapter, None),
 )

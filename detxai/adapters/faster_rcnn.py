@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, FasterRCNN_ResNet50_FPN_Weights
 
-from detxai.adapters.adapter import Features
+from detxai.adapters.adapter import Features, Inputs
 from detxai.adapters.faster_rcnn_structure import two_stage
 from detxai.adapters.own_answer import Changes, changed_parts
 from detxai.adapters.structure import NoShortcut, TwoStage, renamed

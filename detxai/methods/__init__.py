@@ -7,8 +7,6 @@ detector will do), ``"network"`` or ``"gradients"`` (through that network); and 
 
 from typing import Any
 
-from typing import Any
-
 from detxai.methods.ablation_cam import AblationCAM
 from detxai.methods.d_rise import DRISE
 from detxai.methods.eigen_cam import EigenCAM
