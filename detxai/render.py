@@ -37,6 +37,7 @@ NO_BOX_LABEL = "strength, as a share of its peak"  # evidence is evidence for a 
 MARGIN, CAPTION_SPACE, BAR_SPACE, BAR_THICKNESS, LEAST_BAR, LEAST_WIDTH = 14, 36, 96, 14, 320, 420
 # inferno is perceptually uniform and survives grey print; coolwarm is even on both sides of its neutral zero
 COLOURS: dict[Mode, str] = {"evidence": "inferno", "signed": "coolwarm"}
+STRONGEST = 0.005  # of the pixels, which share a colour in maps of single pixels
 BAR_LABELS: dict[Mode, str] = {
     "evidence": "evidence, as a share of its peak",
     "signed": "against  -  evidence  -  for, as a share of its peak",
@@ -77,7 +78,9 @@ def overlay(
             against the box, in the colours of a scale that is centred at zero, with zero transparent; default:
             ``"signed"`` for the methods whose maps say as much by what is below zero (``is_signed``), else
             ``"evidence"``.
-        colours: a matplotlib colour map; default: a perceptually uniform one, for ``"signed"`` a diverging one.
+        colours: a matplotlib colour map; default: a perceptually uniform one, for ``"signed"`` a diverging one. Its
+            scale ends at the peak; for maps of single pixels (``of_single_pixels``) below the strongest half per cent
+            of them: the bar says where.
         opacity: of the strongest evidence, in (0, 1].
         boxes: further boxes to outline thinly, such as all detections of the image.
         caption: default: class, score and method.
@@ -209,10 +212,11 @@ def _draw(
     opacity: float,
     boxes: Detections | None = None,
 ) -> ScalarMappable:
-    scale = Normalize(-1 if mode == "signed" else 0, 1)
     shown = _fitted(explanation.heatmap if mode == "evidence" else _signed(explanation.values), panel)
+    end = _end_of_scale(explanation, shown)
+    scale = Normalize(-end if mode == "signed" else 0, end, clip=True)
     heat = np.asarray(colour_map(scale(shown)), dtype=np.float32)[..., :3]
-    share = opacity * np.abs(shown)[..., None]
+    share = opacity * np.minimum(np.abs(shown) / end, 1)[..., None]
     photo = _fitted(explanation.image, panel)
     _show(axes, ((1 - share) * photo + share * 255 * heat + 0.5).astype(np.uint8), explanation.image.shape)
     if boxes is not None:
@@ -269,6 +273,16 @@ def _edges(cell: Sequence[float]) -> list[tuple[tuple[float, float], tuple[float
 def _signed(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     peak = float(np.abs(values).max())
     return values / peak if peak > 0 else values
+
+
+def _end_of_scale(explanation: Explanation, shown: npt.NDArray[np.float32]) -> float:
+    """Where the colours end: at 1, the peak; below the strongest few pixels where a map is of single ones.
+
+    Gradients of single pixels have peaks beside which all others are pale (Captum's pictures leave out 2 % likewise).
+    """
+    if not getattr(METHODS.get(explanation.method), "of_single_pixels", False) or "low_pass" in explanation.settings:
+        return 1.0
+    return float(np.quantile(np.abs(shown), 1 - STRONGEST)) or 1.0
 
 
 def _colour_map(mode: Mode, colours: str | None) -> Colormap:

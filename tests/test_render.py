@@ -107,6 +107,19 @@ def test_a_method_whose_source_keeps_both_signs_is_drawn_with_them() -> None:
     assert np.array_equal(together[:, :width], apart[0])
 
 
+@pytest.mark.parametrize(("method", "shows"), [("saliency", True), ("eigen_cam", False)])
+def test_one_strong_pixel_does_not_hide_a_map_of_single_pixels(method: str, shows: bool) -> None:
+    """A hundredth as strong as the one, hundreds of pixels are seen; in a map of regions they stay pale."""
+    values = np.zeros((60, 80), np.float32)
+    values[20:40, 20:40] = 0.01
+    values[5, 5] = 1
+    drawn = replace(explanation(60, 80, values), method=method)
+    area = pixels(overlay(drawn, width=640))[photo_area(overlay(drawn, width=640))]
+    height, width = area.shape[:2]
+    inside = area[round(height * 0.42) : round(height * 0.58), round(width * 0.3) : round(width * 0.45)].astype(int)
+    assert (np.abs(inside - GREY).max(-1).mean() > 20) == shows
+
+
 def test_the_signed_scale_is_centred_at_zero() -> None:
     """The same strength for and against: as far from the neutral colour on either side, however strong the other is."""
     values = np.zeros((30, 40), np.float32)

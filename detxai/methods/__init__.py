@@ -2,7 +2,8 @@
 
 Every class says of itself, as class attributes: ``name``; ``asks_about_boxes``; ``needs``, which is ``"answers"`` (any
 detector will do), ``"network"`` or ``"gradients"`` (through that network); and ``passes``, its cost in a phrase. Where
-``is_signed`` is True, overlays show also what speaks against the box.
+``is_signed`` is True, overlays show also what speaks against the box; where ``of_single_pixels`` is, neighbouring
+pixels differ so much that overlays let the strongest few share one colour.
 """
 
 from typing import Any

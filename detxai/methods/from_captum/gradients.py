@@ -65,6 +65,7 @@ class InputXGradient(GradientMethod):
     """
 
     name: ClassVar[str] = "input_x_gradient"
+    is_signed: ClassVar[bool] = True
     passes: ClassVar[str] = "1 forward and 1 backward; boxes share the forward pass"
 
     target: Callable[[Any, int], Target] = ClassScoreTarget
@@ -98,6 +99,7 @@ class IntegratedGradients(GradientMethod):
     """
 
     name: ClassVar[str] = "integrated_gradients"
+    is_signed: ClassVar[bool] = True
     passes: ClassVar[str] = "steps forward and backward, and 2; up to 4 boxes share the forward passes"
     images_of_one_call: ClassVar[int] = AT_ONCE
 
@@ -147,6 +149,7 @@ class GradientShap(GradientMethod):
     """
 
     name: ClassVar[str] = "gradient_shap"
+    is_signed: ClassVar[bool] = True
     passes: ClassVar[str] = "n_samples forward and backward; up to 4 boxes share the forward passes"
     images_of_one_call: ClassVar[int] = AT_ONCE
 

@@ -106,6 +106,7 @@ class DeepLift(GradientMethod):
     """
 
     name: ClassVar[str] = "deep_lift"
+    is_signed: ClassVar[bool] = True
     passes: ClassVar[str] = "2 forward and 1 backward for each box, and 5 forward that boxes share"
 
     baseline: Filling | Sequence[float] | PIL.Image.Image | np.ndarray | Tensor = "black"

@@ -114,6 +114,7 @@ class GradientMethod(ABC):
     name: ClassVar[str]
     asks_about_boxes: ClassVar[bool] = True
     needs: ClassVar[str] = "gradients"
+    of_single_pixels: ClassVar[bool] = True
     passes: ClassVar[str]
     images_of_one_call: ClassVar[int] = 1  # for how many images Captum asks for gradients at once
     seed: int = 0  # of methods that draw nothing, too

@@ -49,6 +49,7 @@ class Occlusion:
     name: ClassVar[str] = "occlusion"
     asks_about_boxes: ClassVar[bool] = True
     needs: ClassVar[str] = "answers"
+    is_signed: ClassVar[bool] = True
     passes: ClassVar[str] = "1 + the number of windows; all boxes share them where the window is in pixels"
 
     window: Extent = None

@@ -39,6 +39,7 @@ class RegionMethod(ABC):
     name: ClassVar[str]
     asks_about_boxes: ClassVar[bool] = True
     needs: ClassVar[str] = "answers"
+    is_signed: ClassVar[bool] = True
     passes: ClassVar[str]
     regions: Cut
     n_regions: int
