@@ -51,7 +51,8 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("--class-names", type=a_path, metavar="FILE", help="as for explain")
     command.add_argument(
         "--methods", required=True, type=_names, metavar="A,B",
-        help=f"{', '.join([*METHODS, *PEERS, *BASELINES])}; other=METHOD lets one compete again, with other settings",
+        help=f"{', '.join([*METHODS, *PEERS, *BASELINES])}; all: every method, box_centre and random; "
+        "other=METHOD lets one compete again, with other settings",
     )  # fmt: skip
     command.add_argument("--out", required=True, type=a_path, metavar="DIR")
     _add_images(command)

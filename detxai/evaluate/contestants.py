@@ -31,6 +31,8 @@ PEERS: dict[str, type[Any]] = {
         GradCamEigenCAM, UltralyticsLayerCAM, AISE, GreedyInsertion, GreedyDeletion, PhaseWin, KernelSHAP, DRISEMixed
     )
 }  # fmt: skip
+EVERY = "all"  # every method, and these beside them
+YARDSTICKS = (BoxCentre.name, RandomMap.name)
 CROPPED_BY_CONSTRUCTION = (BoxMap, PlantedMask)
 
 Contestant: TypeAlias = Method | PlantedMask
@@ -42,7 +44,8 @@ def contestants(methods: Methods, settings: Mapping[str, Mapping[str, Any]] | No
 
     Args:
         methods: names (``d_rise``), names with a name of their own (``fast=ablation_cam``, so that one method may
-            compete with several settings), or methods; or a mapping from names to either.
+            compete with several settings), ``all`` (every method, ``box_centre`` and ``random``), or methods; or a
+            mapping from names to either.
         settings: name -> the method's settings.
 
     Raises:
@@ -72,7 +75,9 @@ def _named(methods: Methods) -> list[tuple[str, str | Method]]:
         raise TypeError(f"methods must be a list of names, got the text {methods!r}")
     pairs: list[tuple[str, str | Method]] = []
     for method in methods:
-        if isinstance(method, str):
+        if method == EVERY:
+            pairs += [(name, name) for name in [*METHODS, *YARDSTICKS]]
+        elif isinstance(method, str):
             name, _, kind = method.partition("=")
             pairs.append((name.strip(), (kind or name).strip()))
         else:
@@ -87,7 +92,9 @@ def _make(method: str | Method, settings: dict[str, Any]) -> Contestant:
         return make_method(method, **settings)
     kind = {**BASELINES, **PEERS}.get(method)
     if kind is None:
-        raise ValueError(f"methods must be some of {', '.join([*METHODS, *PEERS, *BASELINES])}; got {method!r}")
+        raise ValueError(
+            f"methods must be {EVERY!r} or some of {', '.join([*METHODS, *PEERS, *BASELINES])}; got {method!r}"
+        )
     check_settings(method, kind, settings)
     contestant: Contestant = kind(**settings)
     return contestant
