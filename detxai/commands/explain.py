@@ -147,12 +147,13 @@ def _explain_all(
             raise_if_interrupted()
 
 
-def _warn_of_long(method: Any, n_boxes: int, seconds_a_pass: float, path: Path) -> None:
+def _warn_of_long(method: Any, n_boxes: int, seconds_a_pass: float, path: Path, *, network: bool) -> None:
     """Say how long an image will take, and what is quicker, where that is long."""
     seconds = seconds_a_pass * method.most_passes(n_boxes) if n_boxes and hasattr(method, "most_passes") else 0
     if seconds > LONG:
         minutes = f"{n_boxes} boxes, about {seconds / 60:.1f} minutes with {method.name}"
-        quicker = "--score-threshold 0.5, --set max_passes=150 or n_masks=300, --method layer_cam (one pass)"
+        quicker = "--score-threshold 0.5, --set max_passes=150 or n_masks=300"
+        quicker += ", --method layer_cam (one pass)" if network else ""  # a black box has no layers
         print(f"detxai: {path}: {minutes}; quicker: {quicker}; Ctrl-C keeps what there is", file=sys.stderr)
 
 
@@ -173,7 +174,8 @@ class _Run:
         with self.detector.remembering():  # the boxes and their maps, of one pass through the backbone
             start = time.perf_counter()
             detections = self.detector.detect(array, self.score_threshold)
-            _warn_of_long(self.method, len(detections), time.perf_counter() - start, path)
+            seconds, network = time.perf_counter() - start, self.detector.has_network
+            _warn_of_long(self.method, len(detections), seconds, path, network=network)
             found = explain(self.detector, array, self.method, detections) if len(detections) or not asks else []
         request = {**self.request, "image": str(path), "redo": self._redo(path)}
         record: dict[str, Any] = {
