@@ -116,8 +116,14 @@ def traced(module: nn.Module, file: Path) -> Path:
 def to_onnx(module: nn.Module, file: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        names = {"input_names": ["images"], "output_names": ["output0"]}
-        torch.onnx.export(module, (torch.rand(1, 3, SIZE, SIZE),), str(file), dynamo=False, **names)
+        torch.onnx.export(
+            module,
+            (torch.rand(1, 3, SIZE, SIZE),),
+            str(file),
+            dynamo=False,
+            input_names=["images"],
+            output_names=["output0"],
+        )
     return file
 
 
