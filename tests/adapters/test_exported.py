@@ -21,13 +21,14 @@ from detxai.adapters.exported.detector import ExportedDetector
 from detxai.adapters.exported.files import Array, ExportedFile
 from detxai.adapters.exported.layouts import IMAGENET_MEAN, IMAGENET_STD
 from detxai.detections import Detections
-from detxai.scenes import generate
+from detxai.scenes import Kind, generate
 from detxai.scenes import load_yolo as load_scenes_yolo
 
 pytest.importorskip("ultralytics")
 
 SIZE = 160
-SCENES = [generate(seed, kind).image for seed, kind in ((3, "context"), (5, "local"), (8, "redundant"))]
+SEEDS: dict[Kind, int] = {"context": 3, "local": 5, "redundant": 8}
+SCENES = [generate(seed, kind).image for kind, seed in SEEDS.items()]
 
 
 class Exported(nn.Module):
