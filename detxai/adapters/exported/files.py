@@ -86,7 +86,7 @@ class ExportedFile:
 
 
 def open_file(path: Path) -> ExportedFile:
-    """The network in a ``.onnx``, an OpenVINO ``.xml`` or a ``.torchscript`` file.
+    """The network in a ``.onnx``, an OpenVINO ``.xml`` or a ``.torchscript`` file, on as many threads as torch has.
 
     Raises:
         FileNotFoundError: no such file.
@@ -107,6 +107,8 @@ def _open_onnx(path: Path) -> ExportedFile:
     runtime = _runtime("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors: a warning about an unused node is nothing to a user
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores to others
     session = runtime.InferenceSession(str(path), options, providers=runtime.get_available_providers())
     (image,) = _one_input(path, session.get_inputs())
     names = [output.name for output in session.get_outputs()]
@@ -122,7 +124,7 @@ def _open_openvino(path: Path) -> ExportedFile:
     core = _runtime("openvino", "openvino").Core()
     network = core.read_model(str(path))
     (image,) = _one_input(path, network.inputs)
-    compiled = core.compile_model(network, "CPU")
+    compiled = core.compile_model(network, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
     names = [next(iter(sorted(out.names)), UNNAMED.format(i)) for i, out in enumerate(compiled.outputs)]
 
     def run(images: Array) -> Mapping[str, Array]:
