@@ -160,7 +160,7 @@ def test_names_settings_and_doubles(small: Any) -> None:
     ("methods", "settings", "message"),
     [
         ([], {}, "at least one method"),
-        (["eigen"], {}, "methods must be 'all' or some of .*ablation_cam, .*grad_cam_eigen_cam, .*random.*; got 'eigen'"),
+        (["eigen"], {}, "methods must be 'all' or some of .*ablation_cam, .*aise, .*random.*; got 'eigen'"),
         (["random", "random"], {}, "'random' twice; write other=random"),
         (["a/b=random"], {}, "got 'a/b'"),
         (["random"], {"box": {}}, "settings are for box, but only random compete"),
