@@ -32,6 +32,7 @@ from detxai.engine.masks import RiseMasks
 from detxai.engine.perturbing import Canvas, Filling
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
+from detxai.methods.checks import check_seed
 from detxai.progress import hides_bar
 from detxai.targets import SimilarityTarget, Target, ask_about, score_targets
 
@@ -121,8 +122,7 @@ class DRISE:
     def __post_init__(self) -> None:
         if self.n_masks != "auto" and (not isinstance(self.n_masks, int) or self.n_masks < WORTH_KEEPING):
             raise ValueError(f"n_masks must be a whole number from {WORTH_KEEPING}, or 'auto', got {self.n_masks!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise TypeError(f"seed must be a whole number, got {self.seed!r}")
+        check_seed(self.seed)
         if not 0 < self.tolerance < 1:
             raise ValueError(f"tolerance must lie in (0, 1), got {self.tolerance}")
         if not isinstance(self.most_masks, int) or self.most_masks < FEWEST:

@@ -30,13 +30,13 @@ from detxai.engine.perturbing import Canvas
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.geometry import hills
 from detxai.images import Image
+from detxai.methods.checks import check_count
 from detxai.methods.layer_cam import LayerCAM
 from detxai.methods.region_shapley import (
     FEWEST_PASSES,
     Fill,
     RegionShapley,
     boxes_on,
-    check_count,
     check_sampling,
     fills_of,
     stopped_early,

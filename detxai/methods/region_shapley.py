@@ -21,6 +21,7 @@ from detxai.engine.masking.shapley import FIRST_DRAWS, Densities, ShapleySampler
 from detxai.engine.perturbing import Canvas, Filling, filling_image
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
+from detxai.methods.checks import check_count, check_seed, check_target
 from detxai.progress import hides_bar
 from detxai.targets import ClassScoreTarget, Target, ask_about
 
@@ -187,22 +188,14 @@ def fills_of(fill: Fill) -> list[Filling | Sequence[float]]:
     return list(fill)  # type: ignore[arg-type]
 
 
-def check_count(name: str, value: object, least: int) -> None:
-    """Raise ``ValueError`` where ``value`` is no whole number from ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number from {least}, got {value!r}")
-
-
 def check_sampling(method: Any) -> None:
     """Check the settings that methods of random views share: fill, seed, target, batch size and precision."""
-    if isinstance(method.seed, bool) or not isinstance(method.seed, int):
-        raise TypeError(f"seed must be a whole number, got {method.seed!r}")
+    check_seed(method.seed)
     given: Fill = method.fill
     if not isinstance(given, (str, list, tuple)) or len(given) == 0:
         raise ValueError(f"fill must be a filling or a list of them, got {given!r}")
     for fill in fills_of(method.fill):
         filling_image(np.zeros((1, 1, 3), dtype=np.uint8), fill)
-    if not callable(method.target):
-        raise TypeError(f"target must be callable with a box and a label, got {type(method.target).__name__}")
+    check_target(method.target)
     check_batch_size(method.batch_size)
     autocast(torch.device("cpu"), method.precision)

@@ -15,7 +15,7 @@ from detxai.engine.perturbing import Filling
 from detxai.evaluate.peers.asking import Question, check_peer, explain_each
 from detxai.explanation import Explanation
 from detxai.images import Image
-from detxai.methods.region_shapley import check_count
+from detxai.methods.checks import check_count
 from detxai.targets import ClassScoreTarget, Target
 
 

@@ -14,7 +14,7 @@ from detxai.engine.perturbing import Filling
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.methods import DRISE
-from detxai.methods.region_shapley import check_count
+from detxai.methods.checks import check_count
 from detxai.targets import SimilarityTarget, Target
 
 FEWEST_EACH = 16  # masks of a density: D-RISE makes no map of fewer

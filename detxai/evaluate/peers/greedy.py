@@ -16,7 +16,7 @@ from detxai.engine.perturbing import Filling
 from detxai.evaluate.peers.asking import Question, check_peer, explain_each
 from detxai.explanation import Explanation
 from detxai.images import Image
-from detxai.methods.region_shapley import check_count
+from detxai.methods.checks import check_count
 from detxai.targets import ClassScoreTarget, Target
 
 SIDES = ((0.01, 24), (0.2, 16), (1.0, 8))  # share of the image that a box covers, at most -> patches along a side

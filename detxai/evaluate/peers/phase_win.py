@@ -17,7 +17,7 @@ from detxai.engine.perturbing import Canvas, Filling
 from detxai.evaluate.peers.asking import Question, check_peer, explain_each
 from detxai.explanation import Explanation
 from detxai.images import Image
-from detxai.methods.region_shapley import check_count
+from detxai.methods.checks import check_count
 from detxai.targets import ClassScoreTarget, Target
 
 SORTED = 0.6  # of the phase's best: from it a region is a candidate of this phase

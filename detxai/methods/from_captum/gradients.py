@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from detxai.engine.perturbing import Filling
+from detxai.methods.checks import check_count, check_seed, check_target
 from detxai.methods.from_captum.baselines import Baseline, baseline_tensor, check_baseline
 from detxai.methods.from_captum.joint_gradients import (
     AT_ONCE,
@@ -21,8 +22,6 @@ from detxai.methods.from_captum.joint_gradients import (
     sum_against_scores,
     total,
 )
-from detxai.methods.from_captum.library import check_seed, check_target
-from detxai.methods.region_shapley import check_count
 from detxai.targets import ClassScoreTarget, Target
 
 
@@ -166,7 +165,7 @@ class GradientShap(GradientMethod):
             check_baseline(baseline, "each of the baselines")
         check_count("n_samples", self.n_samples, 1)
         check_stdev(self.stdev)
-        check_seed(self.seed)
+        check_seed(self.seed, from_zero=True)
         check_target(self.target)
 
     def attributions(self, asked: Asked) -> Tensor:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from detxai.engine.perturbing import Filling
+from detxai.methods.checks import check_target
 from detxai.methods.from_captum.activations import check_relus, check_rescale_rule
 from detxai.methods.from_captum.baselines import baseline_tensor, check_baseline
 from detxai.methods.from_captum.gradients import in_words
 from detxai.methods.from_captum.joint_gradients import Asked, GradientMethod, largest, sum_against_scores, total
-from detxai.methods.from_captum.library import check_target
 from detxai.targets import ClassScoreTarget, Target
 
 

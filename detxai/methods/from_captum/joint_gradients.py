@@ -18,7 +18,7 @@ from detxai.detections import Detections
 from detxai.engine.batching import images_at_once, in_batches
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
-from detxai.methods.from_captum.library import captum_runs, import_captum
+from detxai.methods.from_captum.quiet import captum_runs, import_captum
 from detxai.targets import Target, ask_about
 
 AT_ONCE = 8  # images that Captum makes at once: a constant, so that noise does not depend on the memory that is free

@@ -17,9 +17,10 @@ from detxai.engine.batching import check_batch_size
 from detxai.engine.perturbing import Canvas, Filling
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
+from detxai.methods.checks import check_target
 from detxai.methods.from_captum.baselines import check_baseline
 from detxai.methods.from_captum.joint_gradients import MAPS_AT_ONCE
-from detxai.methods.from_captum.library import check_target, import_captum
+from detxai.methods.from_captum.quiet import import_captum
 from detxai.methods.from_captum.views import ViewScores
 from detxai.targets import ClassScoreTarget, Target, ask_about
 

@@ -18,11 +18,11 @@ from detxai.engine.batching import check_batch_size
 from detxai.engine.perturbing import Canvas, Filling
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
+from detxai.methods.checks import check_count, check_seed, check_target
 from detxai.methods.from_captum.baselines import check_baseline
 from detxai.methods.from_captum.cuts import Cut, check_cut, cut_into_regions
-from detxai.methods.from_captum.library import captum_runs, check_seed, check_target, import_captum
+from detxai.methods.from_captum.quiet import captum_runs, import_captum
 from detxai.methods.from_captum.views import RepeatedScores, ViewScores
-from detxai.methods.region_shapley import check_count
 from detxai.targets import ClassScoreTarget, Target, ask_about
 
 VIEWS_AT_ONCE = 64  # which regions are shown in how many views Captum makes at once: vectors, not images
@@ -102,7 +102,7 @@ def check_regions(method: Any) -> None:
     check_cut(method.regions)
     check_count("n_regions", method.n_regions, 2)
     check_baseline(method.fill, "fill")
-    check_seed(method.seed)
+    check_seed(method.seed, from_zero=True)
     check_target(method.target)
     check_batch_size(method.batch_size)
 

@@ -12,12 +12,11 @@ import PIL.Image
 from torch import Tensor
 
 from detxai.engine.perturbing import Filling
+from detxai.methods.checks import check_count, check_seed, check_target
 from detxai.methods.from_captum.activations import check_relus
 from detxai.methods.from_captum.baselines import baseline_tensor, check_baseline
 from detxai.methods.from_captum.gradients import check_stdev, in_words, noise_stdev
 from detxai.methods.from_captum.joint_gradients import AT_ONCE, Asked, GradientMethod, largest, total
-from detxai.methods.from_captum.library import check_seed, check_target
-from detxai.methods.region_shapley import check_count
 from detxai.targets import ClassScoreTarget, Target
 
 Kind = Literal["smoothgrad", "smoothgrad_sq", "vargrad"]
@@ -80,7 +79,7 @@ class SmoothGrad(GradientMethod):
         check_stdev(self.stdev)
         check_count("steps", self.steps, 2)
         check_baseline(self.baseline)
-        check_seed(self.seed)
+        check_seed(self.seed, from_zero=True)
         check_target(self.target)
 
     def attributions(self, asked: Asked) -> Tensor:

@@ -44,17 +44,3 @@ def captum_runs(device: torch.device, seed: int = 0) -> Iterator[None]:
             yield
         finally:
             np.random.set_state(of_numpy)
-
-
-def check_seed(seed: object) -> None:
-    """Raise ``TypeError`` where ``seed`` is no whole number, ``ValueError`` where it is negative."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be a whole number, got {seed!r}")
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, got {seed}")
-
-
-def check_target(target: object) -> None:
-    """Raise ``TypeError`` where ``target`` cannot be called."""
-    if not callable(target):
-        raise TypeError(f"target must be callable with a box and a label, got {type(target).__name__}")
