@@ -16,6 +16,7 @@ from detxai.geometry import box_iou
 
 T = TypeVar("T")
 AnsweredBy = Literal["any candidates", "highest score", "highest class score"]
+AS_GOOD_AS_EQUAL = 1e-4  # of a side of the box: what rounding, on this device or another, moves it by
 
 
 class Target(Protocol):
@@ -174,12 +175,27 @@ def match_candidates(targets: Sequence[BoxTarget], candidates: Candidates) -> Ma
     box = like.new_tensor([target.box for target in targets])[:, None, None]
     labels = torch.tensor([target.label for target in targets])
     boxes, score = candidates.of_labels(labels)
-    iou = box_iou(box, boxes)
+    iou = _with_even_slopes(box_iou(box, boxes), box, boxes)
     reached = torch.ones_like(iou, dtype=torch.bool)
     if candidates.proposals is not None:
         reach = like.new_tensor([target.reach for target in targets])[:, None, None]
         reached = (box_iou(box, candidates.proposals) >= reach) | (reach == 0)
     return Match(iou * reached, score * reached, boxes.expand(len(targets), -1, -1, -1), reached)
+
+
+def _with_even_slopes(iou: Tensor, box: Tensor, boxes: Tensor) -> Tensor:
+    """The same values; where a side of a candidate is the target's own, the mean of the slopes to both sides.
+
+    At the box that a detector gave, its IoU is 1 and falls either way: by the one-sided slopes, rounding alone would
+    decide what a gradient says. Their mean is 0 there: to first order, a score that hangs on the class alone.
+    """
+    if not iou.requires_grad:
+        return iou
+    sides = (box[..., 2:] - box[..., :2]).repeat(*[1] * (box.ndim - 1), 2)
+    with torch.no_grad():
+        to_own = torch.where((boxes - box).abs() <= AS_GOOD_AS_EQUAL * sides, box - boxes, 0)
+    even = box_iou(box, boxes + to_own)  # torch halves the gradient of the larger of two equals
+    return even + (iou - even).detach()
 
 
 def answering(targets: Sequence[BoxTarget], candidates: Candidates) -> Tensor:

@@ -29,6 +29,11 @@ from detxai.adapters.adapter import Adapter
 Outputs = dict[str, dict[str, Tensor]]  # layer -> entry -> level
 
 
+def beside(found: detxai.Detections) -> detxai.Detections:
+    """Boxes a little off the detected ones, where a plain IoU has one slope: at a detected box itself it has a kink."""
+    return detxai.Detections(found.boxes + torch.tensor([-1.5, -2.5, 2.0, 1.0]), found.scores, found.labels)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What one call of the model came to, in pixels of the image.

@@ -259,6 +259,27 @@ def test_a_contrast_has_the_gradient_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(score, (base.requires_grad_(), boxes.requires_grad_()))
 
 
+@pytest.mark.parametrize("off", [0.0, 1e-6, -1e-5, 1e-3])
+def test_at_the_detectors_own_box_rounding_does_not_choose_the_slope(off: float) -> None:
+    """Beside the box's own place the IoU falls either way; its slope there is the mean of both, which is 0."""
+    own = torch.tensor([[10.0, 20.0, 40.0, 60.0]])
+    boxes = (own + off * torch.tensor([1.0, -1.0, 1.0, 1.0])).requires_grad_()
+    score = torch.tensor([0.9], requires_grad=True)
+    target = ClassScoreTarget(own[0], 3)
+    answer = target({"boxes": boxes, "scores": score, "labels": torch.tensor([3])})
+    by_box, by_score = torch.autograd.grad(answer, (boxes, score))
+    iou = float(tv_box_iou(own, boxes.detach()))
+    assert float(answer.detach()) == pytest.approx(0.9 * iou, rel=1e-6)
+    assert float(by_score) == pytest.approx(iou, rel=1e-6)
+    step = 0.5
+    sides = torch.eye(4) * step
+    slopes = [
+        (float(tv_box_iou(own, own + side)) - float(tv_box_iou(own, own - side))) / (2 * step) * 0.9 for side in sides
+    ]
+    torch.testing.assert_close(by_box[0], torch.tensor(slopes), atol=3e-4, rtol=0)
+    assert float(by_box.abs().max()) < 1e-4
+
+
 @pytest.mark.parametrize(
     ("other", "message"), [(1, "other must be another class than label"), (-2, "class number"), (True, "class number")]
 )

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from plain_hooks import OneStage, TwoStages, traced_back
+from plain_hooks import OneStage, TwoStages, beside, traced_back
 from torch import Tensor
 
 import detxai
@@ -82,6 +82,7 @@ def test_each_attribute_is_the_formula_with_a_plain_hooks_gradient(
 ) -> None:
     detector = case.wrap(case.model)
     found = inner_boxes(case, detector)
+    found = beside(found) if attribute == "score" else found
     (geometry,) = detector.prepare(case.image).geometries
     for i, explanation in enumerate(method(attribute=attribute)(detector, case.image, found)):
         level, gradient = level_of_the_box(case, attribute, found.boxes[i].double(), int(found.labels[i]))

@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from plain_hooks import OneStage, TwoStages, traced_back
+from plain_hooks import OneStage, TwoStages, beside, traced_back
 from torch import Tensor
 
 import detxai
 from detxai.adapters import GradCamView
+from detxai.geometry import Geometry
 from detxai.methods import METHODS
 from detxai.methods.from_grad_cam import FROM_GRAD_CAM, EigenGradCAM, FinerCAM, GradCAM, HiResCAM, ScoreCAM, ShapleyCAM
+from detxai.methods.from_grad_cam.formulas import join_levels
 from detxai.targets import ClassScoreTarget
 
 GRADIENT = {
@@ -36,7 +38,7 @@ def case(request: pytest.FixtureRequest) -> Any:
 
 def wrapped(case: Any) -> tuple[Any, detxai.Detections]:
     detector = case.wrap(case.model)
-    return detector, detector.detect(case.image, 0.02)[:2]
+    return detector, beside(detector.detect(case.image, 0.02)[:2])
 
 
 def joined(cells: list[npt.NDArray[Any]], view: GradCamView, case: Any, detector: Any) -> npt.NDArray[Any]:
@@ -47,6 +49,16 @@ def joined(cells: list[npt.NDArray[Any]], view: GradCamView, case: Any, detector
     speaking = [map_ / peak * max(peaks) for map_, peak in zip(maps, peaks) if peak > 0]
     assert speaking
     return np.asarray(np.mean(speaking, axis=0))
+
+
+def test_a_level_of_rounding_does_not_count() -> None:
+    whole = Geometry((2, 2), (2, 2), (2, 2))
+    strong, noise = torch.tensor([[4.0, 0.0], [0.0, -1.0]]), torch.tensor([[0.0, 3e-9], [-4e-9, 0.0]])
+    torch.testing.assert_close(join_levels([strong, noise], whole), strong)
+    torch.testing.assert_close(join_levels([strong, 0 * noise], whole), strong)
+    assert not join_levels([0 * strong, 0 * noise], whole).any()
+    weak = torch.tensor([[0.0, 1e-4], [0.0, 0.0]])
+    torch.testing.assert_close(join_levels([strong, weak], whole), (strong + 4e4 * weak) / 2)
 
 
 def by_grad_cam(name: str, view: GradCamView, targets: list[Any], **settings: Any) -> list[npt.NDArray[Any]]:

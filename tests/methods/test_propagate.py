@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plain_hooks import OneStage, dropped, layer_cam
+from plain_hooks import OneStage, beside, dropped, layer_cam
 
 from detxai import AblationCAM, LayerCAM
 
@@ -44,7 +44,7 @@ def test_held_drops_leave_out_what_runs_through_the_other_layer(case: OneStage) 
 @pytest.mark.parametrize("propagate", [False, True])
 def test_layer_cam_is_the_gradient_of_a_plain_hook(case: OneStage, propagate: bool) -> None:
     detector = case.wrap(case.model)
-    found = detector.detect(case.image, 0.02)[:3]
+    found = beside(detector.detect(case.image, 0.02)[:3])
     for i, explanation in enumerate(LayerCAM(propagate=propagate)(detector, case.image, found)):
         expected = layer_cam(case, found.boxes[i].double(), int(found.labels[i]), detector, hold=not propagate)
         np.testing.assert_allclose(explanation.values, expected, atol=1e-5 * expected.max())

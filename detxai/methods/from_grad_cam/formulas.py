@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from detxai.geometry import Geometry
 
+ROUNDING = 1e-6  # of the strongest level: less is what is left where large terms cancel
+
 
 def grad_cam_class(name: str, module: str = "pytorch_grad_cam") -> Any:
     """A class of grad-cam's; imported only here, for that takes seconds.
@@ -48,8 +50,9 @@ def join_levels(maps: Sequence[Tensor], geometry: Geometry) -> Tensor:
 
     As grad-cam does, each level counts alike: all are brought to one scale first, for a cell's share of a score says
     how many pixels it stands for as much as how much it matters. But that scale is the largest absolute value of the
-    strongest level, not 1; the sign stays; and a level that the box does not depend on, whose map is all zeros,
-    does not count. So where one level decides, ``values`` are that level's, as grad-cam's formula gives them.
+    strongest level, not 1; the sign stays; and a level that the box does not depend on, whose map is all zeros or,
+    beside the strongest, what rounding leaves, does not count. So where one level decides, ``values`` are that
+    level's, as grad-cam's formula gives them.
 
     Each level is brought to the image from its own cells, where the detector itself takes them to lie; grad-cam
     enlarges as if a feature lay in the middle of its cell, which is half a cell off in torchvision's detectors.
@@ -61,5 +64,6 @@ def join_levels(maps: Sequence[Tensor], geometry: Geometry) -> Tensor:
     """
     on_image = torch.stack([geometry.map_to_image(map_.float()) for map_ in maps])
     peaks = on_image.abs().amax((1, 2), keepdim=True)
-    n_speaking = (peaks > 0).sum().clamp(min=1)
-    return (on_image * (peaks.amax() / torch.where(peaks > 0, peaks, 1))).sum(0) / n_speaking
+    speaks = peaks > ROUNDING * peaks.amax()
+    scale = torch.where(speaks, peaks.amax() / torch.where(speaks, peaks, 1), 0)
+    return (on_image * scale).sum(0) / speaks.sum().clamp(min=1)

@@ -233,7 +233,8 @@ class FinerCAM(GradientCAM):
         for box, label in zip(detections.boxes.tolist(), detections.labels.tolist(), strict=True):
             of_class = score_targets([self.target(box, one) for one in labels], candidates)[:, 0]
             own = labels.index(label)
-            nearest = (of_class - of_class[own]).abs().detach()
+            # in float64: beside a score near 1, float32 rounds those near 0 to one distance
+            nearest = (of_class.detach().double() - of_class[own].detach().double()).abs()
             nearest[own] = torch.inf
             similar = nearest.argsort(stable=True)[: min(self.n_similar, len(labels) - 1)].tolist()
             scores.append(compared(own, similar, self.alpha)(of_class))
