@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plain_hooks import OneStage, TwoStages, dropped, layer_cam
+from plain_hooks import OneStage, TwoStages, beside, dropped, layer_cam
 from plain_one_stages import AnchorCase, narrow_fcos
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -173,6 +173,7 @@ def holds(case: TwoStages | OneStage, detector: Adapter) -> None:
         torch.testing.assert_close(some.channel_effects[done], drops[i, done], atol=1e-9, rtol=0)
         if all_of_them.details["tail"]["kind"] == "full":
             np.testing.assert_allclose(some.values, all_of_them.values, atol=1e-6)
+    found = beside(found)
     for i, explanation in enumerate(LayerCAM()(detector, case.image, found)):
         expected = layer_cam(case, found.boxes[i].double(), int(found.labels[i]), detector)
         np.testing.assert_allclose(explanation.values, expected, atol=1e-5 * expected.max())
