@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-import detxai
-from tests.query_detectors import (
+from query_detectors import (
     DETR_SIZE,
     FAMILIES,
     SQUARE,
@@ -26,9 +23,11 @@ from tests.query_detectors import (
     yolos,
 )
 
+import detxai
+
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def own(request: pytest.FixtureRequest) -> Iterator[Detector]:
+def own(request: pytest.FixtureRequest) -> Detector:
     return FAMILIES[request.param]()
 
 
