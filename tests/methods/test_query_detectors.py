@@ -78,7 +78,7 @@ def test_every_ablation_is_that_of_a_plain_hook(name: str) -> None:
     own = MAKERS[name]()
     own.model.double()
     detector = wrapped(own)
-    found = detector.detect(IMAGE, 0)[:2]
+    found = detector.detect(IMAGE, 0)[:1]
     features = detector.features(IMAGE)
     plain = PlainHook(own, detector.default_layers[0])
     counts = [level.shape[-2] * level.shape[-1] for level in features.levels.values()]
@@ -86,7 +86,7 @@ def test_every_ablation_is_that_of_a_plain_hook(name: str) -> None:
     explanations = detxai.AblationCAM(progress=False)(detector, IMAGE, found)
     widths = [level.shape[1] for level in features.levels.values()]
     places = [(entry, channel) for entry, width in enumerate(widths) for channel in range(width)]
-    chosen = list(range(0, len(places), 5))
+    chosen = list(range(0, len(places), 11))
     for i, explanation in enumerate(explanations):
         assert explanation.details["tail"]["kind"] == "full"
         assert explanation.channel_effects is not None
@@ -102,9 +102,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "eigen_cam": {},
     "grad_cam": {},
     "saliency": {},
-    "d_rise": {"n_masks": 40},
+    "d_rise": {"n_masks": 16},
     "pixel_evidence": {"max_passes": 32},
-    "region_shapley": {"max_passes": 64},
 }
 
 

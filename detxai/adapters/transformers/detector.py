@@ -139,8 +139,8 @@ class TransformersAdapter(Adapter):
         """
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
-        inputs = self.prepare(image)
         with self.borrowed(), torch.no_grad():
+            inputs = self.prepare(image)
             (found,) = self.processor.post_process_object_detection(
                 self._outputs(inputs), threshold=score_threshold, target_sizes=[inputs.geometries[0].image_size]
             )
