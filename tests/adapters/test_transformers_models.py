@@ -207,6 +207,36 @@ def test_a_processor_that_is_patched_afterwards_is_noticed() -> None:
         detector.candidates(IMAGE)
 
 
+def test_a_box_that_ends_before_it_starts_is_no_detection() -> None:
+    own = detr()
+    detector = wrapped(own)
+    every = detector.detect(IMAGE, 0)
+    answer = own.processor.post_process_object_detection
+
+    def turned(*given: Any, **named: Any) -> Any:
+        (found,) = answer(*given, **named)
+        found["boxes"][0] = found["boxes"][0].flip(0)
+        return [found]
+
+    own.processor.post_process_object_detection = turned
+    assert torch.equal(detector.detect(IMAGE, 0).boxes, every.boxes[1:])
+
+
+@pytest.mark.parametrize("make", [detr, rt_detr], ids=lambda make: make.__name__)
+def test_what_is_remembered_of_an_image_changes_no_answer(make: Any) -> None:
+    detector = wrapped(make())
+    found, features = detector.detect(IMAGE, 0), detector.features(IMAGE)
+    with torch.no_grad():
+        candidates = detector.candidates(IMAGE)
+        with detector.remembering(heads=True):
+            for _ in range(2):
+                assert torch.equal(detector.detect(IMAGE, 0).boxes, found.boxes)
+                assert torch.equal(detector.candidates(IMAGE).class_scores, candidates.class_scores)
+                levels = detector.features(IMAGE).levels
+                assert all(torch.equal(levels[name], level) for name, level in features.levels.items())
+                assert torch.equal(detector.resume(features).boxes, candidates.boxes)
+
+
 def _config(kind: str, **settings: Any) -> Any:
     return getattr(transformers, kind)(**settings)
 

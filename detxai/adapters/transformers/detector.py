@@ -210,9 +210,6 @@ class TransformersAdapter(Adapter):
             candidates = self.candidates(inputs)
         return levels, candidates
 
-    def _modules_before(self, layers: Sequence[str]) -> tuple[str, ...]:
-        return modules_before(self.model, layers)
-
     def _resume(self, features: Features) -> Candidates:
         inputs, many = features.inputs, features.batch_size
         if many != len(inputs):
@@ -221,6 +218,10 @@ class TransformersAdapter(Adapter):
         known.update({name: output.with_levels(features.levels) for name, output in features.cache.outputs.items()})
         with putting_out(self.model, known):
             return self._forward(inputs)
+
+    def _modules_before(self, layers: Sequence[str]) -> tuple[str, ...]:
+        """What no change of ``layers`` can change."""
+        return modules_before(self.model, layers)
 
 
 def _processor_of(model: Any) -> Any:
