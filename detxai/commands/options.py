@@ -22,9 +22,9 @@ LONGEST_LINE = 2000  # of an error: what somebody gave may be long
 LONGEST_PATH, LONGEST_NAME = 4096, 255
 LARGEST_SIDE = 65_536  # of an image
 MODEL_HELP = (
-    "a torchvision builder's name (fasterrcnn_resnet50_fpn; see detxai families), the path of a YOLO .pt, the folder "
-    "of a transformers detector, an exported .onnx, .xml or .torchscript, module:function for a factory of your own "
-    "(of a model, or of a function from images to detections), or a bundled scenes-frcnn or scenes-yolo"
+    "a torchvision builder's name (fasterrcnn_resnet50_fpn; see detxai families), the path of a YOLO .pt, an exported "
+    ".onnx, .xml or .torchscript, module:function for a factory of your own (of a model, or of a function from images "
+    "to detections), or a bundled scenes-frcnn or scenes-yolo"
 )
 
 

@@ -160,6 +160,22 @@ def test_a_changed_model_is_asked_as_it_is(change: Callable[[Any], None]) -> Non
     assert float((full.of_labels(found.labels)[1].amax((1, 2)) - found.scores).min()) > -1e-5
 
 
+def test_hooks_on_every_module_are_followed() -> None:
+    detector = wrapped(detr())
+
+    def bent(module: Any, given: Any, output: Any) -> Any:
+        return output * 1.25 if isinstance(module, torch.nn.Conv2d) else None
+
+    handle = torch.nn.modules.module.register_module_forward_hook(bent)
+    try:
+        with torch.no_grad():
+            full, resumed = detector.candidates(IMAGE), detector.resume(detector.features(IMAGE))
+    finally:
+        handle.remove()
+    assert torch.equal(full.boxes, resumed.boxes)
+    assert not torch.equal(full.boxes, detector.candidates(IMAGE).boxes)
+
+
 def test_outputs_without_names_are_refused() -> None:
     own = dab_detr()
     own.model.config.return_dict = False

@@ -31,7 +31,7 @@ from detxai.adapters.transformers.processing import (
 )
 from detxai.adapters.transformers.recognising import check_model
 from detxai.adapters.transformers.standing_in import putting_out
-from detxai.detections import Candidates, Detections, names_of_classes
+from detxai.detections import Candidates, Detections, name_of_each, names_of_classes
 from detxai.images import Image
 from detxai.reshape import ReshapeTransform, fpn_reshape_transform, tokens_reshape_transform
 
@@ -86,8 +86,8 @@ class TransformersAdapter(Adapter):
         check_model(model)
         config: Any = model.config
         n_labels = len(config.id2label)
-        names = config.id2label if class_names is None else class_names
-        self._lay_out(model, names_of_classes(names, n_labels, background=False))
+        own = name_of_each(config.id2label)  # unchecked: they are what they are
+        self._lay_out(model, own if class_names is None else names_of_classes(class_names, n_labels, background=False))
         self.processor = _processor_of(model) if processor is None else processor
         check_processor(self.processor)
         self._gives_mask = gives_mask(self.processor)
