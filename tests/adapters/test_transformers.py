@@ -99,7 +99,9 @@ def test_a_batch_of_mixed_sizes_is_scored_as_the_vendor_scores_it(own: Detector)
 @pytest.mark.parametrize("make", [detr, rt_detr, deformable_detr, yolos], ids=lambda make: make.__name__)
 def test_the_pillow_backend_is_followed_too(make: Any) -> None:
     own = make()
-    kind = getattr(transformers, f"{type(own.processor).__name__}Pil")
+    kind = getattr(transformers, f"{type(own.processor).__name__}Pil", None)
+    if kind is None:
+        pytest.skip("this transformers prepares with Pillow alone")
     size = SQUARE if make is rt_detr else DETR_SIZE
     pillow = replace(own, processor=kind(size=size))
     image = photo(60, 90)
@@ -167,7 +169,8 @@ def test_the_processor_saved_beside_the_weights_is_taken(tmp_path: Path, caplog:
 
 def test_every_family_has_a_processor_of_its_own(own: Detector) -> None:
     detector: Any = detxai.wrap(own.model)
-    assert type(detector.processor) is type(own.processor)
+    kinds = [type(each).__name__.removesuffix("Fast") for each in (detector.processor, own.processor)]
+    assert kinds[0] == kinds[1]
     assert detector.scoring is wrapped(own).scoring
 
 
