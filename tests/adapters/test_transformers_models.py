@@ -53,7 +53,7 @@ def wrapped(own: Detector, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "error"), [*((name, None) for name in MAKERS), ("detr", StopError), ("rt-detr", KeyboardInterrupt)]
+    ("name", "error"), [*((name, None) for name in MAKERS), ("detr", StopError), ("yolos", KeyboardInterrupt)]
 )
 def test_the_model_comes_back_as_it_was(name: str, error: type[BaseException] | None) -> None:
     own = MAKERS[name]()
