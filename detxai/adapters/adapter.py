@@ -233,6 +233,17 @@ class Adapter(ABC):
             find_layer(self.model, name)
         return names
 
+    def trace(self, inputs: Inputs, layers: Sequence[str]) -> tuple[Mapping[str, Tensor], Candidates]:
+        """One full pass with its graph: the levels of ``layers``, and the candidates, differentiable in them.
+
+        Raises:
+            LookupError: a layer is unknown, or did not run.
+            ValueError: a layer's output is no (B, C, h, w) tensor, nor a dict or list of them.
+        """
+        with self.borrowed(), torch.enable_grad(), capture(self.model, layers) as outputs:
+            candidates = self.candidates(inputs)
+        return level_names(outputs), candidates
+
     def resume(self, features: Features) -> Candidates:
         """The candidates that the detector would have with these features; differentiable in them."""
         with self.borrowed(), self._gradients_where_there_are():

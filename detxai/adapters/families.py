@@ -17,6 +17,8 @@ from detxai.adapters.function import FunctionAdapter, is_function
 from detxai.adapters.torchvision.fcos import FCOSAdapter
 from detxai.adapters.torchvision.retinanet import RetinaNetAdapter
 from detxai.adapters.torchvision.ssd import SSDAdapter
+from detxai.adapters.transformers.detector import TransformersAdapter
+from detxai.adapters.transformers.recognising import is_of_transformers
 from detxai.adapters.yolo import YOLOAdapter, is_yolo
 
 
@@ -116,6 +118,13 @@ FAMILIES = (  # in the order in which they are tried; those without a network af
         YOLOAdapter,
         "only what a channel reaches: its level's cells that can answer; the whole tail for rotated boxes and RT-DETR",
         extra="yolo",
+    ),
+    Family(
+        "a transformers AutoModelForObjectDetection, the folder of one",
+        is_of_transformers,
+        TransformersAdapter,
+        "the whole tail behind the backbone",
+        extra="transformers",
     ),
     Family(
         "the path of an exported .onnx (OpenVINO's .xml, with the extra openvino; .torchscript, with none)",

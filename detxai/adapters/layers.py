@@ -57,15 +57,21 @@ def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Any]]
 
             hooks.callback(find_layer(model, name).register_forward_hook(keep).remove)
         yield outputs
+    check_runs(runs)
+    for name in runs:
+        if any(tensor._version != version for tensor, version in shared.get(name, [])):
+            raise ValueError(
+                f"layer {name!r} puts out its own input, which is then changed in place; choose another layer"
+            )
+
+
+def check_runs(runs: Mapping[str, int]) -> None:
+    """Raise where a layer did not run exactly once: ``LookupError`` for never, ``ValueError`` for more often."""
     for name, n in runs.items():
         if n == 0:
             raise LookupError(f"layer {name!r} did not run, so there is nothing of it to explain")
         if n > 1:
             raise ValueError(f"layer {name!r} runs {n} times in one pass; choose a layer that runs once")
-        if any(tensor._version != version for tensor, version in shared.get(name, [])):
-            raise ValueError(
-                f"layer {name!r} puts out its own input, which is then changed in place; choose another layer"
-            )
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from detxai.adapters.adapter import Adapter
 from detxai.adapters.exported import SUFFIXES, load_exported
 from detxai.adapters.families import FAMILIES
 from detxai.adapters.registry import wrap
+from detxai.adapters.transformers.loading import load_folder
 from detxai.adapters.yolo import load_yolo
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,8 @@ def load_detector(
 
     Args:
         model: a torchvision builder's name (``fasterrcnn_resnet50_fpn``); the path of a YOLO ``.pt``; an
-            exported ``.onnx``, OpenVINO ``.xml`` or ``.torchscript``; ``module:function`` or ``file.py:function``, a
+            exported ``.onnx``, OpenVINO ``.xml`` or ``.torchscript``; the folder that ``save_pretrained`` of a
+            transformers detector (and of its image processor) wrote; ``module:function`` or ``file.py:function``, a
             factory of your own that returns the model; or a bundled detector, ``scenes-frcnn`` or ``scenes-yolo``. A
             factory's module may list its ``CLASS_NAMES``.
         weights: for a torchvision builder, the file of its ``state_dict``, read with ``weights_only=True``.
@@ -62,6 +64,9 @@ def load_detector(
     if name in BUNDLED:
         _refuse_weights(weights, "a bundled detector has its own")
         return BUNDLED[name](class_names, options)
+    if name and Path(name).is_dir() and name not in list_models(module=torchvision_detection):
+        _refuse_weights(weights, "a folder holds its own")
+        return load_folder(name, class_names=class_names, **options)
     if ":" in name:
         _refuse_weights(weights, "a factory loads its own")
         return _from_factory(name, class_names, options)
@@ -82,8 +87,8 @@ def _torchvision_model(name: str, weights: str | PathLike[str] | None) -> nn.Mod
     }
     if name not in builders:
         raise ValueError(
-            f"model must be a YOLO .pt file, an exported {', '.join(SUFFIXES)}, module:function, one of "
-            f"{', '.join(BUNDLED)}, or one of torchvision's {', '.join(builders)}; got {name!r}"
+            f"model must be a YOLO .pt file, an exported {', '.join(SUFFIXES)}, a folder saved by transformers, "
+            f"module:function, one of {', '.join(BUNDLED)}, or one of torchvision's {', '.join(builders)}; got {name!r}"
         )
     if weights is None:
         log.warning("%s has no weights: they are random (seed 0), so its detections and maps mean nothing", name)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter, Inputs
-from detxai.adapters.layers import capture, level_names
 from detxai.adapters.own_context import in_full_precision
 from detxai.detections import Candidates, Detections
 from detxai.explanation import Cost, Explanation, settings_of
@@ -114,9 +113,8 @@ class Traced:
                 return cls(held, detector.resume(features.with_levels(held)), clean)
         # a checkpoint's parameters may not require gradients: the graph starts at the pixels
         inputs = replace(clean, tensor=clean.tensor.clone().requires_grad_())
-        with torch.enable_grad(), capture(detector.model, names) as outputs:
-            candidates = detector.candidates(inputs)
-        return cls(level_names(outputs), candidates, inputs)
+        levels, candidates = detector.trace(inputs, names)
+        return cls(levels, candidates, inputs)
 
     def expect_gradients(self) -> None:
         """Raise ``ValueError`` where the pass has no graph to trace anything back through."""

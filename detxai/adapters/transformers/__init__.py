@@ -1,0 +1,1 @@
+"""Query detectors of the transformers library: DETR and its descendants, and YOLOS."""

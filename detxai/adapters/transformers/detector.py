@@ -1,0 +1,260 @@
+"""Query detectors of transformers: everything that answers an image with ``logits`` and ``pred_boxes``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
+from detxai.adapters.layers import capture, hooks_taken_off
+from detxai.adapters.own_answer import Changes
+from detxai.adapters.transformers.levels import LayerOutput, expanded, features_of, grids_seen, traced_levels
+from detxai.adapters.transformers.processing import (
+    check_processor,
+    default_processor,
+    gives_mask,
+    pixel_mask,
+    placed,
+    processed,
+    query_candidates,
+    scoring_of,
+)
+from detxai.adapters.transformers.recognising import check_query_detector
+from detxai.adapters.transformers.standing_in import putting_out
+from detxai.detections import Candidates, Detections, names_of_classes
+from detxai.images import Image
+from detxai.reshape import ReshapeTransform, fpn_reshape_transform, tokens_reshape_transform
+
+RECORDING = "_output_capturing_hooks_installed"  # how transformers notes that its hooks lie on a model
+
+
+@dataclass(frozen=True, eq=False)
+class _Cache:
+    """What ``resume`` needs beside the levels: the layers' whole outputs, and what the backbone put out."""
+
+    outputs: Mapping[str, LayerOutput]
+    before: Mapping[str, Any]
+
+
+class TransformersAdapter(Adapter):
+    """Any of transformers' ``AutoModelForObjectDetection``: DETR, RT-DETR, D-FINE, RF-DETR, YOLOS and their relatives.
+
+    Images are prepared, and detections made, by the model's own image processor. Candidates are all queries, each with
+    its box and the scores of all classes as that processor's ``post_process_object_detection`` scores them, which is
+    found by asking it. Which places a detector's queries are chosen at may change with the image: a target finds its
+    box among the candidates by overlap and class, never by the number of a query.
+
+    Layers are named as in ``model.named_modules()``. Their output may be feature maps, a list of them with masks, an
+    encoder's output object, or tokens; the tokens of a pyramid are its levels. Class and detection tokens are no
+    features. The default is what the encoder hands to the decoder; where there is no encoder, what the backbone hands
+    to it; of YOLOS, what its last block attends to.
+
+    Args:
+        model: the detector.
+        processor: its image processor; default: the family's own with its own settings (the input size where the
+            configuration fixes it).
+        class_names: label -> name; default: ``model.config.id2label``.
+
+    Raises:
+        TypeError: ``model`` is no query detector of transformers, or ``processor`` none of a detector.
+        ValueError: the processor's answers cannot be followed, or ``class_names`` are too few, too many or of other
+            labels.
+    """
+
+    family = "transformers"
+    model: Any  # nn.Module types every part of a model as Tensor | Module
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        processor: Any = None,
+        class_names: Mapping[int, str] | Sequence[str] | None = None,
+    ) -> None:
+        config: Any = getattr(model, "config", None)
+        check_query_detector(type(model), config)
+        n_labels = len(config.id2label)
+        names = config.id2label if class_names is None else class_names
+        super().__init__(model, names_of_classes(names, n_labels, background=False))
+        self.processor = default_processor(config) if processor is None else processor
+        check_processor(self.processor)
+        self._gives_mask = gives_mask(self.processor)
+        self.scoring = scoring_of(self.processor, n_labels)
+        self._n_queries: int | None = getattr(config, "num_detection_tokens", None)
+        self._backbone = _shallowest(model, "backbone")
+        self._encoder = _shallowest(model, "encoder")
+        self._is_lent = False
+
+    @property
+    def default_layers(self) -> tuple[str, ...]:
+        """What the decoder reads; of YOLOS, the normalised tokens that its last block attends to."""
+        if self._n_queries is not None:
+            return (_last_norm(self.model),)
+        found = self._encoder or self._backbone
+        if found is None:
+            raise LookupError(f"layers must be given: {type(self.model).__name__} has no encoder and no backbone")
+        return (found,)
+
+    @property
+    def reshape_transform(self) -> ReshapeTransform:
+        if self._n_queries is None:
+            return _reshaped
+        n_queries = self._n_queries
+        return lambda output: tokens_reshape_transform(output, n_before=1, n_after=n_queries)
+
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Also without the hooks by which transformers records hidden states, which it leaves on a model."""
+        with super().borrowed():
+            if self._is_lent:
+                yield
+                return
+            unhooked = [module for module in self.model.modules() if not vars(module).get(RECORDING)]
+            self._is_lent = True
+            try:
+                with hooks_taken_off(self.model):
+                    yield
+            finally:
+                self._is_lent = False
+                for module in unhooked:
+                    vars(module).pop(RECORDING, None)
+
+    def describe(self) -> dict[str, Any]:
+        """Also the image processor."""
+        return {**super().describe(), "processor": type(self.processor).__name__}
+
+    def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
+        """What the processor's ``post_process_object_detection(outputs, score_threshold)`` answers.
+
+        Without the boxes that end before they start, as D-FINE's may.
+        """
+        if not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
+        inputs = self.prepare(image)
+        with self.borrowed(), torch.no_grad():
+            (found,) = self.processor.post_process_object_detection(
+                self._outputs(inputs), threshold=score_threshold, target_sizes=[inputs.geometries[0].image_size]
+            )
+        boxes = found["boxes"].float()
+        kept = (boxes[:, 2:] >= boxes[:, :2]).all(1)
+        return Detections(boxes[kept], found["scores"].float()[kept], found["labels"][kept], self.class_names)
+
+    def _prepare(self, arrays: Sequence[npt.NDArray[Any]]) -> Inputs:
+        inputs = processed(self.processor, arrays)
+        if ("pixel_mask" in inputs) != self._gives_mask:
+            raise ValueError("processor was changed: it gives a pixel_mask now and none before, or the other way round")
+        sizes = [(array.shape[0], array.shape[1]) for array in arrays]
+        tensor = inputs["pixel_values"].to(self.device, self.dtype)
+        return Inputs(tensor, placed(inputs, sizes, self._cell_centre), as_uint8(arrays))
+
+    @property
+    def _cell_centre(self) -> float:
+        """Reference points and patches lie in the middle of their cell; elsewhere only the convolutions say where."""
+        looks_everywhere = self._encoder is not None and self._n_queries is None and not _samples_points(self.model)
+        return 0.0 if looks_everywhere else 0.5
+
+    def _forward(self, inputs: Inputs) -> Candidates:
+        outputs = self._outputs(inputs)
+        sizes = [geometry.image_size for geometry in inputs.geometries]
+        return query_candidates(outputs.logits, outputs.pred_boxes, self.scoring, sizes)
+
+    def _outputs(self, inputs: Inputs) -> Any:
+        """What the model itself makes of prepared images."""
+        named: dict[str, Any] = {}
+        if self._gives_mask and _takes(self.model.forward, "pixel_mask"):
+            resized = [geometry.resized_size for geometry in inputs.geometries]
+            named["pixel_mask"] = pixel_mask(inputs.geometries[0].input_size, resized, inputs.tensor.device)
+        if not self.model.config.return_dict:
+            named["return_dict"] = True
+        outputs = self.model(pixel_values=inputs.tensor, **named)
+        for name, size in (("logits", None), ("pred_boxes", 4)):
+            tensor = getattr(outputs, name, None)
+            if not isinstance(tensor, Tensor) or tensor.ndim != 3 or tensor.shape[-1] != (size or tensor.shape[-1]):
+                raise ValueError(f"model must put out {name} (B, Q, {size or 'K'}), got {_described(tensor)}")
+        return outputs
+
+    def changed_parts(self) -> Changes:
+        """Of how the processor makes detections; the model itself is asked for candidates, whatever became of it."""
+        own = self.processor.post_process_object_detection
+        function = getattr(own, "__func__", None)  # None: no method, but something put in its place
+        is_theirs = function is not None and function.__module__.startswith("transformers.")
+        return {} if is_theirs else {"processor.post_process_object_detection": own}
+
+    def _check_features(self, inputs: Inputs, layers: tuple[str, ...]) -> None:
+        """Nothing: layers are seen in the model's own pass, the one that it answers from."""
+
+    def _features(self, inputs: Inputs, layers: tuple[str, ...]) -> Features:
+        before = self._modules_before(layers)
+        with grids_seen(self.model, self._n_queries) as grids, capture(self.model, (*layers, *before)) as outputs:
+            self._outputs(inputs)
+        found = {layer: LayerOutput.of(layer, outputs[layer], grids) for layer in layers}
+        levels = {name: level for output in found.values() for name, level in output.levels.items()}
+        return Features(levels, layers, inputs, _Cache(found, {name: outputs[name] for name in before}))
+
+    def trace(self, inputs: Inputs, layers: Sequence[str]) -> tuple[Mapping[str, Tensor], Candidates]:
+        with self.borrowed(), torch.enable_grad(), traced_levels(self.model, layers, self._n_queries) as levels:
+            candidates = self.candidates(inputs)
+        return levels, candidates
+
+    def _resume(self, features: Features) -> Candidates:
+        inputs, many = features.inputs, features.batch_size
+        if many != len(inputs):
+            inputs = Inputs(inputs.tensor.expand(many, -1, -1, -1), inputs.geometries * many, inputs.images * many)
+        known = {name: expanded(output, many) for name, output in features.cache.before.items()}
+        known.update({name: output.with_levels(features.levels) for name, output in features.cache.outputs.items()})
+        with putting_out(self.model, known):
+            return self._forward(inputs)
+
+    def _modules_before(self, layers: Sequence[str]) -> tuple[str, ...]:
+        """What no change of ``layers`` can change: the backbone, where none of them lies in it."""
+        backbone = self._backbone
+        if backbone is None or any(layer == backbone or layer.startswith(f"{backbone}.") for layer in layers):
+            return ()
+        return (backbone,)
+
+
+def _shallowest(model: nn.Module, name: str) -> str | None:
+    """The outermost module called ``name``; an encoder inside a backbone is another thing."""
+    found: list[str] = []
+    for path, _ in model.named_modules():
+        *outer, last = path.split(".")
+        if last == name and "backbone" not in outer:
+            found.append(path)
+    return min(found, key=lambda path: path.count("."), default=None)
+
+
+def _last_norm(model: nn.Module) -> str:
+    """What the last block of a vision transformer normalises before its attention: behind it, no place is looked at."""
+    found = [name for name, _ in model.named_modules() if name.endswith(".layernorm_before")]
+    if not found:
+        raise LookupError(f"layers must be given: {type(model).__name__} has no layernorm_before")
+    return found[-1]
+
+
+def _samples_points(model: nn.Module) -> bool:
+    """Whether attention is deformable."""
+    return any(name.endswith(".sampling_offsets") for name, _ in model.named_modules())
+
+
+def _takes(forward: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(forward).parameters
+    return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
+def _reshaped(output: Any) -> Tensor:
+    """An encoder's or backbone's output as (B, C, H, W); tokens of anything but a square grid need their size."""
+    tensors = [tensor for tensor in features_of(output) if isinstance(tensor, Tensor)]
+    if len(tensors) == 1:
+        return tokens_reshape_transform(tensors[0])
+    return fpn_reshape_transform(tensors)
+
+
+def _described(value: object) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,45 @@
+"""Modules that put out what is already known instead of computing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from detxai.adapters.layers import find_layer
+
+
+@contextmanager
+def putting_out(model: nn.Module, outputs: Mapping[str, Any]) -> Iterator[None]:
+    """While the ``with`` block runs, each module in ``outputs`` puts out that, and does not run where that shows not.
+
+    A module that somebody hooked still runs, with the hooks on it and inside it.
+    """
+    with ExitStack() as undo:
+        for name, output in outputs.items():
+            module = find_layer(model, name)
+            if isinstance(module, torch.jit.ScriptModule) or any(map(_is_hooked, module.modules())):
+                undo.callback(module.register_forward_hook(_instead(output)).remove)
+                continue
+            own = vars(module).get("forward")
+            undo.callback(_set_forward, module, own)
+            _set_forward(module, _instead(output))
+        yield
+
+
+def _instead(output: Any) -> Callable[..., Any]:
+    return lambda *args, **named: output
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _set_forward(module: nn.Module, forward: Callable[..., Any] | None) -> None:
+    """None: the method of its class again."""
+    vars(module).pop("forward", None)
+    if forward is not None:
+        vars(module)["forward"] = forward
