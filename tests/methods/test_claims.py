@@ -13,7 +13,7 @@ from detxai.cli import main
 from detxai.explain import make_method
 from detxai.methods import METHODS
 
-NEEDS = ("answers", "network", "gradients")
+NEEDS = ("answers", "network", "gradients", "attention")
 
 
 def listed(capsys: pytest.CaptureFixture[str], *names: str) -> list[dict[str, Any]]:
