@@ -18,6 +18,7 @@ from detxai.adapters.layers import capture, hooks_taken_off
 from detxai.adapters.own_answer import Changes
 from detxai.adapters.transformers.attention import attending_layers, attention_seen
 from detxai.adapters.transformers.levels import LayerOutput, expanded, features_of, grids_seen, traced_levels
+from detxai.adapters.transformers.places import blocks_before, last_norm, modules_before, shallowest
 from detxai.adapters.transformers.processing import (
     check_processor,
     default_processor,
@@ -28,7 +29,7 @@ from detxai.adapters.transformers.processing import (
     query_candidates,
     scoring_of,
 )
-from detxai.adapters.transformers.recognising import check_query_detector
+from detxai.adapters.transformers.recognising import check_model
 from detxai.adapters.transformers.standing_in import putting_out
 from detxai.detections import Candidates, Detections, names_of_classes
 from detxai.images import Image
@@ -80,8 +81,8 @@ class TransformersAdapter(Adapter):
         processor: Any = None,
         class_names: Mapping[int, str] | Sequence[str] | None = None,
     ) -> None:
-        config: Any = getattr(model, "config", None)
-        check_query_detector(type(model), config)
+        check_model(model)
+        config: Any = model.config
         n_labels = len(config.id2label)
         names = config.id2label if class_names is None else class_names
         super().__init__(model, names_of_classes(names, n_labels, background=False))
@@ -90,15 +91,16 @@ class TransformersAdapter(Adapter):
         self._gives_mask = gives_mask(self.processor)
         self.scoring = scoring_of(self.processor, n_labels)
         self._n_queries: int | None = getattr(config, "num_detection_tokens", None)
-        self._backbone = _shallowest(model, "backbone")
-        self._encoder = _shallowest(model, "encoder")
+        self._backbone = shallowest(model, "backbone")
+        self._encoder = shallowest(model, "encoder")
+        self._cells = _cells(model, self._encoder)
         self._is_lent = False
 
     @property
     def default_layers(self) -> tuple[str, ...]:
         """What the decoder reads; of YOLOS, the normalised tokens that its last block attends to."""
         if self._n_queries is not None:
-            return (_last_norm(self.model),)
+            return (last_norm(self.model),)
         found = self._encoder or self._backbone
         if found is None:
             raise LookupError(f"layers must be given: {type(self.model).__name__} has no encoder and no backbone")
@@ -154,13 +156,7 @@ class TransformersAdapter(Adapter):
             raise ValueError("processor was changed: it gives a pixel_mask now and none before, or the other way round")
         sizes = [(array.shape[0], array.shape[1]) for array in arrays]
         tensor = inputs["pixel_values"].to(self.device, self.dtype)
-        return Inputs(tensor, placed(inputs, sizes, self._cell_centre), as_uint8(arrays))
-
-    @property
-    def _cell_centre(self) -> float:
-        """Reference points and patches lie in the middle of their cell; elsewhere only the convolutions say where."""
-        looks_everywhere = self._encoder is not None and self._n_queries is None and not _samples_points(self.model)
-        return 0.0 if looks_everywhere else 0.5
+        return Inputs(tensor, placed(inputs, sizes, **self._cells), as_uint8(arrays))
 
     def _forward(self, inputs: Inputs) -> Candidates:
         outputs = self._outputs(inputs)
@@ -193,12 +189,15 @@ class TransformersAdapter(Adapter):
         """Nothing: layers are seen in the model's own pass, the one that it answers from."""
 
     def _features(self, inputs: Inputs, layers: tuple[str, ...]) -> Features:
-        before = self._modules_before(layers)
+        before = modules_before(self.model, layers)
         with grids_seen(self.model, self._n_queries) as grids, capture(self.model, (*layers, *before)) as outputs:
             self._outputs(inputs)
         found = {layer: LayerOutput.of(layer, outputs[layer], grids) for layer in layers}
         levels = {name: level for output in found.values() for name, level in output.levels.items()}
-        return Features(levels, layers, inputs, _Cache(found, {name: outputs[name] for name in before}))
+        known = {name: outputs[name] for name in before}
+        for name in before:  # the blocks of a stack before it: what they put out is read by the next one alone
+            known.update(dict.fromkeys(blocks_before(self.model, name), outputs[name]))
+        return Features(levels, layers, inputs, _Cache(found, known))
 
     def trace(self, inputs: Inputs, layers: Sequence[str]) -> tuple[Mapping[str, Tensor], Candidates]:
         with self.borrowed(), torch.enable_grad(), traced_levels(self.model, layers, self._n_queries) as levels:
@@ -238,35 +237,16 @@ class TransformersAdapter(Adapter):
         with putting_out(self.model, known):
             return self._forward(inputs)
 
-    def _modules_before(self, layers: Sequence[str]) -> tuple[str, ...]:
-        """What no change of ``layers`` can change: the backbone, where none of them lies in it."""
-        backbone = self._backbone
-        if backbone is None or any(layer == backbone or layer.startswith(f"{backbone}.") for layer in layers):
-            return ()
-        return (backbone,)
 
-
-def _shallowest(model: nn.Module, name: str) -> str | None:
-    """The outermost module called ``name``; an encoder inside a backbone is another thing."""
-    found: list[str] = []
-    for path, _ in model.named_modules():
-        *outer, last = path.split(".")
-        if last == name and "backbone" not in outer:
-            found.append(path)
-    return min(found, key=lambda path: path.count("."), default=None)
-
-
-def _last_norm(model: nn.Module) -> str:
-    """What the last block of a vision transformer normalises before its attention: behind it, no place is looked at."""
-    found = [name for name, _ in model.named_modules() if name.endswith(".layernorm_before")]
-    if not found:
-        raise LookupError(f"layers must be given: {type(model).__name__} has no layernorm_before")
-    return found[-1]
-
-
-def _samples_points(model: nn.Module) -> bool:
-    """Whether attention is deformable."""
-    return any(name.endswith(".sampling_offsets") for name, _ in model.named_modules())
+def _cells(model: nn.Module, encoder: str | None) -> dict[str, Any]:
+    """Where in the input the detector takes a feature to lie: ``Geometry.cell_centre`` and ``cell_steps``."""
+    config: Any = model.config
+    if any(name.endswith(".sampling_offsets") for name, _ in model.named_modules()):
+        return {"cell_centre": 0.5, "cell_steps": ()}  # reference points (i + 0.5) / n of deformable attention
+    if encoder is not None and getattr(config, "num_detection_tokens", None) is None:
+        return {"cell_centre": 0.0, "cell_steps": None}  # positions alone are said: where the convolutions look
+    patch = getattr(config, "patch_size", None)
+    return {"cell_centre": 0.5, "cell_steps": (float(patch),) if isinstance(patch, int) else None}
 
 
 def _takes(forward: Callable[..., Any], name: str) -> bool:

@@ -63,13 +63,19 @@ def processed(processor: Any, arrays: Sequence[npt.NDArray[Any]]) -> Mapping[str
     return found
 
 
-def placed(inputs: Mapping[str, Tensor], sizes: Sequence[tuple[int, int]], cell_centre: float) -> tuple[Geometry, ...]:
+def placed(
+    inputs: Mapping[str, Tensor],
+    sizes: Sequence[tuple[int, int]],
+    *,
+    cell_centre: float,
+    cell_steps: tuple[float, ...] | None,
+) -> tuple[Geometry, ...]:
     """Where each image lies in what the processor made of it: at the top left, padding behind it.
 
     Args:
         inputs: of ``processed``.
         sizes: (height, width) of each image.
-        cell_centre: see ``Geometry``.
+        cell_centre, cell_steps: see ``Geometry``.
 
     Raises:
         ValueError: the processor places images in another way.
@@ -82,7 +88,7 @@ def placed(inputs: Mapping[str, Tensor], sizes: Sequence[tuple[int, int]], cell_
         if not torch.equal(mask, pixel_mask((height, width), resized, mask.device)):
             raise ValueError("processor: its pixel_mask must show each image at the top left, whole, and nothing else")
     return tuple(
-        Geometry(size, (height, width), inside, cell_centre=cell_centre)
+        Geometry(size, (height, width), inside, cell_centre=cell_centre, cell_steps=cell_steps)
         for size, inside in zip(sizes, resized, strict=True)
     )
 

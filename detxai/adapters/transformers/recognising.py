@@ -13,8 +13,19 @@ SEGMENTERS_WITH_BOXES = ("DetrForSegmentation", "ConditionalDetrForSegmentation"
 
 
 def is_of_transformers(model: object) -> bool:
-    """True for a model, or a model's class's descendant, of transformers; imports nothing."""
-    return isinstance(model, nn.Module) and any(_is_of_library(kind) for kind in type(model).__mro__)
+    """True for transformers' models, pipelines, and objects of their subclasses; imports nothing."""
+    kinds = [kind for kind in type(model).__mro__ if kind.__module__.partition(".")[0] == LIBRARY]
+    return bool(kinds) and (isinstance(model, nn.Module) or any("pipelines" in kind.__module__ for kind in kinds))
+
+
+def check_model(model: object) -> None:
+    """Raise ``TypeError`` where ``model`` is no query detector of transformers."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a network, got a {type(model).__name__}; use detxai.wrap(pipeline.model, "
+            "processor=pipeline.image_processor)"
+        )
+    check_query_detector(type(model), getattr(model, "config", None))
 
 
 def check_query_detector(kind: type, config: Any) -> None:
@@ -48,10 +59,6 @@ def load_transformers(name: str = "") -> Any:
         if error.name != LIBRARY:
             raise
         raise ImportError("this model needs transformers: pip install 'detxai[transformers]'") from error
-
-
-def _is_of_library(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == LIBRARY
 
 
 def _needs_text(config: Any) -> bool:

@@ -16,7 +16,8 @@ from detxai.adapters.layers import find_layer
 def putting_out(model: nn.Module, outputs: Mapping[str, Any]) -> Iterator[None]:
     """While the ``with`` block runs, each module in ``outputs`` puts out that, and does not run where that shows not.
 
-    A module that somebody hooked still runs, with the hooks on it and inside it.
+    A module that somebody hooked still runs, with the hooks on it and inside it. Those by which transformers itself
+    records hidden states do not count: nothing reads what they record.
     """
     with ExitStack() as undo:
         for name, output in outputs.items():
@@ -35,7 +36,8 @@ def _instead(output: Any) -> Callable[..., Any]:
 
 
 def _is_hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    placed = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(not getattr(hook, "__module__", "").startswith("transformers.") for hook in placed)
 
 
 def _set_forward(module: nn.Module, forward: Callable[..., Any] | None) -> None:
