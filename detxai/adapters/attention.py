@@ -84,6 +84,11 @@ class Attention:
         return levels
 
 
+def has_attention(detector: Adapter) -> bool:
+    """Whether the detector's family can tell the attention of its queries."""
+    return callable(getattr(detector, "attention", None))
+
+
 def attention_of(detector: Adapter, image: Image) -> Attention:
     """The attention of the detector's queries in an image; call it while the model is borrowed.
 

@@ -18,6 +18,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_module, "SCENES", SCENES[:2])
+        patch.setattr(demo_module, "OPTIONAL", ("scenes-yolo",))
         patch.setattr(demo_module, "SHOWN", SHOWN | {"d_rise": {"n_masks": 20}, "pixel_evidence": {"max_passes": 1}})
         patch.setenv("DETXAI_SCENES_YOLO", str(folder / "none.safetensors"))
         return make_demo(folder / "new", progress=False)

@@ -10,19 +10,23 @@ import pytest
 import torch
 from torchvision.models.detection import FasterRCNN
 
-from detxai.scenes import CLASS_NAMES, KIND_CLASSES, KINDS, erase, generate, load_frcnn, load_yolo
-from detxai.scenes.detecting import Detect, frcnn_detector, score_times_iou, yolo_detector
+from detxai.scenes import CLASS_NAMES, KIND_CLASSES, KINDS, erase, generate, load_frcnn, load_rtdetr, load_yolo
+from detxai.scenes.detecting import Detect, load_scene_detector, score_times_iou
 from detxai.scenes.frcnn import FRCNN_WEIGHTS
 from detxai.scenes.proof import average_precision, prove_kind
+from detxai.scenes.rtdetr import RTDETR_WEIGHTS, rtdetr_image_processor
 from detxai.scenes.weights_file import read_weights, save_weights
 from detxai.scenes.yolo import find_yolo_weights
 
-MODELS = ("frcnn", "yolo")
+MODELS = ("frcnn", "yolo", "rtdetr")
 
 
 def weights_of(model: str) -> Path:
     if model == "frcnn":
         return FRCNN_WEIGHTS
+    if model == "rtdetr":
+        pytest.importorskip("transformers")
+        return RTDETR_WEIGHTS
     pytest.importorskip("ultralytics")
     path = find_yolo_weights()
     if path is None:
@@ -36,10 +40,7 @@ def card_of(model: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=MODELS)
 def detector(request: pytest.FixtureRequest) -> tuple[str, Detect]:
-    weights = weights_of(request.param)
-    if request.param == "frcnn":
-        return "frcnn", frcnn_detector(load_frcnn())
-    return "yolo", yolo_detector(load_yolo(weights))
+    return request.param, load_scene_detector(request.param, weights_of(request.param))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -115,6 +116,22 @@ def test_the_yolo_is_an_ultralytics_yolo() -> None:
     assert not yolo.model.training
 
 
+def test_the_rtdetr_is_a_plain_transformers_one_with_its_processor() -> None:
+    transformers = pytest.importorskip("transformers")
+    model, scene = load_rtdetr(), generate(75_000, "spread")
+    assert type(model) is transformers.RTDetrForObjectDetection
+    assert not model.training
+    assert list(model.config.id2label.values()) == list(CLASS_NAMES)
+    processor = rtdetr_image_processor()
+    with torch.inference_mode():
+        outputs = model(**processor(images=scene.image, return_tensors="pt"))
+    (found,) = processor.post_process_object_detection(outputs, threshold=0.01, target_sizes=[(160, 160)])
+    (mine,) = load_scene_detector("rtdetr", RTDETR_WEIGHTS)([scene.image])
+    assert len(mine.scores) > 0
+    for name in ("scores", "labels", "boxes"):
+        torch.testing.assert_close(torch.from_numpy(getattr(mine, name)), found[name], atol=1e-3, rtol=1e-4)
+
+
 def test_absent_weights_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"detxai\.scenes\.train --model frcnn"):
         load_frcnn(tmp_path / "none.safetensors")
@@ -122,6 +139,12 @@ def test_absent_weights_are_explained(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("DETXAI_SCENES_YOLO", str(tmp_path / "none.safetensors"))
     with pytest.raises(FileNotFoundError, match=r"examples/scenes_yolo/ .* DETXAI_SCENES_YOLO"):
         load_yolo()
+
+
+def test_without_transformers_the_error_has_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match="pip install transformers"):
+        load_rtdetr()
 
 
 def test_without_ultralytics_the_error_has_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from detxai.adapters.attention import AttentionLayer
@@ -26,9 +27,15 @@ class _Seen:
     reads: list[Tensor] = field(default_factory=list)
 
     def hold(self, values: Tensor) -> Tensor:
-        """The values in their place, of which alone the read is then a function with gradients in this layer."""
+        """The values in their place: the start of a graph that ends where the queries have read them."""
+        torch.set_grad_enabled(True)
         self.values.append(values.detach().clone().requires_grad_())
-        return self.values[-1]
+        return self.values[-1].clone()  # what runs behind may write into it
+
+    def read(self, reads: Tensor) -> None:
+        """What the queries have read: the end of the graph."""
+        self.reads.append(reads)
+        torch.set_grad_enabled(False)
 
     def layer(self, grids: Grids) -> AttentionLayer:
         """Raises ``ValueError`` where the layer has run in another way than attention does."""
@@ -60,13 +67,13 @@ def attending_layers(model: nn.Module, *, queries_are_tokens: bool) -> list[str]
 
 @contextmanager
 def attention_seen(model: nn.Module, names: list[str]) -> Iterator[list[_Seen]]:
-    """What the layers called ``names`` read in a pass with gradients inside the ``with`` block.
+    """What the layers called ``names`` read in a pass inside the ``with`` block.
 
-    Their values are put out again as leaves of the graph: the pass computes what it does without, and how what was
-    read depends on them is seen in one layer at a time.
+    The pass computes what it always does, without gradients but from a layer's values to what is read of them: how
+    these depend on those is seen in one layer at a time, and no more of the graph is kept.
     """
     seen = [_Seen(name) for name in names]
-    with ExitStack() as hooks:
+    with torch.no_grad(), ExitStack() as hooks:
         for one in seen:
             module = model.get_submodule(one.name)
             value, output = _child(module, VALUE), _child(module, OUTPUT)
@@ -99,8 +106,8 @@ def _holding_given(one: _Seen) -> Any:
 
 
 def _reading_input(one: _Seen) -> Any:
-    return lambda module, args: one.reads.append(args[0])
+    return lambda module, args: one.read(args[0])
 
 
 def _reading_output(one: _Seen) -> Any:
-    return lambda module, args, output: one.reads.append(output[0] if isinstance(output, tuple) else output)
+    return lambda module, args, output: one.read(output[0] if isinstance(output, tuple) else output)

@@ -220,7 +220,6 @@ class TransformersAdapter(Adapter):
             raise ValueError("model must have gradients, got none: it was made in inference mode")
         with (
             self.borrowed(),
-            torch.enable_grad(),
             grids_seen(self.model, self._n_queries) as grids,
             attention_seen(self.model, names) as seen,
         ):
