@@ -84,8 +84,8 @@ class Attention:
         return levels
 
 
-def has_attention(detector: Adapter) -> bool:
-    """Whether the detector's family can tell the attention of its queries."""
+def has_attention(detector: Adapter | type[Adapter]) -> bool:
+    """Whether a detector, or an adapter's class, can tell the attention of its queries."""
     return callable(getattr(detector, "attention", None))
 
 

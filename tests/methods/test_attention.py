@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import cache
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 import detxai
 from detxai.adapters.attention import Attention, attention_of
 from detxai.adapters.transformers.attention import attending_layers
+from detxai.cli import main
 
 pytest.importorskip("transformers")
 import query_detectors
@@ -202,3 +204,13 @@ def test_detectors_without_attention_are_refused_in_a_sentence() -> None:
     box = detxai.Detections([[1, 1, 40, 40]], [0.9], [1])
     with pytest.raises(TypeError, match=r"must have queries that attend .* got a FasterRCNN \(family 'faster_rcnn'\)"):
         detxai.explain(adapter, IMAGE, "attention", box)
+
+
+def test_families_and_methods_say_who_has_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["families", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["families"]
+    assert [row["family"] for row in rows if row["attention"]] == ["transformers"]
+    assert main(["methods", "attention"]) == 0
+    text = capsys.readouterr().out
+    assert "not yet what made it find the box" in text
+    assert "needs:    queries with attention" in text
