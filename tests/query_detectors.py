@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 import pytest
 import torch
 from torch import nn
@@ -30,7 +31,8 @@ class Detector:
 
     def own_answer(self, image: npt.NDArray[np.uint8], threshold: float = 0.0) -> Any:
         """What the vendor's processor, model and post-processing answer, called by hand."""
-        inputs = self.processor(images=image, return_tensors="pt").to(self.model.dtype)
+        # as a picture: of an array of three rows the processor would take these for colours
+        inputs = self.processor(images=PIL.Image.fromarray(image), return_tensors="pt").to(self.model.dtype)
         with torch.no_grad():
             outputs = self.model(**inputs)
         (found,) = self.processor.post_process_object_detection(

@@ -141,8 +141,8 @@ class TransformersAdapter(Adapter):
         """
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
-        inputs = self.prepare(image)
         with self.borrowed(), torch.no_grad():
+            inputs = self.prepare(image)
             (found,) = self.processor.post_process_object_detection(
                 self._outputs(inputs), threshold=score_threshold, target_sizes=[inputs.geometries[0].image_size]
             )
@@ -169,9 +169,9 @@ class TransformersAdapter(Adapter):
         if self._gives_mask and _takes(self.model.forward, "pixel_mask"):
             resized = [geometry.resized_size for geometry in inputs.geometries]
             named["pixel_mask"] = pixel_mask(inputs.geometries[0].input_size, resized, inputs.tensor.device)
-        if not self.model.config.return_dict:
-            named["return_dict"] = True
         outputs = self.model(pixel_values=inputs.tensor, **named)
+        if isinstance(outputs, tuple):
+            raise ValueError("model must put out an object with logits and pred_boxes; set model.config.return_dict")
         for name, size in (("logits", None), ("pred_boxes", 4)):
             tensor = getattr(outputs, name, None)
             if not isinstance(tensor, Tensor) or tensor.ndim != 3 or tensor.shape[-1] != (size or tensor.shape[-1]):
