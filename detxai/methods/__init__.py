@@ -3,7 +3,8 @@
 Every class says of itself, as class attributes: ``name``; ``asks_about_boxes``; ``needs``, which is ``"answers"`` (any
 detector will do), ``"network"``, ``"gradients"`` (through that network) or ``"attention"`` (of queries); and
 ``passes``, its cost in a phrase. Where ``is_signed`` is True, overlays show also what speaks against the box; where
-``of_single_pixels`` is, neighbouring pixels differ so much that overlays let the strongest few share one colour.
+``of_single_pixels`` is, neighbouring pixels differ so much that overlays let the strongest few share one colour; one
+that ``shows`` something else than evidence says what.
 """
 
 from typing import Any

@@ -46,6 +46,7 @@ class Attention:
     name: ClassVar[str] = "attention"
     asks_about_boxes: ClassVar[bool] = True
     needs: ClassVar[str] = "attention"
+    shows: ClassVar[str] = "attention"
     passes: ClassVar[str] = "1 pass for the image, and a backward step through each attention layer a box"
 
     @in_full_precision

@@ -18,6 +18,7 @@ import detxai
 from detxai.adapters.attention import Attention, attention_of
 from detxai.adapters.transformers.attention import attending_layers
 from detxai.cli import main
+from detxai.render import overlay
 
 pytest.importorskip("transformers")
 import query_detectors
@@ -204,6 +205,14 @@ def test_detectors_without_attention_are_refused_in_a_sentence() -> None:
     box = detxai.Detections([[1, 1, 40, 40]], [0.9], [1])
     with pytest.raises(TypeError, match=r"must have queries that attend .* got a FasterRCNN \(family 'faster_rcnn'\)"):
         detxai.explain(adapter, IMAGE, "attention", box)
+
+
+def test_the_overlay_calls_it_attention_and_not_evidence() -> None:
+    adapter = wrapped(detector_of("rt-detr wide"))
+    (explanation,) = detxai.explain(adapter, IMAGE, "attention", adapter.detect(IMAGE, 0.0)[:1])
+    assert [axes.get_ylabel() or axes.get_xlabel() for axes in overlay(explanation).axes][-1] == (
+        "attention, as a share of its peak"
+    )
 
 
 def test_families_and_methods_say_who_has_it(capsys: pytest.CaptureFixture[str]) -> None:
