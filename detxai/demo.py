@@ -56,6 +56,9 @@ SHOWN: Final[dict[str, dict[str, Any]]] = {
 OPTIONAL: Final = ("scenes-yolo", "scenes-rtdetr")
 """Detectors that need a library that detxai does without."""
 
+LEFT_OUT: Final[dict[str, tuple[str, ...]]] = {"scenes-rtdetr": ("d_rise", "ablation_cam")}
+"""Methods that a detector is not shown with, for the sake of the two minutes."""
+
 ENLARGED: Final = 2
 """Display pixels for each pixel of a scene."""
 
@@ -198,7 +201,7 @@ def _story(scene: Scene, name: str, detector: Adapter) -> tuple[Story, list[Demo
     score, score_erased = float(detection.scores[0]), float(after.scores[0]) if after is not None else 0.0
     panels, rows = [], []
     near = _grown(scene.evidence[index])
-    for method, explanation in _explanations(detector, scene.image, detection):
+    for method, explanation in _explanations(name, detector, scene.image, detection):
         heat, peak = _on_evidence(explanation, near)
         row = DemoRow(
             kind=scene.kind,
@@ -219,9 +222,13 @@ def _story(scene: Scene, name: str, detector: Adapter) -> tuple[Story, list[Demo
     return Story(name, said, tuple(panels)), rows
 
 
-def _explanations(detector: Adapter, image: Pixels, detection: Detections) -> Iterator[tuple[str, Explanation]]:
+def _explanations(
+    name: str, detector: Adapter, image: Pixels, detection: Detections
+) -> Iterator[tuple[str, Explanation]]:
     of_queries: dict[str, dict[str, Any]] = {"attention": {}} if has_attention(detector) else {}
     for method, settings in (SHOWN | of_queries).items():
+        if method in LEFT_OUT.get(name, ()):
+            continue
         if "progress" in getattr(METHODS[method], "__dataclass_fields__", {}):
             settings = {**settings, "progress": False}
         yield method, explain(detector, image, method, detection, **settings)[0]
