@@ -129,6 +129,19 @@ def test_a_saved_folder_answers_like_the_model(make: Any, tmp_path: Path) -> Non
     assert torch.equal(found.scores, expected.scores)
 
 
+def test_the_processor_saved_beside_the_weights_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own = detr()
+    own.model.save_pretrained(tmp_path)
+    loaded = transformers.DetrForObjectDetection.from_pretrained(tmp_path)
+    assert detxai.wrap(loaded).processor.size.shortest_edge == 800
+    assert "holds no image processor: images are prepared as a DetrImageProcessor does" in caplog.text
+    own.processor.save_pretrained(tmp_path)
+    assert detxai.wrap(loaded).processor.size.shortest_edge == 64
+    (tmp_path / "preprocessor_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"processor: the one saved in .* does not load"):
+        detxai.wrap(loaded)
+
+
 def test_without_a_processor_the_familys_own_is_taken() -> None:
     fixed = rt_detr(anchor_image_size=[64, 96])
     assert detxai.wrap(fixed.model).prepare(photo(40, 30)).tensor.shape[-2:] == (64, 96)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from detxai.adapters.transformers.processing import (
     placed,
     processed,
     query_candidates,
+    saved_processor,
     scoring_of,
 )
 from detxai.adapters.transformers.recognising import check_model
@@ -34,6 +36,8 @@ from detxai.adapters.transformers.standing_in import putting_out
 from detxai.detections import Candidates, Detections, names_of_classes
 from detxai.images import Image
 from detxai.reshape import ReshapeTransform, fpn_reshape_transform, tokens_reshape_transform
+
+log = logging.getLogger(__name__)
 
 RECORDING = "_output_capturing_hooks_installed"  # how transformers notes that its hooks lie on a model
 
@@ -61,8 +65,8 @@ class TransformersAdapter(Adapter):
 
     Args:
         model: the detector.
-        processor: its image processor; default: the family's own with its own settings (the input size where the
-            configuration fixes it).
+        processor: its image processor; default: the one saved beside the weights that ``from_pretrained`` loaded,
+            else the family's own with its own settings (the input size where the configuration fixes it).
         class_names: label -> name; default: ``model.config.id2label``.
 
     Raises:
@@ -86,7 +90,7 @@ class TransformersAdapter(Adapter):
         n_labels = len(config.id2label)
         names = config.id2label if class_names is None else class_names
         super().__init__(model, names_of_classes(names, n_labels, background=False))
-        self.processor = default_processor(config) if processor is None else processor
+        self.processor = _processor_of(model) if processor is None else processor
         check_processor(self.processor)
         self._gives_mask = gives_mask(self.processor)
         self.scoring = scoring_of(self.processor, n_labels)
@@ -235,6 +239,17 @@ class TransformersAdapter(Adapter):
         known.update({name: output.with_levels(features.levels) for name, output in features.cache.outputs.items()})
         with putting_out(self.model, known):
             return self._forward(inputs)
+
+
+def _processor_of(model: Any) -> Any:
+    place = getattr(model, "name_or_path", None)
+    found = saved_processor(place) if place else None
+    if found is not None:
+        return found
+    chosen = default_processor(model.config)
+    if place:
+        log.warning("%s holds no image processor: images are prepared as a %s does", place, type(chosen).__name__)
+    return chosen
 
 
 def _cells(model: nn.Module, encoder: str | None) -> dict[str, Any]:

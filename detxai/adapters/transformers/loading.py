@@ -10,7 +10,6 @@ from typing import Any
 from detxai.adapters.transformers.detector import TransformersAdapter
 from detxai.adapters.transformers.recognising import check_query_detector, load_transformers
 
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -50,8 +49,6 @@ def load_folder(
         kind = getattr(transformers, (config.architectures or ["PreTrainedModel"])[0], transformers.PreTrainedModel)
     check_query_detector(kind, config)
     model = _model(kind, place, config)
-    if processor is None and any((place / name).is_file() for name in PROCESSOR_FILES):
-        processor = transformers.AutoImageProcessor.from_pretrained(place, **LOCAL)
     return TransformersAdapter(model, processor=processor, class_names=class_names)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,26 @@ from detxai.detections import Candidates
 from detxai.geometry import Geometry, box_iou
 from detxai.images import to_uint8
 
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 Scoring = Callable[[Tensor], tuple[Tensor, Tensor]]  # logits (B, Q, K) -> class scores (B, Q, C), objectness (B, Q)
+
+
+def saved_processor(place: str | PathLike[str]) -> Any | None:
+    """The image processor saved in a folder, or under a name whose files lie in the local cache; nothing is fetched.
+
+    None where there is none.
+
+    Raises:
+        ValueError: there is one in the folder, and it does not load.
+    """
+    try:
+        return load_transformers().AutoImageProcessor.from_pretrained(
+            place, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        if any((Path(place) / name).is_file() for name in PROCESSOR_FILES):
+            raise ValueError(f"processor: the one saved in {place} does not load: {error}") from error
+        return None
 
 
 def default_processor(config: Any) -> Any:
