@@ -27,10 +27,10 @@ class Attention:
 
     A query detector reads the image through attention: each layer of its decoder adds to each query a weighted sum of
     values at the places of the encoder's levels. ``values`` is that weight, averaged over layers and heads, summed over
-    levels, per pixel of the image: they sum to about 1. For dense attention (DETR, Conditional and DAB DETR) the
-    weights are those of the cross-attention's softmax; for deformable attention (Deformable DETR, RT-DETR, D-FINE,
-    RF-DETR, LW-DETR) those of the sampled points, each shared out over the four cells around it; for YOLOS those of
-    the query's own token for the patches, in every block.
+    levels, per pixel of the image: they sum to about 1, less what was read outside it. For dense attention (DETR,
+    Conditional and DAB DETR) the weights are those of the cross-attention's softmax; for deformable attention
+    (Deformable DETR, RT-DETR, D-FINE, RF-DETR, LW-DETR) those of the sampled points, each shared out over the four
+    cells around it; for YOLOS those of the query's own token for the patches, in every block.
 
     The query of a box is the one whose own box and class match it best: the largest product of IoU and class score.
     Where no query overlaps the box, the map is flat.

@@ -19,6 +19,7 @@ from detxai.adapters.attention import Attention, attention_of
 from detxai.adapters.transformers.attention import attending_layers
 from detxai.cli import main
 from detxai.render import overlay
+from detxai.scenes import CLASS_NAMES, erase, generate
 
 pytest.importorskip("transformers")
 import query_detectors
@@ -205,6 +206,36 @@ def test_detectors_without_attention_are_refused_in_a_sentence() -> None:
     box = detxai.Detections([[1, 1, 40, 40]], [0.9], [1])
     with pytest.raises(TypeError, match=r"must have queries that attend .* got a FasterRCNN \(family 'faster_rcnn'\)"):
         detxai.explain(adapter, IMAGE, "attention", box)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_looks_at_the_same_places(dtype: torch.dtype) -> None:
+    one = FAMILIES["detr"]()
+    adapter = wrapped(one)
+    found = adapter.detect(IMAGE, 0.0)[:2]
+    full = [each.values for each in detxai.explain(adapter, IMAGE, "attention", found)]
+    one.model.to(dtype)
+    for map_, half in zip(full, detxai.explain(wrapped(one), IMAGE, "attention", found), strict=True):
+        np.testing.assert_allclose(half.values, map_, atol=0.02 * map_.max())
+
+
+def test_attention_is_not_cause() -> None:
+    """The trained RT-DETR looks at the house, and hardly at the sun or moon beside it, which decides its class."""
+    adapter = detxai.wrap("scenes-rtdetr")
+    shares, kept = [], []
+    for seed in range(30, 36):
+        scene = generate(seed, "context")
+        found = adapter.detect(scene.image, 0.5)
+        assert [found.name(i) for i in range(len(found))] == [CLASS_NAMES[scene.labels[0]]]
+        (explanation,) = detxai.explain(adapter, scene.image, "attention", found)
+        heat = explanation.values / explanation.values.sum()
+        shares.append((heat[scene.evidence[0]].sum(), heat[scene.silhouettes[0]].sum()))
+        after = adapter.detect(erase(scene, 0), 0.5)
+        kept += [after.name(i) for i in range(len(after)) if after.name(i) == found.name(0)]
+    on_cause, on_house = np.mean(shares, axis=0)
+    assert on_house > 0.5
+    assert on_cause < 0.05
+    assert not kept
 
 
 def test_the_overlay_calls_it_attention_and_not_evidence() -> None:

@@ -23,8 +23,13 @@ class _Seen:
     """Of one layer, in one pass: its values, a leaf of the graph, and what its queries read of them."""
 
     name: str
+    ran: bool = False
     values: list[Tensor] = field(default_factory=list)
     reads: list[Tensor] = field(default_factory=list)
+
+    def start(self, *_: object) -> None:
+        """The layer runs."""
+        self.ran = True
 
     def hold(self, values: Tensor) -> Tensor:
         """The values in their place: the start of a graph that ends where the queries have read them."""
@@ -77,6 +82,7 @@ def attention_seen(model: nn.Module, names: list[str]) -> Iterator[list[_Seen]]:
         for one in seen:
             module = model.get_submodule(one.name)
             value, output = _child(module, VALUE), _child(module, OUTPUT)
+            hooks.callback(module.register_forward_pre_hook(one.start).remove)
             if value is None:  # D-FINE attends to the encoder's output as it is
                 hooks.callback(module.register_forward_pre_hook(_holding_given(one), with_kwargs=True).remove)
             else:

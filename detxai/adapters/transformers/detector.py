@@ -228,7 +228,9 @@ class TransformersAdapter(Adapter):
             attention_seen(self.model, names) as seen,
         ):
             candidates = self._forward(inputs)
-        layers = tuple(one.layer(grids) for one in seen if one.values)  # a decoder may leave its last layers out
+        layers = tuple(one.layer(grids) for one in seen if one.ran)  # a decoder may leave its last layers out
+        if not layers:
+            raise ValueError(f"model must run its attention, {names[0]!r} and the like, to be asked for it; none ran")
         return Attention(candidates, inputs, layers)
 
     def _resume(self, features: Features) -> Candidates:
