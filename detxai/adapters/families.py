@@ -14,6 +14,7 @@ from torchvision.models.detection.ssd import SSD
 from detxai.adapters.exported import SUFFIXES, ExportedAdapter
 from detxai.adapters.faster_rcnn import FasterRCNNAdapter
 from detxai.adapters.function import FunctionAdapter, is_function
+from detxai.adapters.rfdetr import RFDETRAdapter, is_rfdetr
 from detxai.adapters.torchvision.fcos import FCOSAdapter
 from detxai.adapters.torchvision.retinanet import RetinaNetAdapter
 from detxai.adapters.torchvision.ssd import SSDAdapter
@@ -125,6 +126,13 @@ FAMILIES = (  # in the order in which they are tried; those without a network af
         TransformersAdapter,
         "the whole tail behind the backbone",
         extra="transformers",
+    ),
+    Family(
+        "an rfdetr RFDETR, detecting or segmenting",
+        is_rfdetr,
+        RFDETRAdapter,
+        "the whole tail behind the backbone",
+        extra="rfdetr",
     ),
     Family(
         "the path of an exported .onnx (OpenVINO's .xml, with the extra openvino; .torchscript, with none)",

@@ -28,11 +28,11 @@ def wrap(
     Args:
         model: a torchvision ``FasterRCNN``, ``RetinaNet``, ``FCOS`` or ``SSD``; an ultralytics ``YOLO``, its
             ``DetectionModel`` or the path of its ``.pt`` file; any of transformers' ``AutoModelForObjectDetection`` or
-            the folder that its ``save_pretrained`` wrote; a model of a registered family; or, for any other detector
-            (an ONNX session, an engine, a web service), a plain function from a list of uint8 (H, W, 3) RGB arrays to a
-            list of their detections: see ``detxai.adapters.function.FunctionAdapter``. Data-parallel and compiled
-            wrappers are looked through.
-            Names that ``detxai.adapters.loading.load_detector`` knows work too.
+            the folder that its ``save_pretrained`` wrote; an ``rfdetr.RFDETR``; a model of a registered family; or, for
+            any other detector (an ONNX session, an engine, a web service), a plain function from a list of uint8
+            (H, W, 3) RGB arrays to a list of their detections: see ``detxai.adapters.function.FunctionAdapter``.
+            Data-parallel and compiled wrappers are looked through. Names that
+            ``detxai.adapters.loading.load_detector`` knows work too.
         class_names: label -> name; default: the model's own.
         options: the family's further options, such as YOLO's ``input_size`` or transformers' ``processor``.
 

@@ -133,10 +133,12 @@ def test_the_processor_saved_beside_the_weights_is_taken(tmp_path: Path, caplog:
     own = detr()
     own.model.save_pretrained(tmp_path)
     loaded = transformers.DetrForObjectDetection.from_pretrained(tmp_path)
-    assert detxai.wrap(loaded).processor.size.shortest_edge == 800
+    found: Any = detxai.wrap(loaded)
+    assert found.processor.size.shortest_edge == 800
     assert "holds no image processor: images are prepared as a DetrImageProcessor does" in caplog.text
     own.processor.save_pretrained(tmp_path)
-    assert detxai.wrap(loaded).processor.size.shortest_edge == 64
+    found = detxai.wrap(loaded)
+    assert found.processor.size.shortest_edge == 64
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"processor: the one saved in .* does not load"):
         detxai.wrap(loaded)

@@ -43,7 +43,7 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
     "candidates": lambda detector, found: detector.candidates(IMAGE),
     "layer_cam": lambda detector, found: detxai.explain(detector, IMAGE, "layer_cam", found),
     "ablation_cam": lambda detector, found: detxai.explain(
-        detector, IMAGE, "ablation_cam", found, ratio_channels_to_ablate=0.05
+        detector, IMAGE, "ablation_cam", found, ratio_channels_to_ablate=0.05, rest="zero"
     ),
 }
 
@@ -88,7 +88,7 @@ def test_hooks_that_the_library_places_itself_do_not_pile_up() -> None:
     detector = wrapped(own)
     found = detector.detect(IMAGE, 0)
     for _ in range(2):
-        detxai.explain(detector, IMAGE, "ablation_cam", found[:1], ratio_channels_to_ablate=0.05)
+        detxai.explain(detector, IMAGE, "ablation_cam", found[:1], ratio_channels_to_ablate=0.05, rest="zero")
         with detector.borrowed(), torch.no_grad():
             outputs = own.model(**own.processor(images=IMAGE, return_tensors="pt"))
         assert len(outputs.decoder_attentions) == 2
@@ -160,6 +160,22 @@ def test_a_changed_model_is_asked_as_it_is(change: Callable[[Any], None]) -> Non
     assert float((full.of_labels(found.labels)[1].amax((1, 2)) - found.scores).min()) > -1e-5
 
 
+def test_hooks_on_every_module_are_followed() -> None:
+    detector = wrapped(detr())
+
+    def bent(module: Any, given: Any, output: Any) -> Any:
+        return output * 1.25 if isinstance(module, torch.nn.Conv2d) else None
+
+    handle = torch.nn.modules.module.register_module_forward_hook(bent)
+    try:
+        with torch.no_grad():
+            full, resumed = detector.candidates(IMAGE), detector.resume(detector.features(IMAGE))
+    finally:
+        handle.remove()
+    assert torch.equal(full.boxes, resumed.boxes)
+    assert not torch.equal(full.boxes, detector.candidates(IMAGE).boxes)
+
+
 def test_outputs_without_names_are_refused() -> None:
     own = dab_detr()
     own.model.config.return_dict = False
@@ -205,6 +221,36 @@ def test_a_processor_that_is_patched_afterwards_is_noticed() -> None:
     own.processor.post_process_object_detection = types.MethodType(Cooler.post_process_object_detection, Cooler())
     with pytest.raises(ValueError, match=r"processor.post_process_object_detection is not the family's own"):
         detector.candidates(IMAGE)
+
+
+def test_a_box_that_ends_before_it_starts_is_no_detection() -> None:
+    own = detr()
+    detector = wrapped(own)
+    every = detector.detect(IMAGE, 0)
+    answer = own.processor.post_process_object_detection
+
+    def turned(*given: Any, **named: Any) -> Any:
+        (found,) = answer(*given, **named)
+        found["boxes"][0] = found["boxes"][0].flip(0)
+        return [found]
+
+    own.processor.post_process_object_detection = turned
+    assert torch.equal(detector.detect(IMAGE, 0).boxes, every.boxes[1:])
+
+
+@pytest.mark.parametrize("make", [detr, rt_detr], ids=lambda make: make.__name__)
+def test_what_is_remembered_of_an_image_changes_no_answer(make: Any) -> None:
+    detector = wrapped(make())
+    found, features = detector.detect(IMAGE, 0), detector.features(IMAGE)
+    with torch.no_grad():
+        candidates = detector.candidates(IMAGE)
+        with detector.remembering(heads=True):
+            for _ in range(2):
+                assert torch.equal(detector.detect(IMAGE, 0).boxes, found.boxes)
+                assert torch.equal(detector.candidates(IMAGE).class_scores, candidates.class_scores)
+                levels = detector.features(IMAGE).levels
+                assert all(torch.equal(levels[name], level) for name, level in features.levels.items())
+                assert torch.equal(detector.resume(features).boxes, candidates.boxes)
 
 
 def _config(kind: str, **settings: Any) -> Any:

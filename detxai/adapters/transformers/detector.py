@@ -33,7 +33,7 @@ from detxai.adapters.transformers.processing import (
 )
 from detxai.adapters.transformers.recognising import check_model
 from detxai.adapters.transformers.standing_in import putting_out
-from detxai.detections import Candidates, Detections, names_of_classes
+from detxai.detections import Candidates, Detections, name_of_each, names_of_classes
 from detxai.images import Image
 from detxai.reshape import ReshapeTransform, fpn_reshape_transform, tokens_reshape_transform
 
@@ -88,13 +88,17 @@ class TransformersAdapter(Adapter):
         check_model(model)
         config: Any = model.config
         n_labels = len(config.id2label)
-        names = config.id2label if class_names is None else class_names
-        super().__init__(model, names_of_classes(names, n_labels, background=False))
+        own = name_of_each(config.id2label)  # unchecked: they are what they are
+        self._lay_out(model, own if class_names is None else names_of_classes(class_names, n_labels, background=False))
         self.processor = _processor_of(model) if processor is None else processor
         check_processor(self.processor)
         self._gives_mask = gives_mask(self.processor)
         self.scoring = scoring_of(self.processor, n_labels)
-        self._n_queries: int | None = getattr(config, "num_detection_tokens", None)
+
+    def _lay_out(self, model: nn.Module, class_names: Mapping[int, str]) -> None:
+        """What is known of the network, however images are prepared for it."""
+        Adapter.__init__(self, model, class_names)
+        self._n_queries: int | None = getattr(getattr(model, "config", None), "num_detection_tokens", None)
         self._backbone = shallowest(model, "backbone")
         self._encoder = shallowest(model, "encoder")
         self._cells = _cells(model, self._encoder)
@@ -193,7 +197,7 @@ class TransformersAdapter(Adapter):
         """Nothing: layers are seen in the model's own pass, the one that it answers from."""
 
     def _features(self, inputs: Inputs, layers: tuple[str, ...]) -> Features:
-        before = modules_before(self.model, layers)
+        before = self._modules_before(layers)
         with grids_seen(self.model, self._n_queries) as grids, capture(self.model, (*layers, *before)) as outputs:
             self._outputs(inputs)
         found = {layer: LayerOutput.of(layer, outputs[layer], grids) for layer in layers}
@@ -242,6 +246,10 @@ class TransformersAdapter(Adapter):
         with putting_out(self.model, known):
             return self._forward(inputs)
 
+    def _modules_before(self, layers: Sequence[str]) -> tuple[str, ...]:
+        """What no change of ``layers`` can change."""
+        return modules_before(self.model, layers)
+
 
 def _processor_of(model: Any) -> Any:
     place = getattr(model, "name_or_path", None)
@@ -256,7 +264,7 @@ def _processor_of(model: Any) -> Any:
 
 def _cells(model: nn.Module, encoder: str | None) -> dict[str, Any]:
     """Where in the input the detector takes a feature to lie: ``Geometry.cell_centre`` and ``cell_steps``."""
-    config: Any = model.config
+    config: Any = getattr(model, "config", None)
     if any(name.endswith(".sampling_offsets") for name, _ in model.named_modules()):
         return {"cell_centre": 0.5, "cell_steps": ()}  # reference points (i + 0.5) / n of deformable attention
     if encoder is not None and getattr(config, "num_detection_tokens", None) is None:

@@ -185,14 +185,14 @@ def query_candidates(logits: Tensor, boxes: Tensor, scoring: Scoring, sizes: Seq
         sizes: (height, width) of each image, pixels.
     """
     centre, sides = boxes[..., :2], boxes[..., 2:]
-    scale = _sides_of(tuple(sizes), boxes.device, boxes.dtype)
+    scale = sides_of(tuple(sizes), boxes.device, boxes.dtype)
     corners = torch.cat([centre - sides / 2, centre + sides / 2], -1) * scale[:, None]
     scores, objectness = scoring(logits)
     return Candidates(corners[:, :, None], scores, objectness, torch.arange(scores.shape[-1]))
 
 
 @lru_cache(maxsize=32)  # the same few images are explained many times: no transfer to the device for each pass
-def _sides_of(sizes: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+def sides_of(sizes: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """(B, 4) width, height, width, height; B is 1 for versions of one image."""
     with torch.inference_mode(False):  # kept for later calls, which may need gradients
         of_each = [(width, height, width, height) for height, width in (sizes[:1] if len(set(sizes)) == 1 else sizes)]

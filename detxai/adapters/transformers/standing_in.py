@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import module as torch_module
 
 from detxai.adapters.layers import find_layer
 
@@ -22,7 +23,11 @@ def putting_out(model: nn.Module, outputs: Mapping[str, Any]) -> Iterator[None]:
     with ExitStack() as undo:
         for name, output in outputs.items():
             module = find_layer(model, name)
-            if isinstance(module, torch.jit.ScriptModule) or any(map(_is_hooked, module.modules())):
+            if (
+                isinstance(module, torch.jit.ScriptModule)
+                or _all_are_hooked()
+                or any(map(_is_hooked, module.modules()))
+            ):
                 undo.callback(module.register_forward_hook(_instead(output)).remove)
                 continue
             own = vars(module).get("forward")
@@ -33,6 +38,11 @@ def putting_out(model: nn.Module, outputs: Mapping[str, Any]) -> Iterator[None]:
 
 def _instead(output: Any) -> Callable[..., Any]:
     return lambda *args, **named: output
+
+
+def _all_are_hooked() -> bool:
+    """Whether there is a hook on every module that there is."""
+    return bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks)
 
 
 def _is_hooked(module: nn.Module) -> bool:
