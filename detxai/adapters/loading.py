@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os.path
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,7 +65,7 @@ def load_detector(
     if name in BUNDLED:
         _refuse_weights(weights, "a bundled detector has its own")
         return BUNDLED[name](class_names, options)
-    if name and Path(name).is_dir() and name not in list_models(module=torchvision_detection):
+    if os.path.isdir(name) and name not in list_models(module=torchvision_detection):
         _refuse_weights(weights, "a folder holds its own")
         return load_folder(name, class_names=class_names, **options)
     if ":" in name:
