@@ -102,10 +102,10 @@ def rtdetr_image_processor() -> Any:
 
 
 def _initialise(model: Any) -> None:
-    """Weights to train from; transformers' own are for a start from a trained checkpoint (batch norms of about 0).
+    """Weights to train from; transformers' own, with batch norms of about 0, are for a start from a checkpoint.
 
-    As RT-DETR's first implementation does it (Zhao et al., 2024, arXiv 2304.08069): layers that say where to sample
-    and how to refine a box keep the values transformers gave them.
+    Layers that say where to sample and how sure to be at first keep the values that transformers gave them, and no
+    layer refines a box yet.
     """
     kept = ("sampling_offsets", "attention_weights", "class_embed", "enc_score_head", "denoising_class_embed")
     for name, module in model.named_modules():

@@ -2,9 +2,8 @@
 
 RT-DETR's (Zhao et al., 2024, arXiv 2304.08069): matching by class, L1 and generalised IoU with weights 2, 5 and 2;
 varifocal loss with the IoU as the target of the score, L1 and generalised IoU with weights 1, 5 and 2; the same for
-the encoder's chosen queries, each decoder layer, and the denoising queries. transformers has it too, but loops over
-images and layers in Python, and before 5.18 it matched objects to denoising queries. Here every layer and image is
-one batch, and the device waits for the CPU once a step.
+the encoder's chosen queries, each decoder layer, and the denoising queries. transformers has the same loss, to which
+a test holds this one, but loops over images and layers in Python; here all of them are one batch.
 """
 
 from typing import NamedTuple
