@@ -101,11 +101,13 @@ def d_fine(seed: int = 0, width: int = 32, size: dict[str, int] = SQUARE) -> Det
 
 
 def deim_v2(seed: int = 0) -> Detector:
+    _skip_without("Deimv2Config")
     config = transformers.Deimv2Config(**_rt_detr_like(32), lqe_hidden_dim=8, max_num_bins=8)
     return _seeded("Deimv2ForObjectDetection", config, transformers.RTDetrImageProcessor(size=SQUARE), seed)
 
 
 def lw_detr(seed: int = 0) -> Detector:
+    _skip_without("LwDetrConfig")
     backbone = transformers.LwDetrViTConfig(
         hidden_size=24,
         num_hidden_layers=3,
@@ -124,6 +126,7 @@ def lw_detr(seed: int = 0) -> Detector:
 
 
 def rf_detr(seed: int = 0) -> Detector:
+    _skip_without("RfDetrConfig")
     backbone = transformers.RfDetrDinov2Config(
         hidden_size=24,
         num_hidden_layers=3,
@@ -173,9 +176,17 @@ FAMILIES: dict[str, Callable[[], Detector]] = {
 }
 
 
+def _skip_without(name: str) -> None:
+    if not hasattr(transformers, name):
+        pytest.skip(f"transformers {transformers.__version__} has no {name}")
+
+
 def _detr_like(width: int) -> dict[str, Any]:
     return {
         "backbone_config": _resnet(["stage4"]),
+        "backbone": None,
+        "use_timm_backbone": False,
+        "use_pretrained_backbone": False,
         "d_model": width,
         "encoder_layers": 2,
         "decoder_layers": 2,

@@ -99,7 +99,9 @@ def test_a_batch_of_mixed_sizes_is_scored_as_the_vendor_scores_it(own: Detector)
 @pytest.mark.parametrize("make", [detr, rt_detr, deformable_detr, yolos], ids=lambda make: make.__name__)
 def test_the_pillow_backend_is_followed_too(make: Any) -> None:
     own = make()
-    kind = getattr(transformers, f"{type(own.processor).__name__}Pil")
+    kind = getattr(transformers, f"{type(own.processor).__name__}Pil", None)
+    if kind is None:
+        pytest.skip("this transformers prepares with Pillow alone")
     size = SQUARE if make is rt_detr else DETR_SIZE
     pillow = replace(own, processor=kind(size=size))
     image = photo(60, 90)
@@ -107,6 +109,27 @@ def test_the_pillow_backend_is_followed_too(make: Any) -> None:
     assert torch.equal(wrapped(pillow).prepare(image).tensor, expected)
     assert not torch.equal(wrapped(own).prepare(image).tensor, expected)  # they differ, and each is followed
     assert torch.equal(wrapped(pillow).detect(image, 0.0).boxes, pillow.own_answer(image)["boxes"])
+
+
+class Silent(transformers.YolosImageProcessor):
+    """Pads, and does not say where, as YOLOS' did before."""
+
+    def preprocess(self, *given: Any, **named: Any) -> Any:
+        found = super().preprocess(*given, **named)
+        found.pop("pixel_mask", None)
+        return found
+
+
+def test_padding_without_a_mask_is_found() -> None:
+    own = yolos()
+    images = [photo(60, 90), photo(90, 60, 1)]
+    silent, saying = (
+        wrapped(replace(own, processor=kind(size=DETR_SIZE))).prepare(images)
+        for kind in (Silent, transformers.YolosImageProcessor)
+    )
+    assert silent.geometries == saying.geometries
+    assert silent.geometries[0].resized_size != silent.geometries[1].resized_size
+    assert torch.equal(silent.tensor, saying.tensor)
 
 
 def test_a_float_image_is_prepared_as_the_same_8_bit_one() -> None:
@@ -142,6 +165,13 @@ def test_the_processor_saved_beside_the_weights_is_taken(tmp_path: Path, caplog:
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"processor: the one saved in .* does not load"):
         detxai.wrap(loaded)
+
+
+def test_every_family_has_a_processor_of_its_own(own: Detector) -> None:
+    detector: Any = detxai.wrap(own.model)
+    kinds = [type(each).__name__.removesuffix("Fast") for each in (detector.processor, own.processor)]
+    assert kinds[0] == kinds[1]
+    assert detector.scoring is wrapped(own).scoring
 
 
 def test_without_a_processor_the_familys_own_is_taken() -> None:

@@ -25,15 +25,16 @@ from detxai.adapters.transformers.processing import (
     default_processor,
     gives_mask,
     pixel_mask,
-    placed,
     processed,
     query_candidates,
+    resized_sizes,
     saved_processor,
     scoring_of,
 )
 from detxai.adapters.transformers.recognising import check_model
 from detxai.adapters.transformers.standing_in import putting_out
 from detxai.detections import Candidates, Detections, name_of_each, names_of_classes
+from detxai.geometry import Geometry
 from detxai.images import Image
 from detxai.reshape import ReshapeTransform, fpn_reshape_transform, tokens_reshape_transform
 
@@ -162,9 +163,13 @@ class TransformersAdapter(Adapter):
         inputs = processed(self.processor, arrays)
         if ("pixel_mask" in inputs) != self._gives_mask:
             raise ValueError("processor was changed: it gives a pixel_mask now and none before, or the other way round")
-        sizes = [(array.shape[0], array.shape[1]) for array in arrays]
         tensor = inputs["pixel_values"].to(self.device, self.dtype)
-        return Inputs(tensor, placed(inputs, sizes, **self._cells), as_uint8(arrays))
+        input_size = (tensor.shape[-2], tensor.shape[-1])
+        geometries = tuple(
+            Geometry((array.shape[0], array.shape[1]), input_size, resized, **self._cells)
+            for array, resized in zip(arrays, resized_sizes(self.processor, inputs, arrays), strict=True)
+        )
+        return Inputs(tensor, geometries, as_uint8(arrays))
 
     def _forward(self, inputs: Inputs) -> Candidates:
         outputs = self._outputs(inputs)

@@ -16,10 +16,15 @@ from torch import Tensor
 
 from detxai.adapters.transformers.recognising import load_transformers
 from detxai.detections import Candidates
-from detxai.geometry import Geometry, box_iou
+from detxai.geometry import box_iou
 from detxai.images import to_uint8
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+PUBLISHED_WITH = {  # where transformers' own table of processors has no row: what the family's checkpoints name
+    "dab-detr": "ConditionalDetrImageProcessor",
+    "d_fine": "RTDetrImageProcessor",
+    "rt_detr_v2": "RTDetrImageProcessor",
+}
 Scoring = Callable[[Tensor], tuple[Tensor, Tensor]]  # logits (B, Q, K) -> class scores (B, Q, C), objectness (B, Q)
 
 
@@ -47,6 +52,15 @@ def default_processor(config: Any) -> Any:
     Raises:
         ValueError: transformers knows none for this configuration.
     """
+    chosen = _processor_class(config)
+    size = _fixed_size(config)
+    return chosen() if size is None else chosen(size={"height": size[0], "width": size[1]}, do_pad=False)
+
+
+def _processor_class(config: Any) -> Any:
+    published = PUBLISHED_WITH.get(config.model_type)
+    if published is not None:
+        return getattr(load_transformers(), published)
     auto = load_transformers("models.auto.image_processing_auto")
     try:
         classes = auto.IMAGE_PROCESSOR_MAPPING[type(config)]
@@ -55,9 +69,7 @@ def default_processor(config: Any) -> Any:
             f"processor must be given: transformers has no image processor for a {type(config).__name__}"
         ) from None
     backends = classes if isinstance(classes, Mapping) else dict(zip(("pil", "torchvision"), classes, strict=False))
-    chosen: Any = backends.get("torchvision") or backends.get("pil")
-    size = _fixed_size(config)
-    return chosen() if size is None else chosen(size={"height": size[0], "width": size[1]}, do_pad=False)
+    return backends.get("torchvision") or backends.get("pil")
 
 
 def check_processor(processor: Any) -> None:
@@ -70,7 +82,7 @@ def check_processor(processor: Any) -> None:
     )
 
 
-def processed(processor: Any, arrays: Sequence[npt.NDArray[Any]]) -> Mapping[str, Tensor]:
+def processed(processor: Any, arrays: Sequence[npt.NDArray[Any]], **settings: Any) -> Mapping[str, Tensor]:
     """What the processor makes of RGB arrays (H, W, 3), as the model takes it: at least ``pixel_values``.
 
     It is called as its users call it. The resampling is therefore that of its own backend. A float array in [0, 1]
@@ -80,38 +92,40 @@ def processed(processor: Any, arrays: Sequence[npt.NDArray[Any]]) -> Mapping[str
         images = [array if array.dtype == np.uint8 else array * np.float32(255) for array in arrays]
     else:
         images = [to_uint8(array) for array in arrays]
-    found: Mapping[str, Tensor] = processor(images=images, return_tensors="pt", input_data_format="channels_last")
+    found: Mapping[str, Tensor] = processor(
+        images=images, return_tensors="pt", input_data_format="channels_last", **settings
+    )
     return found
 
 
-def placed(
-    inputs: Mapping[str, Tensor],
-    sizes: Sequence[tuple[int, int]],
-    *,
-    cell_centre: float,
-    cell_steps: tuple[float, ...] | None,
-) -> tuple[Geometry, ...]:
-    """Where each image lies in what the processor made of it: at the top left, padding behind it.
+def resized_sizes(
+    processor: Any, inputs: Mapping[str, Tensor], arrays: Sequence[npt.NDArray[Any]]
+) -> list[tuple[int, int]]:
+    """(height, width) of each image in what the processor made of them: at the top left, padding behind it.
 
     Args:
         inputs: of ``processed``.
-        sizes: (height, width) of each image.
-        cell_centre, cell_steps: see ``Geometry``.
+        arrays: the images.
 
     Raises:
         ValueError: the processor places images in another way.
     """
-    height, width = inputs["pixel_values"].shape[-2:]
+    pixels = inputs["pixel_values"]
     mask = inputs.get("pixel_mask")
-    resized = [(height, width)] * len(sizes)
+    input_size = (pixels.shape[-2], pixels.shape[-1])
     if mask is not None:
         resized = [(int(one.amax(1).sum()), int(one.amax(0).sum())) for one in mask]
-        if not torch.equal(mask, pixel_mask((height, width), resized, mask.device)):
+        if not torch.equal(mask, pixel_mask(input_size, resized, mask.device)):
             raise ValueError("processor: its pixel_mask must show each image at the top left, whole, and nothing else")
-    return tuple(
-        Geometry(size, (height, width), inside, cell_centre=cell_centre, cell_steps=cell_steps)
-        for size, inside in zip(sizes, resized, strict=True)
-    )
+        return resized
+    if not getattr(processor, "do_pad", False):
+        return [input_size] * len(arrays)
+    alone = [processed(processor, [array], do_pad=False)["pixel_values"][0] for array in arrays]
+    resized = [(one.shape[-2], one.shape[-1]) for one in alone]
+    for one, padded, (height, width) in zip(alone, pixels, resized, strict=True):
+        if not torch.equal(one, padded[:, :height, :width]):
+            raise ValueError("processor must place an image at the top left of its padding, or say where by pixel_mask")
+    return resized
 
 
 def pixel_mask(input_size: tuple[int, int], resized: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
@@ -127,14 +141,11 @@ def gives_mask(processor: Any) -> bool:
     """Whether the processor says, by ``pixel_mask``, where in its batch the images are.
 
     Raises:
-        ValueError: it cuts images, or pads them without saying where.
+        ValueError: it cuts images.
     """
     if getattr(processor, "do_center_crop", False):
         raise ValueError("processor must show the model the whole image, got one with do_center_crop=True")
-    found = "pixel_mask" in processed(processor, [np.zeros((12, 24, 3), dtype=np.uint8)])
-    if not found and getattr(processor, "do_pad", False):
-        raise ValueError("processor must say where it pads an image, by pixel_mask, got none")
-    return found
+    return "pixel_mask" in processed(processor, [np.zeros((12, 24, 3), dtype=np.uint8)])
 
 
 def scoring_of(processor: Any, n_labels: int) -> Scoring:
