@@ -15,6 +15,7 @@ from PIL import ImageDraw
 from tqdm import tqdm
 
 from detxai.adapters.adapter import Adapter
+from detxai.adapters.attention import has_attention
 from detxai.adapters.loading import load_detector
 from detxai.demo_page import Panel, Section, Story, Total, page
 from detxai.detections import Detections
@@ -51,6 +52,12 @@ SHOWN: Final[dict[str, dict[str, Any]]] = {
     "eigen_cam": {},
 }
 """The methods shown. Fewer views than an analysis would take: the page must be ready within two minutes."""
+
+OPTIONAL: Final = ("scenes-yolo", "scenes-rtdetr")
+"""Detectors that need a library that detxai does without."""
+
+LEFT_OUT: Final[dict[str, tuple[str, ...]]] = {"scenes-rtdetr": ("d_rise", "ablation_cam")}
+"""Methods that a detector is not shown with, for the sake of the two minutes."""
 
 ENLARGED: Final = 2
 """Display pixels for each pixel of a scene."""
@@ -136,7 +143,8 @@ def make_demo(out: str | Path, *, progress: bool | None = None) -> Demo:
                 rows.extend(measured)
                 bar.update()
             sections.append(_section(scene, stories))
-    html = page(sections, list(SHOWN), _totals(rows), missing, time.perf_counter() - start)
+    methods = list(dict.fromkeys([*SHOWN, *(row.method for row in rows)]))
+    html = page(sections, methods, _totals(rows), missing, time.perf_counter() - start)
     write_atomically(folder / "index.html", html.encode())
     return Demo(folder / "index.html", tuple(rows), tuple(missing))
 
@@ -160,14 +168,16 @@ def _cells(row: DemoRow) -> tuple[str, ...]:
 
 
 def _detectors() -> tuple[dict[str, Adapter], list[str]]:
-    """Both detectors; the YOLO only where Ultralytics and its weights are."""
+    """Every bundled detector; those of other libraries only where these and the weights are."""
     found = {"scenes-frcnn": load_detector("scenes-frcnn")}
-    try:
-        found["scenes-yolo"] = load_detector("scenes-yolo")
-    except (ImportError, FileNotFoundError) as error:
-        log.info("the demo goes without scenes-yolo: %s", error)
-        return found, [f"scenes-yolo: {error}"]
-    return found, []
+    missing = []
+    for name in OPTIONAL:
+        try:
+            found[name] = load_detector(name)
+        except (ImportError, FileNotFoundError) as error:
+            log.info("the demo goes without %s: %s", name, error)
+            missing.append(f"{name}: {error}")
+    return found, missing
 
 
 def _section(scene: Scene, stories: list[Story]) -> Section:
@@ -191,7 +201,7 @@ def _story(scene: Scene, name: str, detector: Adapter) -> tuple[Story, list[Demo
     score, score_erased = float(detection.scores[0]), float(after.scores[0]) if after is not None else 0.0
     panels, rows = [], []
     near = _grown(scene.evidence[index])
-    for method, explanation in _explanations(detector, scene.image, detection):
+    for method, explanation in _explanations(name, detector, scene.image, detection):
         heat, peak = _on_evidence(explanation, near)
         row = DemoRow(
             kind=scene.kind,
@@ -212,8 +222,13 @@ def _story(scene: Scene, name: str, detector: Adapter) -> tuple[Story, list[Demo
     return Story(name, said, tuple(panels)), rows
 
 
-def _explanations(detector: Adapter, image: Pixels, detection: Detections) -> Iterator[tuple[str, Explanation]]:
-    for method, settings in SHOWN.items():
+def _explanations(
+    name: str, detector: Adapter, image: Pixels, detection: Detections
+) -> Iterator[tuple[str, Explanation]]:
+    of_queries: dict[str, dict[str, Any]] = {"attention": {}} if has_attention(detector) else {}
+    for method, settings in (SHOWN | of_queries).items():
+        if method in LEFT_OUT.get(name, ()):
+            continue
         if "progress" in getattr(METHODS[method], "__dataclass_fields__", {}):
             settings = {**settings, "progress": False}
         yield method, explain(detector, image, method, detection, **settings)[0]

@@ -10,6 +10,8 @@ METHOD_NOTES: Final = {
     "eigen_cam": "what the detector's features have most in common. It is asked about no box, so it cannot tell why.",
     "ablation_cam": "feature channels are switched off one by one; those this box loses score without light up.",
     "layer_cam": "features light up that lie in the box's reach and whose strengthening would raise its score.",
+    "attention": "where the query behind the box looked, which is not yet what it found the box by. Only detectors "
+    "with queries have it.",
     "d_rise": "parts of the picture are hidden at random, hundreds of times; what must stay visible lights up.",
 }
 

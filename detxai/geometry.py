@@ -178,6 +178,15 @@ class Geometry:
         )
         return down @ inside @ right.T
 
+    def cell_area(self, n_cells: tuple[int, int]) -> float:
+        """Image pixels that a cell of a grid over the model input stands for.
+
+        >>> Geometry((50, 50), (100, 200), (100, 100)).cell_area((10, 20))
+        25.0
+        """
+        height, width = (self._cell_size(axis, n) / self.scale[axis] for axis, n in enumerate(n_cells))
+        return height * width
+
     def map_to_cells(self, values: Tensor, n_cells: tuple[int, int]) -> Tensor:
         """A map over the image's pixels, as the map over cells whose ``map_to_image`` comes nearest to it.
 

@@ -103,7 +103,7 @@ def overlay(
         _outline_sets(axes, {name: explanation.details[name]["cells"] for name in SETS})
     _caption(axes, explanation.caption if caption is None else caption, 13)
     bar = figure.colorbar(shown, cax=bar_axes, orientation="horizontal" if layout.below else "vertical")
-    bar.set_label(BAR_LABELS[mode] if explanation.detection is not None else NO_BOX_LABEL, fontsize=10)
+    bar.set_label(_bar_label(explanation, mode), fontsize=10)
     bar.outline.set_visible(False)
     return figure
 
@@ -142,6 +142,14 @@ def sheet(
         _draw(axes, explanation, layout.panel, modes[i], colour_maps[i], opacity)
         _caption(axes, captions[i] if captions else explanation.caption, 11)
     return figure
+
+
+def _bar_label(explanation: Explanation, mode: Mode) -> str:
+    """What the colours stand for: evidence, where the method does not say that it shows something else."""
+    shown = getattr(METHODS.get(explanation.method), "shows", None)
+    if explanation.detection is None:
+        return NO_BOX_LABEL
+    return BAR_LABELS[mode] if shown is None else f"{shown}, as a share of its peak"
 
 
 def default_mode(explanation: Explanation) -> Mode:

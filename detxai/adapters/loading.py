@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os.path
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,8 +44,8 @@ def load_detector(
         model: a torchvision builder's name (``fasterrcnn_resnet50_fpn``); the path of a YOLO ``.pt``; an
             exported ``.onnx``, OpenVINO ``.xml`` or ``.torchscript``; the folder that ``save_pretrained`` of a
             transformers detector (and of its image processor) wrote; ``module:function`` or ``file.py:function``, a
-            factory of your own that returns the model; or a bundled detector, ``scenes-frcnn`` or ``scenes-yolo``. A
-            factory's module may list its ``CLASS_NAMES``.
+            factory of your own that returns the model; or a bundled detector: ``scenes-frcnn``, ``scenes-yolo`` or
+            ``scenes-rtdetr``. A factory's module may list its ``CLASS_NAMES``.
         weights: for a torchvision builder, the file of its ``state_dict``, read with ``weights_only=True``.
             Nothing is ever downloaded: without it the weights are random.
         class_names: label -> name; default: the model's own.
@@ -64,7 +65,7 @@ def load_detector(
     if name in BUNDLED:
         _refuse_weights(weights, "a bundled detector has its own")
         return BUNDLED[name](class_names, options)
-    if name and Path(name).is_dir() and name not in list_models(module=torchvision_detection):
+    if os.path.isdir(name) and name not in list_models(module=torchvision_detection):
         _refuse_weights(weights, "a folder holds its own")
         return load_folder(name, class_names=class_names, **options)
     if ":" in name:
@@ -175,7 +176,15 @@ def _scenes_yolo(class_names: Names | None, options: Mapping[str, Any]) -> Adapt
     return wrap(load_scenes_yolo(), class_names=class_names, **options)
 
 
+def _scenes_rtdetr(class_names: Names | None, options: Mapping[str, Any]) -> Adapter:
+    from detxai.scenes.rtdetr import load_rtdetr, rtdetr_image_processor
+
+    processor = options.get("processor") or rtdetr_image_processor()
+    return wrap(load_rtdetr(), class_names=class_names, **{**options, "processor": processor})
+
+
 BUNDLED: dict[str, Callable[[Names | None, Mapping[str, Any]], Adapter]] = {
     "scenes-frcnn": _scenes_frcnn,
     "scenes-yolo": _scenes_yolo,
+    "scenes-rtdetr": _scenes_rtdetr,
 }

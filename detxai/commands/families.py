@@ -8,6 +8,7 @@ import textwrap
 from importlib.metadata import entry_points
 from typing import Any
 
+from detxai.adapters.attention import has_attention
 from detxai.adapters.families import FAMILIES
 from detxai.adapters.registry import ENTRY_POINTS
 
@@ -28,6 +29,7 @@ def _families(given: argparse.Namespace) -> int:
             "takes": family.takes,
             "features": family.adapter.has_network,
             "gradients": family.adapter.has_network,
+            "attention": has_attention(family.adapter),
             "exact_ablation": family.ablation,
             "extra": family.extra,
             "builders": list(family.builders),
@@ -48,6 +50,7 @@ def _described(row: dict[str, Any]) -> str:
     ablation = row["exact_ablation"]
     facts = {
         "features, gradients": "yes" if row["features"] else "no: its answers alone are known",
+        "attention of queries": "yes" if row["attention"] else "no",
         "exact Ablation-CAM": "no" if ablation is None else f"yes; recomputes {ablation}",
         "needs": "nothing more" if row["extra"] is None else f"pip install 'detxai[{row['extra']}]'",
     }

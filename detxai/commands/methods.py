@@ -16,6 +16,7 @@ NEEDS = {
     "answers": "answers: any detector",
     "network": "the network inside",
     "gradients": "gradients through the network",
+    "attention": "queries with attention: DETR and its relatives",
 }
 
 

@@ -24,7 +24,7 @@ LARGEST_SIDE = 65_536  # of an image
 MODEL_HELP = (
     "a torchvision builder's name (fasterrcnn_resnet50_fpn; see detxai families), the path of a YOLO .pt, an exported "
     ".onnx, .xml or .torchscript, module:function for a factory of your own (of a model, or of a function from images "
-    "to detections), or a bundled scenes-frcnn or scenes-yolo"
+    "to detections), or a bundled scenes-frcnn, scenes-yolo or scenes-rtdetr"
 )
 
 

@@ -1,14 +1,16 @@
 """Explanation methods, one file each; those that are another library's in a folder named after it.
 
 Every class says of itself, as class attributes: ``name``; ``asks_about_boxes``; ``needs``, which is ``"answers"`` (any
-detector will do), ``"network"`` or ``"gradients"`` (through that network); and ``passes``, its cost in a phrase. Where
-``is_signed`` is True, overlays show also what speaks against the box; where ``of_single_pixels`` is, neighbouring
-pixels differ so much that overlays let the strongest few share one colour.
+detector will do), ``"network"``, ``"gradients"`` (through that network) or ``"attention"`` (of queries); and
+``passes``, its cost in a phrase. Where ``is_signed`` is True, overlays show also what speaks against the box; where
+``of_single_pixels`` is, neighbouring pixels differ so much that overlays let the strongest few share one colour; one
+that ``shows`` something else than evidence says what.
 """
 
 from typing import Any
 
 from detxai.methods.ablation_cam import AblationCAM
+from detxai.methods.attention import Attention
 from detxai.methods.d_rise import DRISE
 from detxai.methods.eigen_cam import EigenCAM
 from detxai.methods.from_captum import CAPTUM_METHODS
@@ -30,6 +32,7 @@ METHODS: dict[str, type[Any]] = {
         SSGradCAMPlusPlus,
         AblationCAM,
         EigenCAM,
+        Attention,
         *FROM_GRAD_CAM,
         *CAPTUM_METHODS,
     )
@@ -40,6 +43,7 @@ __all__ = [
     "METHODS",
     "ODAM",
     "AblationCAM",
+    "Attention",
     "EigenCAM",
     "LayerCAM",
     "PixelEvidence",

@@ -8,6 +8,7 @@
 from detxai.scenes.dataset import SceneDataset
 from detxai.scenes.export import export_coco, export_ultralytics
 from detxai.scenes.frcnn import load_frcnn
+from detxai.scenes.rtdetr import load_rtdetr
 from detxai.scenes.scene import Scene, erase, erase_elsewhere, generate
 from detxai.scenes.world import CLASS_NAMES, KIND_CLASSES, KIND_DESCRIPTIONS, KINDS, Kind
 from detxai.scenes.yolo import load_yolo
@@ -26,5 +27,6 @@ __all__ = [
     "export_ultralytics",
     "generate",
     "load_frcnn",
+    "load_rtdetr",
     "load_yolo",
 ]

@@ -1,4 +1,4 @@
-"""Measure weights and write their model card: ``python -m detxai.scenes.card --model frcnn|yolo --weights FILE``.
+"""Measure weights and write their card: ``python -m detxai.scenes.card --model frcnn|yolo|rtdetr --weights FILE``.
 
 The card is two files beside the weights: ``MODEL_CARD.md`` for people and ``model_card.json`` for programs.
 """
@@ -14,24 +14,28 @@ from typing import Any
 
 import torch
 
-from detxai.scenes.detecting import Detect, frcnn_detector, yolo_detector
+from detxai.scenes.detecting import load_scene_detector
 from detxai.scenes.files import write_atomically
-from detxai.scenes.frcnn import load_frcnn
 from detxai.scenes.proof import prove
+from detxai.scenes.rtdetr import import_transformers
 from detxai.scenes.world import KIND_DESCRIPTIONS
-from detxai.scenes.yolo import YOLO_ARCHITECTURE, load_yolo
+from detxai.scenes.yolo import YOLO_ARCHITECTURE
 
 log = logging.getLogger("detxai.scenes")
 
-_TITLES = {"frcnn": "scenes-frcnn: a small Faster R-CNN", "yolo": "scenes-yolo: a small YOLO"}
-_LICENCES = {"frcnn": "Apache-2.0", "yolo": "AGPL-3.0 (trained with Ultralytics)"}
+_TITLES = {
+    "frcnn": "scenes-frcnn: a small Faster R-CNN",
+    "yolo": "scenes-yolo: a small YOLO",
+    "rtdetr": "scenes-rtdetr: a small RT-DETR",
+}
+_LICENCES = {"frcnn": "Apache-2.0", "yolo": "AGPL-3.0 (trained with Ultralytics)", "rtdetr": "Apache-2.0"}
 
 
 def write_card(model: str, weights: Path, n_scenes: int, seed: int, training: str) -> dict[str, Any]:
     """Measure the weights and write both files of the card; returns its figures.
 
     Args:
-        model: ``"frcnn"`` or ``"yolo"``.
+        model: ``"frcnn"``, ``"yolo"`` or ``"rtdetr"``.
         weights: the ``.safetensors`` file; the card is written beside it.
         n_scenes: held-out scenes for each kind.
         seed: the first of their seeds.
@@ -48,15 +52,11 @@ def write_card(model: str, weights: Path, n_scenes: int, seed: int, training: st
         "measured_with": f"python -m detxai.scenes.card --model {model} --weights {weights.name} "
         f"--n-scenes {n_scenes} --seed {seed}",
         "versions": _versions(model),
-        **prove(_detector(model, weights), n_scenes, seed),
+        **prove(load_scene_detector(model, weights), n_scenes, seed),
     }
     write_atomically(weights.parent / "model_card.json", (json.dumps(figures, indent=2) + "\n").encode())
     write_atomically(weights.parent / "MODEL_CARD.md", _markdown(model, figures).encode())
     return figures
-
-
-def _detector(model: str, weights: Path) -> Detect:
-    return frcnn_detector(load_frcnn(weights)) if model == "frcnn" else yolo_detector(load_yolo(weights))
 
 
 def _versions(model: str) -> dict[str, str]:
@@ -67,6 +67,8 @@ def _versions(model: str) -> dict[str, str]:
         import ultralytics
 
         versions.update(ultralytics=ultralytics.__version__, architecture=YOLO_ARCHITECTURE)
+    if model == "rtdetr":
+        versions.update(transformers=import_transformers().__version__)
     return versions
 
 
@@ -130,7 +132,7 @@ def _row(proof: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(prog="python -m detxai.scenes.card", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", choices=("frcnn", "yolo"), required=True)
+    parser.add_argument("--model", choices=("frcnn", "yolo", "rtdetr"), required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--n-scenes", type=int, default=200, help="held-out scenes for each kind")
     parser.add_argument("--seed", type=int, default=100_000, help="first held-out seed; below 1000000")

@@ -73,11 +73,10 @@ def test_clean_scenes_leave_it_silent(kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["scenes-frcnn", "scenes-yolo"])
+@pytest.mark.parametrize("name", ["scenes-frcnn", "scenes-yolo", "scenes-rtdetr"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_and_both_detectors(name: str, kind: Any) -> None:
-    if name == "scenes-yolo":
-        pytest.importorskip("ultralytics")
+def test_every_kind_and_every_detector(name: str, kind: Any) -> None:
+    pytest.importorskip({"scenes-yolo": "ultralytics", "scenes-rtdetr": "transformers"}.get(name, "torchvision"))
     try:
         detector = wrap(name)
     except FileNotFoundError:

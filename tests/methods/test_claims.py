@@ -15,7 +15,7 @@ from detxai.explain import make_method
 from detxai.methods import METHODS
 from detxai.scenes import generate
 
-NEEDS = ("answers", "network", "gradients")
+NEEDS = ("answers", "network", "gradients", "attention")
 
 
 def listed(capsys: pytest.CaptureFixture[str], *names: str) -> list[dict[str, Any]]:

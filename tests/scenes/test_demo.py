@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import detxai
 from detxai import demo as demo_module
 from detxai.demo import SCENES, SHOWN, Demo, demo, make_demo
 from detxai.explain import DEFAULT_METHOD
@@ -18,6 +19,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_module, "SCENES", SCENES[:2])
+        patch.setattr(demo_module, "OPTIONAL", ("scenes-yolo",))
         patch.setattr(demo_module, "SHOWN", SHOWN | {"d_rise": {"n_masks": 20}, "pixel_evidence": {"max_passes": 1}})
         patch.setenv("DETXAI_SCENES_YOLO", str(folder / "none.safetensors"))
         return make_demo(folder / "new", progress=False)
@@ -54,6 +56,16 @@ def test_an_absent_detector_is_explained_on_the_page(made: Demo) -> None:
     (reason,) = made.missing
     assert reason.startswith("scenes-yolo: ")
     assert "Not shown: scenes-yolo" in made.path.read_text()
+
+
+def test_the_rtdetr_is_shown_with_its_attention_and_without_what_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(demo_module, "SHOWN", {"ablation_cam": {}, "layer_cam": {}})
+    kind, seed = SCENES[2]
+    story, rows = demo_module._story(generate(seed, kind), "scenes-rtdetr", detxai.wrap("scenes-rtdetr"))
+    assert [row.method for row in rows] == [panel.title for panel in story.panels] == ["layer_cam", "attention"]
+    assert rows[0].score > 0.9
+    assert rows[0].score_erased < 0.1
 
 
 def test_every_kind_has_a_scene_with_evidence() -> None:

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
+from detxai.adapters.attention import Attention
 from detxai.adapters.layers import capture, hooks_taken_off
 from detxai.adapters.own_answer import Changes
+from detxai.adapters.transformers.attention import attending_layers, attention_seen
 from detxai.adapters.transformers.levels import LayerOutput, expanded, features_of, grids_seen, traced_levels
 from detxai.adapters.transformers.places import blocks_before, last_norm, modules_before, shallowest
 from detxai.adapters.transformers.processing import (
@@ -214,6 +216,31 @@ class TransformersAdapter(Adapter):
         with self.borrowed(), torch.enable_grad(), traced_levels(self.model, layers, self._n_queries) as levels:
             candidates = self.candidates(inputs)
         return levels, candidates
+
+    def attention(self, inputs: Inputs) -> Attention:
+        """What the queries read of the places of one image: by the decoder's cross-attention, or as YOLOS's tokens.
+
+        Raises:
+            TypeError: nothing in the model is known as attention of queries.
+            ValueError: the model runs without gradients, or several images.
+        """
+        if len(inputs) != 1:
+            raise ValueError(f"attention is asked of one image at a time, got {len(inputs)}")
+        names = attending_layers(self.model, queries_are_tokens=self._n_queries is not None)
+        if not names:
+            raise TypeError(f"detector must have attention of queries, got none in {type(self.model).__name__}")
+        if any(parameter.is_inference() for parameter in self._parameters()):
+            raise ValueError("model must have gradients, got none: it was made in inference mode")
+        with (
+            self.borrowed(),
+            grids_seen(self.model, self._n_queries) as grids,
+            attention_seen(self.model, names) as seen,
+        ):
+            candidates = self._forward(inputs)
+        layers = tuple(one.layer(grids) for one in seen if one.ran)  # a decoder may leave its last layers out
+        if not layers:
+            raise ValueError(f"model must run its attention, {names[0]!r} and the like, to be asked for it; none ran")
+        return Attention(candidates, inputs, layers)
 
     def _resume(self, features: Features) -> Candidates:
         inputs, many = features.inputs, features.batch_size
