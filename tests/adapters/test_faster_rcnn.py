@@ -26,8 +26,8 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "mobilenet 320": lambda: tv.fasterrcnn_mobilenet_v3_large_320_fpn(
         weights=None, weights_backbone=None, num_classes=4, box_score_thresh=0.01, min_size=128, max_size=160
     ),
-    "mask": lambda: _resnet18(tv.MaskRCNN),
-    "keypoint": lambda: _resnet18(tv.KeypointRCNN, num_classes=2, num_keypoints=3),
+    "mask": lambda: _resnet18(tv.MaskRCNN, rpn_post_nms_top_n_test=12),  # their further heads take long
+    "keypoint": lambda: _resnet18(tv.KeypointRCNN, num_classes=2, num_keypoints=3, rpn_post_nms_top_n_test=12),
 }
 
 

@@ -49,7 +49,7 @@ def photos(detector: Adapter, kinds: list[Kind], n: int) -> list[Photo]:
 def ranked(frcnn: Adapter, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     return evaluate(
         frcnn,
-        photos(frcnn, ["context", "local"], 3),
+        photos(frcnn, ["context", "local"], 2),
         METHODS,
         tmp_path_factory.mktemp("ranked"),
         settings={"d_rise": {"n_masks": 30}},
@@ -67,6 +67,7 @@ def test_on_scenes_the_planted_mask_beats_every_method(ranked: Evaluation) -> No
             assert standing.behind.low > 0, (quantity, standing)
 
 
+@pytest.mark.slow
 def test_on_scenes_insertion_and_deletion_ask_for_the_object_with_its_evidence(frcnn: Adapter, tmp_path: Path) -> None:
     """The evidence and then the object beats every method; the evidence alone does not: a mark is no object.
 
