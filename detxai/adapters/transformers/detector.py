@@ -206,10 +206,6 @@ class TransformersAdapter(Adapter):
             known.update(dict.fromkeys(blocks_before(self.model, name), outputs[name]))
         return Features(levels, layers, inputs, _Cache(found, known))
 
-    def _in_own_precision(self, tensor: Tensor) -> Tensor:
-        """Under autocast layers put out others, which no layer takes behind it."""
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
-
     def trace(self, inputs: Inputs, layers: Sequence[str]) -> tuple[Mapping[str, Tensor], Candidates]:
         with self.borrowed(), torch.enable_grad(), traced_levels(self.model, layers, self._n_queries) as levels:
             candidates = self.candidates(inputs)
@@ -227,6 +223,10 @@ class TransformersAdapter(Adapter):
     def _modules_before(self, layers: Sequence[str]) -> tuple[str, ...]:
         """What no change of ``layers`` can change."""
         return modules_before(self.model, layers)
+
+    def _in_own_precision(self, tensor: Tensor) -> Tensor:
+        """Under autocast layers put out others, which no layer takes behind it."""
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
 
 def _processor_of(model: Any) -> Any:
