@@ -54,6 +54,13 @@ def detr(seed: int = 0, width: int = 32, size: dict[str, int] = DETR_SIZE, **set
     return _seeded("DetrForObjectDetection", config, transformers.DetrImageProcessor(size=size), seed)
 
 
+def segmenting_detr(seed: int = 0) -> Detector:
+    heads = {"encoder_attention_heads": 8, "decoder_attention_heads": 8}
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    config = transformers.DetrConfig(**{**_detr_like(32), **heads, "backbone_config": _resnet(stages)})
+    return _seeded("DetrForSegmentation", config, transformers.DetrImageProcessor(size=DETR_SIZE), seed)
+
+
 def conditional_detr(seed: int = 0) -> Detector:
     config = transformers.ConditionalDetrConfig(**_detr_like(32))
     processor = transformers.ConditionalDetrImageProcessor(size=DETR_SIZE)

@@ -19,6 +19,7 @@ from query_detectors import (
     photo,
     rf_detr,
     rt_detr,
+    segmenting_detr,
     transformers,
     yolos,
 )
@@ -37,6 +38,14 @@ def wrapped(own: Detector) -> Any:
 
 def test_detections_are_the_vendors_own(own: Detector) -> None:
     _assert_same_detections(own, photo(60, 90), [0.0])
+
+
+def test_a_segmenter_with_boxes_is_a_detector_too() -> None:
+    own, image = segmenting_detr(), photo(60, 90)
+    _assert_same_detections(own, image, [0.0])
+    detector = wrapped(own)
+    with torch.no_grad():
+        assert torch.equal(detector.resume(detector.features(image)).boxes, detector.candidates(image).boxes)
 
 
 @pytest.mark.parametrize("make", [detr, rt_detr, deformable_detr, yolos], ids=lambda make: make.__name__)

@@ -11,7 +11,7 @@ from query_detectors import FAMILIES, Detector, deformable_detr, detr, photo, rf
 from torch import Tensor, nn
 
 import detxai
-from detxai.targets import BoxSideTarget, ClassScoreTarget, SimilarityTarget, score_targets
+from detxai.targets import BoxSideTarget, ClassScoreTarget, score_targets
 
 FEW: dict[str, Callable[[], Detector]] = {
     "detr": detr,
@@ -101,7 +101,7 @@ def test_versions_of_one_image_resume_as_one_by_one(few: tuple[str, Any]) -> Non
             torch.testing.assert_close(together.boxes[i], alone.boxes[0], atol=1e-3, rtol=1e-5)
 
 
-@pytest.mark.parametrize("target", [ClassScoreTarget, SimilarityTarget, BoxSideTarget])
+@pytest.mark.parametrize("target", [ClassScoreTarget, BoxSideTarget])
 def test_gradients_flow_from_every_target_to_the_default_layers(few: tuple[str, Any], target: Any) -> None:
     _, detector = few
     found = detector.detect(photo(60, 90), 0)[:4]

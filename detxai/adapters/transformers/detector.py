@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
 from detxai.adapters.attention import Attention
-from detxai.adapters.layers import capture, hooks_taken_off
+from detxai.adapters.layers import capture, changed_tensors
 from detxai.adapters.own_answer import Changes
 from detxai.adapters.transformers.attention import attending_layers, attention_seen
 from detxai.adapters.transformers.levels import LayerOutput, expanded, features_of, grids_seen, traced_levels
@@ -32,15 +32,13 @@ from detxai.adapters.transformers.processing import (
     scoring_of,
 )
 from detxai.adapters.transformers.recognising import check_model
-from detxai.adapters.transformers.standing_in import putting_out
+from detxai.adapters.transformers.standing_in import putting_out, recorders_taken_off
 from detxai.detections import Candidates, Detections, name_of_each, names_of_classes
 from detxai.geometry import Geometry
 from detxai.images import Image
 from detxai.reshape import ReshapeTransform, fpn_reshape_transform, tokens_reshape_transform
 
 log = logging.getLogger(__name__)
-
-RECORDING = "_output_capturing_hooks_installed"  # how transformers notes that its hooks lie on a model
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,15 +127,12 @@ class TransformersAdapter(Adapter):
             if self._is_lent:
                 yield
                 return
-            unhooked = [module for module in self.model.modules() if not vars(module).get(RECORDING)]
             self._is_lent = True
             try:
-                with hooks_taken_off(self.model):
+                with recorders_taken_off(self.model):
                     yield
             finally:
                 self._is_lent = False
-                for module in unhooked:
-                    vars(module).pop(RECORDING, None)
 
     def describe(self) -> dict[str, Any]:
         """Also the image processor."""
@@ -205,6 +200,7 @@ class TransformersAdapter(Adapter):
         before = self._modules_before(layers)
         with grids_seen(self.model, self._n_queries) as grids, capture(self.model, (*layers, *before)) as outputs:
             self._outputs(inputs)
+        outputs = changed_tensors(outputs, self._in_own_precision)
         found = {layer: LayerOutput.of(layer, outputs[layer], grids) for layer in layers}
         levels = {name: level for output in found.values() for name, level in output.levels.items()}
         known = {name: outputs[name] for name in before}
@@ -254,6 +250,10 @@ class TransformersAdapter(Adapter):
     def _modules_before(self, layers: Sequence[str]) -> tuple[str, ...]:
         """What no change of ``layers`` can change."""
         return modules_before(self.model, layers)
+
+    def _in_own_precision(self, tensor: Tensor) -> Tensor:
+        """Under autocast layers put out others, which no layer takes behind it."""
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
 
 def _processor_of(model: Any) -> Any:

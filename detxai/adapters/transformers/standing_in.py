@@ -1,4 +1,4 @@
-"""Modules that put out what is already known instead of computing it."""
+"""Modules that put out what is already known instead of computing it, and the hooks that transformers itself places."""
 
 from __future__ import annotations
 
@@ -11,6 +11,24 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from detxai.adapters.layers import find_layer
+
+RECORDERS = "transformers.utils.output_capturing"  # of hidden states and attention
+RECORDING = "_output_capturing_hooks_installed"  # how transformers notes on a model that they lie there
+
+
+@contextmanager
+def recorders_taken_off(model: nn.Module) -> Iterator[None]:
+    """On the way out, also by an exception, the hooks are gone by which transformers began to record inside."""
+    before = [(module, set(module._forward_hooks), bool(vars(module).get(RECORDING))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, own, was_noted in before:
+            hooks = module._forward_hooks
+            for key in [key for key, hook in hooks.items() if key not in own and _is_recording(hook)]:
+                del hooks[key]
+            if not was_noted:
+                vars(module).pop(RECORDING, None)
 
 
 @contextmanager
@@ -47,7 +65,11 @@ def _all_are_hooked() -> bool:
 
 def _is_hooked(module: nn.Module) -> bool:
     placed = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    return any(not getattr(hook, "__module__", "").startswith("transformers.") for hook in placed)
+    return any(not _is_recording(hook) for hook in placed)
+
+
+def _is_recording(hook: Any) -> bool:
+    return getattr(hook, "__module__", None) == RECORDERS
 
 
 def _set_forward(module: nn.Module, forward: Callable[..., Any] | None) -> None:
