@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ import detxai
 from detxai.adapters.adapter import Adapter
 from detxai.adapters.sliced import SlicedAdapter
 from detxai.detections import Candidates
-from detxai.targets import Target, score_targets
 
 Image = npt.NDArray[np.uint8]
 SIZE = (70, 93)
@@ -40,9 +39,10 @@ def one_stage() -> Adapter:
 
 
 class Spots:
-    """A plain function that finds a box around what is brightest, and counts the images that it is shown.
+    """A plain function that finds a box around what is bright, and counts the images that it is shown.
 
-    A box reaches a pixel beyond what is bright, also where that leaves the image.
+    The more is bright, the higher is the score. A box reaches a pixel beyond what is bright, also where that leaves
+    the image.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Spots:
             rows, columns = np.nonzero(image[..., label] > 200)
             if len(rows):
                 boxes.append([columns.min() - 1, rows.min() - 1, columns.max() + 2, rows.max() + 2])
-                scores.append(image[rows, columns, label].mean() / 255)
+                scores.append(len(rows) / (len(rows) + 40))
                 labels.append(label)
         return {"boxes": np.array(boxes).reshape(-1, 4), "scores": scores, "labels": labels}
 
@@ -100,15 +100,15 @@ def answer_by_hand(detector: SlicedAdapter, image: Image) -> list[Candidates]:
     return found
 
 
-def score_by_hand(detector: SlicedAdapter, image: Image, target: Target) -> float:
-    """The best that any slice scores; for targets that are the best of their candidates."""
-    return max(float(score_targets([target], one)[0, 0]) for one in answer_by_hand(detector, image))
+def detections_by_hand(detector: SlicedAdapter, image: Image) -> dict[str, Any]:
+    """Everything that ``Spots`` finds in any slice, unmerged, as a plain function may answer."""
+    found = answer_by_hand(detector, image)
+    labels = [own.labels[own.class_scores[0].argmax(1)] if len(own.labels) else own.labels for own in found]
+    boxes, scores = [own.boxes[0, :, 0] for own in found], [own.objectness[0] for own in found]
+    return {"boxes": torch.cat(boxes), "scores": torch.cat(scores), "labels": torch.cat(labels)}
 
 
 def saved(view: Tensor) -> Image:
     """A view (3, H, W) in [0, 1] as the image that a file of it would hold."""
     levels = np.floor(view.permute(1, 2, 0).double().numpy() * 255 + 0.5)
     return levels.clip(0, 255).astype(np.uint8)
-
-
-Make = Callable[[], Adapter]

@@ -93,7 +93,9 @@ def test_nothing_below_the_command_line_prints(file: Path) -> None:
 
 
 def test_importing_detxai_leaves_the_heavy_friends_alone() -> None:
-    heavy = ("ultralytics", "pytorch_grad_cam", "pycocotools", "matplotlib.pyplot", "pyarrow", "lightning", "captum")
+    heavy = (
+        "ultralytics", "pytorch_grad_cam", "pycocotools", "matplotlib.pyplot", "pyarrow", "lightning", "captum", "sahi"
+    )  # fmt: skip
     code = f"import sys, detxai; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
