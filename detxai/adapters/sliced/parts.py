@@ -43,7 +43,7 @@ class ImageParts:
     def pixels(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] as the detector is shown them: uint8, or float32 in [0, 1]."""
         if self.eight_bit:
-            return (images.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+            return (images * 255).add_(0.5).clamp_(0, 255).to(torch.uint8)
         return images.clamp(0, 1)
 
     def crop(self, pixels: Tensor, part: int) -> Tensor:
@@ -105,11 +105,22 @@ class ImageParts:
         return cls(inner, windows, reach, eight_bit)
 
 
+def overlaps(boxes: Tensor, reach: Tensor) -> Tensor:
+    """(T, S) bool, which of T boxes (T, 4) share any area with each part's reach (S, 4)."""
+    low, high = _shared(boxes, reach)
+    return (high > low).all(-1)
+
+
 def intersections(boxes: Tensor, reach: Tensor) -> Tensor:
-    """(T, S) the area that each of T boxes (T, 4) shares with each part's reach (S, 4)."""
-    low = torch.maximum(boxes[:, None, :2], reach[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], reach[None, :, 2:])
+    """(T, S) that area."""
+    low, high = _shared(boxes, reach)
     return (high - low).clamp(min=0).prod(-1)
+
+
+def _shared(boxes: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """(T, S, 2) each: the upper left and lower right corners of what they share, in the wrong order where nothing."""
+    low = torch.maximum(boxes[:, None, :2], reach[None, :, :2])
+    return low, torch.minimum(boxes[:, None, 2:], reach[None, :, 2:])
 
 
 def _corner(windows: Tensor) -> Tensor:

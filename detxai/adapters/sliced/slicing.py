@@ -33,7 +33,8 @@ class Slicing:
             ``perform_standard_pred``); with a single slice it does anyway.
         merge: what becomes of boxes that match: ``"greedy_nmm"`` joins them to the one box around them all, with the
             score of the best; ``"nms"`` keeps the best. Below a score threshold of 0.1 boxes grow by joining, so there
-            ``detect`` takes ``"nms"`` by ``"iou"`` whatever is said here; SAHI does likewise.
+            ``detect`` takes ``"nms"`` by ``"iou"`` whatever is said here; SAHI does likewise. Rotated boxes are
+            merged as the upright ones around them, where SAHI takes ``"nms"`` in any case; masks are not merged.
         match_metric: ``"ios"``, the intersection over the smaller box, which also joins an object to the part of it
             that a slice showed; or ``"iou"``.
         match_threshold: in (0, 1], from where on boxes match.

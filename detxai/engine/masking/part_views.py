@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter, Inputs
-from detxai.adapters.sliced.parts import ImageParts, intersections
+from detxai.adapters.sliced.parts import ImageParts, overlaps
 from detxai.adapters.sliced.rows import side_by_side, stacked
 from detxai.detections import Candidates
 from detxai.engine.batching import images_at_once, in_batches
@@ -160,8 +160,8 @@ class PartViews:
 def parts_read(targets: Sequence[Target], parts: ImageParts) -> npt.NDArray[np.bool_]:
     """(T, S): which parts can hold a candidate that decides each target's score; at least one for each target."""
     boxes = torch.tensor([target.box if isinstance(target, BoxTarget) else (0.0,) * 4 for target in targets])
-    overlap = intersections(boxes.view(-1, 4), parts.reach)
+    overlap = overlaps(boxes.view(-1, 4), parts.reach)
     reads_all = [not isinstance(t, BoxTarget) or type(t).answered_by == "any candidates" for t in targets]
-    read = (overlap > 0) | torch.tensor(reads_all)[:, None]
+    read = overlap | torch.tensor(reads_all)[:, None]
     read[:, -1] |= ~read.any(1)  # a box without area is looked for somewhere, so that there are classes to ask about
     return np.asarray(read.numpy())

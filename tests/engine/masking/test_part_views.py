@@ -220,6 +220,15 @@ def test_views_made_for_one_box_cost_only_that_boxes_slices() -> None:
     assert scores[1 - own, each].isnan().all()
 
 
+def test_views_made_for_one_box_say_nothing_of_others_without_slices_either() -> None:
+    detector = detxai.wrap(Spots())
+    canvas, targets, masks = Canvas.of(detector, IMAGE), ClassScoreTarget.of(FOUND), patches(ELSEWHERE, size=SIZE)
+    (every,) = (scores for _, scores in scores_under(masks, [0], detector, canvas, targets))
+    (own,) = (s for _, s in scores_under(masks, [0], detector, canvas, targets, asked=torch.tensor([1])))
+    assert own[1] == every[1]
+    assert own[0].isnan().all()
+
+
 def test_batch_sizes_change_nothing_and_running_out_of_memory_halves_the_slices() -> None:
     detector, image = sliced(one_stage(), 2, 2, 0.2), photo(2)
     targets = ClassScoreTarget.of(detector.detect(image, 0.1)[:2])
