@@ -120,7 +120,6 @@ def test_boxes_are_merged_as_sahis(seed: int, metric: Any, threshold: float, cla
     ("slices", "more", "theirs"),
     [
         ((2, 2, 0.2), {}, {}),
-        ((3, 2, 0.0), {}, {}),
         ((2, 3, 0.33), {"whole_image": False}, {"perform_standard_pred": False}),
         (
             (2, 2, 0.3), {"merge": "nms", "match_metric": "iou", "match_threshold": 0.4},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -209,6 +210,44 @@ def test_the_model_comes_back_as_it_was(raised: type[BaseException]) -> None:
     assert all(module.training for module in inner.model.modules())
     assert all(torch.equal(value, state[name]) for name, value in inner.model.state_dict().items())
     assert not any(module._forward_hooks for module in inner.model.modules())
+
+
+@pytest.fixture(scope="module")
+def asked() -> SlicedAdapter:
+    return sliced(one_stage(), 1, 2, whole_image=False)
+
+
+def answers(detector: SlicedAdapter) -> list[Tensor]:
+    """Of everything that is asked of a sliced detector."""
+    found, seen = detector.detect(photo(2), 0.05), detector.candidates(photo(2))
+    methods: tuple[Any, ...] = (detxai.LayerCAM(), detxai.DRISE(16))
+    maps = [torch.from_numpy(method(detector, photo(2), found[:1])[0].values) for method in methods]
+    return [found.boxes, found.scores, seen.boxes, seen.class_scores, *maps]
+
+
+@pytest.fixture(scope="module")
+def expected(asked: SlicedAdapter) -> list[Tensor]:
+    return answers(asked)
+
+
+@pytest.mark.parametrize("context", [torch.inference_mode, lambda: torch.device("meta")], ids=["inference", "device"])
+def test_what_the_caller_has_set_changes_nothing(context: Any, asked: SlicedAdapter, expected: list[Tensor]) -> None:
+    with context():
+        found = answers(asked)
+    for ours, bare in zip(found, expected, strict=True):
+        assert torch.allclose(ours, bare, atol=1e-6)
+
+
+def test_two_threads_get_the_answers_of_one(asked: SlicedAdapter, expected: list[Tensor]) -> None:
+    found: list[list[Tensor]] = []
+    threads = [threading.Thread(target=lambda: found.append(answers(asked))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2
+    for one in found:
+        assert all(torch.allclose(ours, alone, atol=1e-6) for ours, alone in zip(one, expected, strict=True))
 
 
 BAD_SLICES: dict[str, tuple[Any, type[Exception], str]] = {

@@ -160,15 +160,15 @@ def test_ctrl_c_keeps_the_model_as_it_was_and_the_map_so_far() -> None:
     def stop(*_: Any) -> None:
         nonlocal calls
         calls += 1
-        if calls == 8:
+        if calls == 10:
             raise KeyboardInterrupt
 
     with inner.model.backbone.register_forward_pre_hook(stop):  # type: ignore[union-attr]
         (explanation,) = detxai.explain(
-            detector, photo(2), "d_rise", found, n_masks=40, batch_size=16, keep_partial=True
+            detector, photo(2), "d_rise", found, n_masks=48, batch_size=16, keep_partial=True
         )
     assert explanation.partial
-    assert explanation.details["n_masks"] < 40
+    assert explanation.details["n_masks"] < 48
     assert all(module.training for module in inner.model.modules())
 
 

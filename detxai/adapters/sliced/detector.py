@@ -149,7 +149,7 @@ class SlicedAdapter(Adapter):
         for size in dict.fromkeys(sizes):
             self.slicing.windows(size)  # refuses what is too small, before any work
         largest = max(height for height, _ in sizes), max(width for _, width in sizes)
-        tensor = torch.zeros(len(arrays), 3, *largest)
+        tensor = torch.zeros(len(arrays), 3, *largest, dtype=self.dtype, device="cpu")
         for row, array in zip(tensor, arrays, strict=True):
             row[:, : array.shape[0], : array.shape[1]] = to_tensor(array)
         geometries = tuple(Geometry(size, largest, size) for size in sizes)
@@ -166,8 +166,8 @@ class SlicedAdapter(Adapter):
             parts = self.parts(replace(inputs, geometries=(inputs.geometries[places[0]],)))
             pixels = parts.pixels(inputs.tensor[places, :, :height, :width])
             found.append(_all_parts(parts, pixels))
-        order = torch.tensor([place for places in groups.values() for place in places]).argsort()
-        return side_by_side(stacked(found), order[:, None])
+        order = np.argsort([place for places in groups.values() for place in places])
+        return side_by_side(stacked(found), torch.from_numpy(order)[:, None])
 
     def describe(self) -> dict[str, Any]:
         """The detector inside, and how its images are cut and its boxes merged."""
@@ -214,14 +214,15 @@ class SlicedAdapter(Adapter):
 def _all_parts(parts: ImageParts, pixels: torch.Tensor) -> Candidates:
     """The candidates of B images of one size, from all their parts."""
     n_images = len(pixels)
-    table = torch.empty(n_images, len(parts), dtype=torch.long)
+    table = np.empty((n_images, len(parts)), dtype=np.int64)
     found: list[Candidates] = []
     n_rows = 0
     for group in parts.of_one_size():
         for image in range(n_images):
-            for some in torch.tensor(group).split(SLICES_AT_ONCE):
-                crops = torch.stack([parts.crop(pixels[image], part) for part in some.tolist()])
-                found.append(parts.candidates(crops, some))
-                table[image, some] = torch.arange(n_rows, n_rows + len(some))
+            for start in range(0, len(group), SLICES_AT_ONCE):
+                some = group[start : start + SLICES_AT_ONCE]
+                crops = torch.stack([parts.crop(pixels[image], part) for part in some])
+                found.append(parts.candidates(crops, torch.tensor(some, device="cpu")))
+                table[image, some] = np.arange(n_rows, n_rows + len(some))
                 n_rows += len(some)
-    return side_by_side(stacked(found), table)
+    return side_by_side(stacked(found), torch.from_numpy(table))

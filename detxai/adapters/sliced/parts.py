@@ -90,7 +90,8 @@ class ImageParts:
     def example(self, part: int) -> Tensor:
         """(1, 3, h, w): what the detector inside makes of such a part, for its size in memory."""
         left, top, right, bottom = self.windows[part].tolist()
-        blank = torch.zeros(1, 3, bottom - top, right - left, dtype=torch.uint8 if self.eight_bit else torch.float32)
+        kind = torch.uint8 if self.eight_bit else torch.float32
+        blank = torch.zeros(1, 3, bottom - top, right - left, dtype=kind, device="cpu")
         return self.inner.prepare(self.images(blank)).tensor
 
     @classmethod
@@ -98,10 +99,11 @@ class ImageParts:
         cls, inner: Adapter, windows: Tensor, image_size: tuple[int, int], *, whole_image: bool, eight_bit: bool
     ) -> ImageParts:
         """The parts of an image of (height, width): slices, and the whole image last where it is one of them."""
-        whole = torch.tensor([[0, 0, image_size[1], image_size[0]]])
+        whole = torch.tensor([[0, 0, image_size[1], image_size[0]]], device="cpu")
         if whole_image and len(windows) > 1:
             windows = torch.cat([windows, whole])
-        reach = torch.where(windows == whole, torch.tensor([-torch.inf, -torch.inf, torch.inf, torch.inf]), windows)
+        endless = torch.tensor([-torch.inf, -torch.inf, torch.inf, torch.inf], dtype=torch.float32, device="cpu")
+        reach = torch.where(windows == whole, endless, windows.float())
         return cls(inner, windows, reach, eight_bit)
 
 

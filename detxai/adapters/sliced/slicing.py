@@ -97,7 +97,8 @@ class Slicing:
         """
         tops, height = self._starts("rows", image_size[0])
         lefts, width = self._starts("columns", image_size[1])
-        return torch.tensor([[left, top, left + width, top + height] for top in tops for left in lefts])
+        corners = [[left, top, left + width, top + height] for top in tops for left in lefts]
+        return torch.tensor(corners, device="cpu")
 
     def _starts(self, name: Literal["rows", "columns"], length: int) -> tuple[Sequence[int], int]:
         """Where the slices along one side start, and how long they are."""

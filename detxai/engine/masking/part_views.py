@@ -131,7 +131,7 @@ class PartViews:
                 return self.parts.candidates(of_group[places.to(of_group.device)], which[places])
 
             size = batch_size or images_at_once(self._example(group[0]))
-            found += [some for _, some in in_batches(torch.arange(len(rows)), size, look)]
+            found += [some for _, some in in_batches(torch.arange(len(rows), device="cpu"), size, look)]
             order.append(rows)
             self.n_passes += len(rows)
         return found, np.concatenate(order) if order else np.empty(0, dtype=np.int64)
@@ -159,9 +159,9 @@ class PartViews:
 
 def parts_read(targets: Sequence[Target], parts: ImageParts) -> npt.NDArray[np.bool_]:
     """(T, S): which parts can hold a candidate that decides each target's score; at least one for each target."""
-    boxes = torch.tensor([target.box if isinstance(target, BoxTarget) else (0.0,) * 4 for target in targets])
-    overlap = overlaps(boxes.view(-1, 4), parts.reach)
+    corners = [target.box if isinstance(target, BoxTarget) else (0.0,) * 4 for target in targets]
+    overlap = overlaps(torch.tensor(corners, dtype=torch.float32, device="cpu").view(-1, 4), parts.reach).numpy()
     reads_all = [not isinstance(t, BoxTarget) or type(t).answered_by == "any candidates" for t in targets]
-    read = overlap | torch.tensor(reads_all)[:, None]
+    read: npt.NDArray[np.bool_] = overlap | np.array(reads_all, dtype=np.bool_)[:, None]
     read[:, -1] |= ~read.any(1)  # a box without area is looked for somewhere, so that there are classes to ask about
-    return np.asarray(read.numpy())
+    return read
