@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sliced_detectors import photo
 
@@ -93,6 +93,17 @@ def test_slices_are_sahis(rows: int, columns: int, overlap: float, height: int, 
 
 
 @given(
+    high=st.integers(1, 700), wide=st.integers(1, 700), overlap=st.floats(0, 0.8),
+    height=st.integers(1, 600), width=st.integers(1, 600),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_slices_of_a_size_are_sahis(high: int, wide: int, overlap: float, height: int, width: int) -> None:
+    assume(height * width < 40 * 40 * high * wide)  # SAHI makes them one by one
+    windows = Slicing.of_size(high, wide, overlap).windows((height, width)).tolist()
+    assert windows == get_slice_bboxes(height, width, high, wide, False, overlap, overlap)
+
+
+@given(
     seed=st.integers(0, 10_000), metric=st.sampled_from(["ios", "iou"]), threshold=st.floats(0.05, 1),
     class_agnostic=st.booleans(), merge=st.sampled_from(["greedy_nmm", "nms"]),
 )  # fmt: skip
@@ -145,8 +156,7 @@ def test_detections_are_those_of_get_sliced_prediction(
 
 def test_below_a_threshold_of_a_tenth_sahi_switches_to_nms_and_so_do_we(yolo: Any, model: Any, collage: Any) -> None:
     expected = get_sliced_prediction(collage, model, 178, 178, verbose=0, confidence_threshold=0.06)
-    detector = sliced(yolo, 2, 2, 0.2)
-    assert detector.slicing.windows((320, 320))[0].tolist() == [0, 0, 178, 178]
+    detector = detxai.wrap(yolo, slices=Slicing.of_size(178, 178))
     assert largest_difference(detector.detect(collage, 0.06), expected) < 1e-3
 
 

@@ -49,7 +49,7 @@ def same_candidates(first: Candidates, second: Candidates) -> None:
     rows=st.integers(1, 6), columns=st.integers(1, 6), overlap=st.floats(0, 0.7),
     height=st.integers(40, 400), width=st.integers(40, 400),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_slices_are_of_one_size_cover_the_image_and_are_the_smallest_that_do(
     rows: int, columns: int, overlap: float, height: int, width: int
 ) -> None:
@@ -170,7 +170,7 @@ def test_merging_by_hand() -> None:
 
 
 @given(seed=st.integers(0, 10_000), metric=st.sampled_from(["ios", "iou"]), threshold=st.floats(0.05, 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_merged_boxes_cover_all_and_match_no_longer(seed: int, metric: Any, threshold: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     corner, sides = torch.rand(12, 2, generator=generator) * 40, torch.rand(12, 2, generator=generator) * 30 + 1
@@ -277,11 +277,28 @@ def test_bad_slices_are_refused_before_anything_is_loaded(case: str) -> None:
         ({"match_metric": "giou"}, "match_metric must be one of"),
         ({"match_threshold": 0}, "match_threshold must be a number in"),
         ({"whole_image": 1}, "whole_image must be True or False"),
+        ({"rows": None, "columns": None, "size": 64}, "size must be"),
+        ({"size": (64, 64)}, "give rows and columns, or a size"),
     ],
 )
 def test_bad_settings_of_a_slicing(setting: dict[str, Any], says: str) -> None:
     with pytest.raises((ValueError, TypeError), match=f"slices: {says}"):
-        Slicing(2, 2, **setting)
+        Slicing(**{"rows": 2, "columns": 2, **setting})
+
+
+@pytest.mark.parametrize("size", [(0, 64), (64, -1), (64.0, 64), (None, 64)])
+def test_a_bad_size_of_slices(size: Any) -> None:
+    with pytest.raises(ValueError, match=r"slices: (height|width) must be a whole number from 1"):
+        Slicing.of_size(*size)
+
+
+def test_an_image_smaller_than_a_slice_is_one_slice() -> None:
+    seen = Spots()
+    detector = detxai.wrap(seen, slices=Slicing.of_size(100, 200))
+    same_boxes(
+        detector.detect(with_spots((4, 6, 9, 9, 0)), 0.2), detxai.wrap(Spots()).detect(with_spots((4, 6, 9, 9, 0)), 0.2)
+    )
+    assert seen.sizes == [(60, 80)]
 
 
 @pytest.mark.parametrize("slices", [(80, 2, 0.2), (2, 2000, 0.0), (30, 30, 0.9)])

@@ -39,6 +39,7 @@ class Slicing:
             that a slice showed; or ``"iou"``.
         match_threshold: in (0, 1], from where on boxes match.
         class_agnostic: whether boxes of different classes match too.
+        size: see ``of_size``; rows and columns are then None.
 
     Raises:
         TypeError, ValueError: a setting is not of this kind.
@@ -49,20 +50,27 @@ class Slicing:
     [[0, 0, 100, 100], [80, 0, 180, 100]]
     """
 
-    rows: int
-    columns: int
+    rows: int | None
+    columns: int | None
     overlap: float = 0.2
     whole_image: bool = True
     merge: Merge = "greedy_nmm"
     match_metric: MatchMetric = "ios"
     match_threshold: float = 0.5
     class_agnostic: bool = False
+    size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rows", "columns"):
-            count = getattr(self, name)
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ValueError(f"slices: {name} must be a whole number from 1, got {count!r}")
+        if self.size is None:
+            _check_count("rows", self.rows)
+            _check_count("columns", self.columns)
+        elif self.rows is not None or self.columns is not None:
+            raise ValueError(f"slices: give rows and columns, or a size, got {self.rows}, {self.columns}, {self.size}")
+        elif not isinstance(self.size, tuple) or len(self.size) != 2:
+            raise ValueError(f"slices: size must be (height, width) in pixels, got {self.size!r}")
+        else:
+            _check_count("height", self.size[0])
+            _check_count("width", self.size[1])
         if not _is_number(self.overlap) or not 0 <= self.overlap < 1:
             raise ValueError(f"slices: overlap must be a number in [0, 1), got {self.overlap!r}")
         for name in ("whole_image", "class_agnostic"):
@@ -73,6 +81,20 @@ class Slicing:
                 raise ValueError(f"slices: {name} must be one of {words}, got {getattr(self, name)!r}")
         if not _is_number(self.match_threshold) or not 0 < self.match_threshold <= 1:
             raise ValueError(f"slices: match_threshold must be a number in (0, 1], got {self.match_threshold!r}")
+
+    @classmethod
+    def of_size(cls, height: int, width: int, overlap: float = 0.2, **settings: Any) -> Slicing:
+        """As many slices of this size, in pixels, as cover an image; an image smaller than that is one slice.
+
+        Args:
+            height, width: SAHI's ``slice_height`` and ``slice_width``.
+            overlap: as above.
+            settings: any of the others above.
+
+        >>> Slicing.of_size(100, 100).windows((90, 180)).tolist()
+        [[0, 0, 100, 90], [80, 0, 180, 90]]
+        """
+        return cls(None, None, overlap, size=(height, width), **settings)
 
     @classmethod
     def from_setting(cls, slices: Any) -> Slicing:
@@ -102,6 +124,9 @@ class Slicing:
 
     def _starts(self, name: Literal["rows", "columns"], length: int) -> tuple[Sequence[int], int]:
         """Where the slices along one side start, and how long they are."""
+        if self.size is not None:
+            side = min(self.size[name == "columns"], length)
+            return self._evenly(self._covering(side, length), side, length), side
         count: int = getattr(self, name)
         side = next((side for side in _sides(length, count) if self._covering(side, length) <= count), length)
         if count > length or self._covering(side, length) != count:
@@ -110,8 +135,10 @@ class Slicing:
                 f"slices: an image {length} pixels {what} cannot be cut into {count} {name} of slices of one size that "
                 f"overlap by {self.overlap:g}; take fewer {name}"
             )
-        step = self._step(side)
-        return [min(place * step, length - side) for place in range(count)], side
+        return self._evenly(count, side, length), side
+
+    def _evenly(self, count: int, side: int, length: int) -> list[int]:
+        return [min(place * self._step(side), length - side) for place in range(count)]
 
     def _covering(self, side: int, length: int) -> int:
         """How many slices of this side it takes to cover a length."""
@@ -124,6 +151,11 @@ class Slicing:
 def _sides(length: int, count: int) -> range:
     """What a slice's side may be: with the least overlap, which is none, it is a count-th of the length."""
     return range(max(1, length // count), length + 1)
+
+
+def _check_count(name: str, count: object) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"slices: {name} must be a whole number from 1, got {count!r}")
 
 
 def _is_number(value: object) -> bool:
