@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from detxai import formats, reshape, targets
 from detxai.adapters.registry import wrap
+from detxai.adapters.sliced import Slicing
 from detxai.detections import Candidates, Detections
 from detxai.explain import explain
 from detxai.explanation import Explanation
@@ -21,6 +22,7 @@ __all__ = [
     "LayerCAM",
     "PixelEvidence",
     "RegionShapley",
+    "Slicing",
     "__version__",
     "explain",
     "formats",

@@ -102,6 +102,7 @@ def test_importing_detxai_leaves_the_heavy_friends_alone() -> None:
         "lightning",
         "captum",
         "transformers",
+        "sahi",
     )
     code = f"import sys, detxai; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

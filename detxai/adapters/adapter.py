@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from detxai.adapters.box_scalar import BoxScalar, box_scalar
 from detxai.adapters.layers import capture, find_layer, level_names, replaced
-from detxai.adapters.model_state import borrowed
+from detxai.adapters.model_state import borrowed, borrowed_afresh
 from detxai.adapters.own_answer import Changes, check_candidates, check_levels
 from detxai.adapters.remembering import remembered
 from detxai.detections import Candidates, Detections
@@ -24,6 +24,9 @@ from detxai.geometry import Geometry
 from detxai.images import Image, load_image, to_uint8
 from detxai.reshape import ReshapeTransform
 from detxai.targets import ClassScoreTarget, Target
+
+if TYPE_CHECKING:
+    from detxai.adapters.sliced.parts import ImageParts
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +111,7 @@ class Adapter(ABC):
 
     family: ClassVar[str]
     has_network: ClassVar[bool] = True  # False for a detector of which nothing is known but its answers
+    sees_parts: ClassVar[bool] = False  # True for one that looks at an image part by part: see ``parts``
     _remembering = False
     _prepared: Inputs | None = None  # the first image, kept by ``remembering`` alone
 
@@ -153,6 +157,12 @@ class Adapter(ABC):
         Calls inside one ``with`` borrow it only once.
         """
         with borrowed(self.model):
+            yield
+
+    @contextmanager
+    def borrowed_afresh(self) -> Iterator[None]:
+        """As ``borrowed``; also inside it, no image answers otherwise for what the model noted of another before."""
+        with borrowed_afresh(self.model):
             yield
 
     @contextmanager
@@ -298,6 +308,10 @@ class Adapter(ABC):
         Called while the model is borrowed. An adapter that says nothing works too, by ``resume``; one that says
         ``NoShortcut`` gives the reason.
         """
+        return None
+
+    def parts(self, inputs: Inputs) -> ImageParts | None:
+        """What the detector looks at one by one in the first of these images; None: at the image as a whole."""
         return None
 
     def describe(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from detxai.adapters.exported import SUFFIXES, ExportedAdapter
 from detxai.adapters.faster_rcnn import FasterRCNNAdapter
 from detxai.adapters.function import FunctionAdapter, is_function
 from detxai.adapters.rfdetr import RFDETRAdapter, is_rfdetr
+from detxai.adapters.sahi_model import SahiAdapter, is_sahi_model
 from detxai.adapters.torchvision.fcos import FCOSAdapter
 from detxai.adapters.torchvision.retinanet import RetinaNetAdapter
 from detxai.adapters.torchvision.ssd import SSDAdapter
@@ -141,5 +142,6 @@ FAMILIES = (  # in the order in which they are tried; those without a network af
         None,
         extra="onnx",
     ),
+    Family("a sahi DetectionModel, of whichever vendor", is_sahi_model, SahiAdapter, None, extra="sahi"),
     Family("a function from a list of images to their detections", is_function, FunctionAdapter, None),
 )

@@ -32,8 +32,8 @@ class FunctionAdapter(Adapter):
     wraps is its own affair: its device, its mode and its random state. An answer is one of
 
     - ``detxai.Detections``, or a dict of ``boxes`` (N, 4) xyxy, ``scores`` (N,) and ``labels`` (N,);
-    - an ultralytics ``Results``, a ``supervision.Detections``, or a list of COCO records, as ``detxai.formats`` reads
-      them;
+    - an ultralytics ``Results``, a ``supervision.Detections``, a SAHI ``PredictionResult``, or a list of COCO records,
+      as ``detxai.formats`` reads them;
     - what it knew before its last suppression: a dict of ``boxes`` (N, 4), or (N, C, 4) where each class has a box of
       its own, and ``class_scores`` (N, C) without the background; perhaps ``objectness`` (N,), by default the highest
       class score, and ``classes`` (C,), the class number of each column, by default 0, 1, 2, ...; or
@@ -94,6 +94,8 @@ class FunctionAdapter(Adapter):
         """No module: there is none to borrow. Inside, tensors are ordinary ones."""
         with ordinary_tensors(self.device):
             yield
+
+    borrowed_afresh = borrowed
 
     @contextmanager
     def remembering(self, *, heads: bool = False) -> Iterator[None]:

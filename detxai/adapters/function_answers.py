@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import batched_nms
 
 from detxai.detections import Candidates, Detections
-from detxai.formats import from_coco, from_supervision, from_torchvision, from_ultralytics
+from detxai.formats import from_coco, from_sahi, from_supervision, from_torchvision, from_ultralytics
 
 Answer: TypeAlias = "Detections | Candidates"
 
@@ -20,7 +20,7 @@ LARGEST_SHARE = 1.25  # what a coordinate in shares of the image comes to, with 
 NO_LABEL = -1  # of the boxes that fill up a batch
 EXPECTED = (
     "Detections, Candidates of one image, a dict of boxes, scores and labels, a dict of boxes and class_scores, an "
-    "ultralytics Results, a supervision.Detections or a list of COCO records"
+    "ultralytics Results, a supervision.Detections, a SAHI PredictionResult or a list of COCO records"
 )
 
 
@@ -112,6 +112,8 @@ def read_answer(answer: Any) -> Answer:
         return from_supervision(answer)
     if all(hasattr(answer, name) for name in ("boxes", "names", "orig_shape")):
         return from_ultralytics(answer)
+    if hasattr(answer, "object_prediction_list"):
+        return from_sahi(answer)
     if isinstance(answer, (list, tuple)) and all(isinstance(record, Mapping) for record in answer):
         return from_coco(answer)
     raise TypeError(f"an answer must be {EXPECTED}; got {_described(answer)}")

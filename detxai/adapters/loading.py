@@ -23,6 +23,7 @@ from detxai.adapters.adapter import Adapter
 from detxai.adapters.exported import SUFFIXES, load_exported
 from detxai.adapters.families import FAMILIES
 from detxai.adapters.registry import wrap
+from detxai.adapters.sliced import Slicing
 from detxai.adapters.transformers.loading import load_folder
 from detxai.adapters.yolo import load_yolo
 
@@ -49,12 +50,17 @@ def load_detector(
         weights: for a torchvision builder, the file of its ``state_dict``, read with ``weights_only=True``.
             Nothing is ever downloaded: without it the weights are random.
         class_names: label -> name; default: the model's own.
-        options: the family's further options, such as YOLO's ``input_size``.
+        options: ``slices``, as ``detxai.wrap`` takes them, and the family's further ones, such as YOLO's
+            ``input_size``.
 
     Raises:
         ValueError: no such model, or the weights do not fit it.
         FileNotFoundError: no such file.
     """
+    slices = options.pop("slices", None)
+    if slices is not None:
+        slicing = Slicing.from_setting(slices)  # wrong ones are refused before anything is loaded
+        return wrap(load_detector(model, weights=weights, class_names=class_names, **options), slices=slicing)
     name = fspath(model)
     if name.endswith(".pt"):
         _refuse_weights(weights, "a YOLO .pt file holds its own")

@@ -43,6 +43,17 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
                 lock.is_borrowed = False
 
 
+@contextmanager
+def borrowed_afresh(model: nn.Module) -> Iterator[nn.Module]:
+    """``model`` as ``borrowed``; also where it is borrowed already, what it notes on itself inside ends with it.
+
+    So that it answers images of several sizes as it would answer each alone: torchvision's RoI pooling goes on with
+    the scales of the first.
+    """
+    with borrowed(model), _given_back(model):
+        yield model
+
+
 @dataclass(eq=False)
 class _ModelLock:
     lock: Any = field(default_factory=threading.RLock)

@@ -11,6 +11,7 @@ from torch import nn
 
 from detxai.adapters.adapter import Adapter
 from detxai.adapters.families import FAMILIES
+from detxai.adapters.sliced import SlicedAdapter, Slicing
 
 ENTRY_POINTS = "detxai.adapters"
 
@@ -19,6 +20,7 @@ def wrap(
     model: nn.Module | Adapter | str | PathLike[str] | Any,
     *,
     class_names: Mapping[int, str] | Sequence[str] | None = None,
+    slices: tuple[int, int, float] | Slicing | None = None,
     **options: Any,
 ) -> Adapter:
     """The detector behind ``model``, ready to be asked about its boxes.
@@ -28,18 +30,23 @@ def wrap(
     Args:
         model: a torchvision ``FasterRCNN``, ``RetinaNet``, ``FCOS`` or ``SSD``; an ultralytics ``YOLO``, its
             ``DetectionModel`` or the path of its ``.pt`` file; any of transformers' ``AutoModelForObjectDetection`` or
-            the folder that its ``save_pretrained`` wrote; an ``rfdetr.RFDETR``; a model of a registered family; or, for
-            any other detector (an ONNX session, an engine, a web service), a plain function from a list of uint8
-            (H, W, 3) RGB arrays to a list of their detections: see ``detxai.adapters.function.FunctionAdapter``.
-            Data-parallel and compiled wrappers are looked through. Names that
-            ``detxai.adapters.loading.load_detector`` knows work too.
+            the folder that its ``save_pretrained`` wrote; an ``rfdetr.RFDETR``; a ``sahi`` detection model; a model of
+            a registered family; or, for any other detector (an ONNX session, an engine, a web service), a plain
+            function from a list of uint8 (H, W, 3) RGB arrays to a list of their detections: see
+            ``detxai.adapters.function.FunctionAdapter``. Data-parallel and compiled wrappers are looked through.
+            Names that ``detxai.adapters.loading.load_detector`` knows work too.
         class_names: label -> name; default: the model's own.
+        slices: for large images, ``(rows, columns, overlap)``: run on so many slices that overlap by this share of
+            their side, and on the whole, as SAHI does; or a ``detxai.Slicing``, which says more. None: on the whole.
         options: the family's further options, such as YOLO's ``input_size`` or transformers' ``processor``.
 
     Raises:
         TypeError: no family takes this kind of model.
-        FileNotFoundError, ValueError: a path is wrong.
+        FileNotFoundError, ValueError: a path is wrong, or ``slices`` are.
     """
+    if slices is not None:
+        slicing = Slicing.from_setting(slices)
+        return SlicedAdapter(wrap(model, class_names=class_names, **options), slicing)
     if isinstance(model, Adapter):
         return model
     if isinstance(model, (str, PathLike)):

@@ -26,6 +26,7 @@ from detxai.commands.options import (
     LARGEST_SIDE,
     MODEL_HELP,
     a_path,
+    add_slices,
     amount,
     expect_file,
     fraction,
@@ -75,6 +76,7 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="settings",
         help="a setting of the method, such as ratio_channels_to_ablate=0.1; as often as needed",
     )  # fmt: skip
+    add_slices(command)
     command.add_argument("--class-names", type=a_path, metavar="FILE", help="a name a line, label 0 first; or .json")
     command.add_argument(
         "--labels", metavar="HOW", help="which label is which category: by-name, by-id, or a JSON file of pairs"
@@ -175,7 +177,8 @@ def _detector(given: argparse.Namespace) -> Any:
         expect_file(given.weights, "--weights")
     names = None if given.class_names is None else read_class_names(given.class_names)
     size = {} if given.input_size is None else {"input_size": given.input_size}
-    return on_device(load_detector(given.model, weights=given.weights, class_names=names, **size), given.device)
+    detector = load_detector(given.model, weights=given.weights, class_names=names, slices=given.slices, **size)
+    return on_device(detector, given.device)
 
 
 def _options(given: argparse.Namespace) -> Options:

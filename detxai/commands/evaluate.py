@@ -16,6 +16,7 @@ from detxai.commands.options import (
     LARGEST_SIDE,
     MODEL_HELP,
     a_path,
+    add_slices,
     fraction,
     no_repeats,
     on_device,
@@ -48,6 +49,7 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
     )
     command.add_argument("--model", required=True, help=MODEL_HELP)
     command.add_argument("--weights", type=a_path, metavar="FILE", help="a torchvision builder's state_dict")
+    add_slices(command)
     command.add_argument("--class-names", type=a_path, metavar="FILE", help="as for explain")
     command.add_argument(
         "--methods", required=True, type=_names, metavar="A,B",
@@ -169,7 +171,9 @@ def _detector(given: argparse.Namespace) -> Adapter:
     class_names = None if given.class_names is None else read_class_names(given.class_names)
     options = {} if given.input_size is None else {"input_size": given.input_size}
     try:
-        return load_detector(given.model, weights=given.weights, class_names=class_names, **options)
+        return load_detector(
+            given.model, weights=given.weights, class_names=class_names, slices=given.slices, **options
+        )
     except TypeError as error:
         if options and "input_size" in str(error):
             raise ValueError(f"--input-size is for YOLO models, {given.model} brings images to its own size") from error

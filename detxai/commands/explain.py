@@ -17,12 +17,14 @@ from tqdm import tqdm
 
 from detxai.adapters.adapter import Adapter
 from detxai.adapters.loading import load_detector
+from detxai.adapters.sliced import Slicing
 from detxai.commands.image_folders import folder_if_used, folder_names, safe_name, whole_folder, write_json
 from detxai.commands.options import (
     FAILED,
     MODEL_HELP,
     REFUSED,
     a_path,
+    add_slices,
     expect_file,
     fraction,
     no_repeats,
@@ -74,6 +76,7 @@ def add_explain(commands: Any) -> argparse.ArgumentParser:
         metavar="FILE",
         help="a name a line, label 0 first; or .json: list or {label: name}",
     )
+    add_slices(command)
     command.add_argument("--device", default=None, help="such as cpu or cuda:0; default: where the model is")
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
     command.add_argument("--no-progress", action="store_true", help="no progress bar")
@@ -93,7 +96,8 @@ def _explain(given: argparse.Namespace) -> int:
     if "keep_partial" in setting_names(given.method):
         settings.setdefault("keep_partial", True)  # what Ctrl-C leaves is written, marked as partial
     method = make_method(given.method, **settings)
-    detector = on_device(load_detector(given.model, weights=given.weights, class_names=class_names), given.device)
+    detector = load_detector(given.model, weights=given.weights, class_names=class_names, slices=given.slices)
+    detector = on_device(detector, given.device)
     run = _Run(detector, method, given.score_threshold, _request(given), given.mode)
 
     done: list[dict[str, Any]] = []
@@ -209,6 +213,7 @@ def _request(given: argparse.Namespace) -> dict[str, Any]:
     for flag, value in (
         ("--weights", given.weights),
         ("--class-names", given.class_names),
+        ("--slices", _as_given(given.slices)),
         ("--device", given.device),
         ("--mode", given.mode),
     ):
@@ -222,9 +227,14 @@ def _request(given: argparse.Namespace) -> dict[str, Any]:
         "weights_sha256": None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest(),
         "settings": dict(given.settings),
         "score_threshold": given.score_threshold,
+        "slices": _as_given(given.slices),
         "device": given.device,
         "command": command,
     }
+
+
+def _as_given(slices: Slicing | None) -> str | None:
+    return None if slices is None else f"{slices.rows},{slices.columns},{slices.overlap}"
 
 
 def _boxes(detections: Detections) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from detxai.adapters.adapter import Adapter
+from detxai.adapters.sliced import Slicing
 from detxai.settings import LARGEST
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit codes: some images failed; nothing was done; Ctrl-C
@@ -71,6 +72,29 @@ def amount(text: str) -> float:
     if not 0 <= value <= LARGEST_AMOUNT:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to {LARGEST_AMOUNT:g}, got {_shown(text)}")
     return value
+
+
+def slices(text: str) -> Slicing:
+    """``rows,columns,overlap``, as ``detxai.wrap`` takes them."""
+    try:
+        rows, columns, overlap = text.split(",")
+        return Slicing(int(rows), int(columns), float(overlap))
+    except ValueError as error:
+        said = f": {error}" if str(error).startswith("slices") else ""
+        raise argparse.ArgumentTypeError(
+            f"expected ROWS,COLUMNS,OVERLAP such as 2,3,0.2, got {_shown(text)}{said}"
+        ) from error
+
+
+def add_slices(command: argparse.ArgumentParser) -> None:
+    """``--slices``, for commands that load a detector."""
+    command.add_argument(
+        "--slices",
+        type=slices,
+        default=None,
+        metavar="ROWS,COLUMNS,OVERLAP",
+        help="for large images: run the model on so many slices that overlap by this share (2,3,0.2), and on the whole",
+    )
 
 
 def whole(least: int, most: int = LARGEST) -> Callable[[str], int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,16 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter, Inputs
+from detxai.detections import Candidates
+from detxai.engine.batching import batch_size_for, images_at_once
+from detxai.engine.masking.part_views import PartViews
 from detxai.geometry import Geometry
 from detxai.images import Image, load_image
+from detxai.targets import Target
 
 Filling = Literal["black", "mean", "blur", "noise"]
 FILLINGS: tuple[Filling, ...] = ("black", "mean", "blur", "noise")
+COPIES = 8  # of a view in memory at the most, while its parts are cut out
 BLUR = 0.1  # standard deviation of the blur, as a share of the image's shorter side: objects go, colours stay
 
 
@@ -30,10 +35,12 @@ class Canvas:
     Attributes:
         clean: the image, prepared; a batch of one.
         filling: (F, 3, h, w) the fillings, prepared in the same way.
+        parts: what is known of the image where the detector looks at it part by part; None: it sees the whole.
     """
 
     clean: Inputs
     filling: Tensor
+    parts: PartViews | None = None
 
     @classmethod
     def of(cls, detector: Adapter, image: Image, fill: Filling | Sequence[float] = "black", seed: int = 0) -> Canvas:
@@ -65,7 +72,10 @@ class Canvas:
         array = load_image(image)
         clean = detector.prepare(torch.from_numpy(array).permute(2, 0, 1) if array.dtype != np.uint8 else array)
         fillings = [detector.prepare(filling_image(clean.images[0], fill, seed)).tensor for fill in fills]
-        return cls(clean, torch.cat(fillings))
+        filling, parts = torch.cat(fillings), detector.parts(clean)
+        if parts is None:
+            return cls(clean, filling)
+        return cls(clean, filling, PartViews(detector, parts, parts.pixels(torch.cat([clean.tensor, filling]))))
 
     @property
     def geometry(self) -> Geometry:
@@ -75,6 +85,43 @@ class Canvas:
     def size(self) -> tuple[int, int]:
         """(height, width) of the image within the model's input, in input pixels: the size of a mask."""
         return self.geometry.resized_size
+
+    @property
+    def views_at_once(self) -> int:
+        """How many views of the image fit the device at once; where it is seen by parts, these are batched apart."""
+        if self.parts is None:
+            return images_at_once(self.clean.tensor)
+        one = self.clean.tensor
+        return batch_size_for(one.device, COPIES * one.numel() * one.element_size())
+
+    def candidates(
+        self,
+        detector: Adapter,
+        views: Inputs,
+        targets: Sequence[Target] | None = None,
+        asked: Tensor | None = None,
+        batch_size: int | None = None,
+    ) -> Candidates:
+        """The candidates of B views, as far as the targets can tell.
+
+        Args:
+            detector: what is asked.
+            views: of ``inputs``, or the clean image.
+            targets: the questions that these candidates are for; None: any.
+            asked: (B,) int64, which one each view is asked; None: all.
+            batch_size: passes at once, where there are several a view; None: what fits the device.
+        """
+        if self.parts is None or self.parts.detector is not detector:
+            return detector.candidates(views)
+        return self.parts.candidates(views, targets, asked, batch_size)
+
+    def n_passes(self, n_views: int) -> int:
+        """How many forward passes so many views took."""
+        return n_views if self.parts is None else self.parts.n_passes
+
+    def details(self) -> dict[str, Any]:
+        """Of the parts that the detector looked at, for the record; nothing where it sees the whole."""
+        return {} if self.parts is None else self.parts.details()
 
     def inputs(self, keep: Tensor, fills: Tensor | None = None) -> Inputs:
         """The image under B masks.

@@ -32,6 +32,7 @@ from detxai.engine.ranking import rank_correlation
 from detxai.engine.tails import screened, tail_of_groups, tracked, warn_once
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
+from detxai.methods.best_slice import on_best_slice
 from detxai.progress import hides_bar
 from detxai.targets import ClassScoreTarget, Target, ask_about
 
@@ -153,6 +154,7 @@ class AblationCAM:
         autocast(torch.device("cpu"), self.precision)
 
     @in_full_precision
+    @on_best_slice
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection, with ``channel_effects`` (C,): the drop y - y_c.
 

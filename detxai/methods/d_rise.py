@@ -169,7 +169,7 @@ class DRISE:
         values, errors = maps
         agreement, clean = found.expected_correlation.tolist(), sample.clean.tolist()
         n_masks, grid = sample.scores.shape[1], list(sample.lattice.masks.grid)
-        cost = Cost(time.perf_counter() - start, forward_passes=1 + n_masks)
+        cost = Cost(time.perf_counter() - start, forward_passes=sample.canvas.n_passes(1 + n_masks))
         return [
             Explanation(
                 values[i],
@@ -186,6 +186,7 @@ class DRISE:
                     "grid": grid,
                     "clean_score": clean[i],
                     "expected_correlation": agreement[i],
+                    **sample.canvas.details(),
                 },
             )
             for i in range(len(detections))
@@ -208,7 +209,7 @@ class DRISE:
     def _questions(self, detector: Adapter, canvas: Canvas, detections: Detections) -> tuple[list[Target], Tensor]:
         """The targets, and their scores (T,) on the whole image."""
         with torch.no_grad():
-            candidates = detector.candidates(canvas.clean)
+            candidates = canvas.candidates(detector, canvas.clean)
         targets: list[Target] = []
         if self.target is SimilarityTarget:
             targets += SimilarityTarget.seen_in(candidates, detections)

@@ -15,6 +15,7 @@ from detxai.adapters.own_context import in_full_precision
 from detxai.detections import Candidates, Detections
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
+from detxai.methods.best_slice import on_best_slice
 from detxai.methods.checks import check_flag, check_target
 from detxai.targets import ClassScoreTarget, Target, ask_about, score_targets
 
@@ -59,6 +60,7 @@ class LayerCAM:
         check_target(self.target)
 
     @in_full_precision
+    @on_best_slice
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection.
 

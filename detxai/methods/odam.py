@@ -14,6 +14,7 @@ from detxai.detections import Detections
 from detxai.explanation import Explanation
 from detxai.geometry import Geometry
 from detxai.images import Image
+from detxai.methods.best_slice import on_best_slice
 from detxai.methods.box_attributes import Attribute, check_attribute, explain_attributes
 from detxai.methods.checks import check_target
 from detxai.targets import ClassScoreTarget, Target
@@ -52,6 +53,7 @@ class ODAM:
         check_target(self.target)
 
     @in_full_precision
+    @on_best_slice
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection; ``details["levels"]`` names the level of each attribute.
 

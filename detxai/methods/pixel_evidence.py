@@ -169,7 +169,7 @@ class PixelEvidence:
         if len(detections) == 0:
             return []
         canvas = Canvas.with_fills(detector, image, fills_of(self.fill), self.seed)
-        shapes, names = self._start(detector, image, canvas, detections)
+        shapes, names, n_passes = self._start(detector, image, canvas, detections)
         with detector.borrowed(), views_bar(self.progress, self.most_passes(len(detections))) as bar:
             views = self._views(detector, canvas, detections, bar.update)
             kept = self._elected(views, shapes)
@@ -178,17 +178,17 @@ class PixelEvidence:
         each = torch.arange(len(kept), device=kept.device)
         values, error = maps[kept, each], errors[kept, each]
         details = [
-            told | {"start": names, "kept": CANDIDATES[place]}
+            told | {"start": names, "kept": CANDIDATES[place]} | canvas.details()
             for told, place in zip(views.records(CANDIDATES), kept.tolist(), strict=True)
         ]
-        n_passes = len(names) - 1 + views.n_passes  # the hill takes none
+        n_views = views.n_passes
         if self.decisive:
             sampler = views.sampler
             sets, n_more = decisive_cells(detector, canvas, sampler.targets, values, sampler.boxes, sampler.settings)
-            n_passes += n_more
-            details = [told | found for told, found in zip(details, sets, strict=True)]
+            n_views += n_more
+            details = [told | found | canvas.details() for told, found in zip(details, sets, strict=True)]
         drawn, bars = (density_per_image_pixel(canvas, one).cpu().numpy() for one in (values, error))
-        cost = Cost(time.perf_counter() - clock, n_passes)
+        cost = Cost(time.perf_counter() - clock, n_passes + canvas.n_passes(n_views))
         return [
             Explanation(
                 drawn[i], canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],
@@ -286,9 +286,9 @@ class PixelEvidence:
 
     def _start(
         self, detector: Adapter, image: Image, canvas: Canvas, detections: Detections
-    ) -> tuple[Tensor, list[str]]:
-        """The start's shape (T, h, w), each summing to 1, and what it is made of."""
-        parts, names = [hills(canvas.size, boxes_on(canvas, detections))], ["box_centre"]
+    ) -> tuple[Tensor, list[str], int]:
+        """The start's shape (T, h, w), each summing to 1, what it is made of, and how many passes that took."""
+        parts, names, n_passes = [hills(canvas.size, boxes_on(canvas, detections))], ["box_centre"], 0
         if detector.has_network:
             try:
                 found = LayerCAM(target=self.target)(detector, image, detections)
@@ -298,6 +298,7 @@ class PixelEvidence:
                 values = torch.stack([torch.from_numpy(one.values) for one in found]).to(canvas.clean.tensor.device)
                 parts.append(canvas.from_image(values).clamp(min=0))
                 names.append("layer_cam")
+                n_passes = found[0].cost.forward_passes
         sums = [part.sum((1, 2), keepdim=True) for part in parts]
         shares = [torch.where(total > 0, part / total, parts[0] / sums[0]) for part, total in zip(parts, sums)]
-        return torch.stack(shares).mean(0), names
+        return torch.stack(shares).mean(0), names, n_passes

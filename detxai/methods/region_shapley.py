@@ -121,8 +121,9 @@ class RegionShapley:
             partial = stopped_early(lambda: spend(sampler, known, max_views), known, self.keep_partial)
         maps = density_per_image_pixel(canvas, known.mean)
         errors = density_per_image_pixel(canvas, known.standard_error)
-        details = known.records()
-        cost = Cost(time.perf_counter() - start, int(known.n_views.sum()) + len(canvas.filling) + 1)
+        details = [told | canvas.details() for told in known.records()]
+        n_views = int(known.n_views.sum()) + len(canvas.filling) + 1
+        cost = Cost(time.perf_counter() - start, canvas.n_passes(n_views))
         return [
             Explanation(
                 maps[i].cpu().numpy(), canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],

@@ -59,7 +59,8 @@ def try_best_pixels(
         return (best ^ hides[part].bool()[:, None, None]).float()
 
     fills = (area + hides) % len(canvas.filling)
-    scored = [s for _, s in scores_under(masks, numbers, detector, canvas, targets, fills=fills, **settings)]
+    given = {"fills": fills, "asked": box, **settings}
+    scored = [s for _, s in scores_under(masks, numbers, detector, canvas, targets, **given)]
     scores = torch.cat(scored, 1).gather(0, box[None])[0].view(shape)
     nothing, all_ = (one[:, None].expand(n_maps, n_boxes, 1) for one in (hidden.mean(1).to(scores), whole.to(scores)))
     shown = torch.cat([areas.new_zeros(1), areas, areas.new_ones(1)])

@@ -65,8 +65,8 @@ def decisive_cells(
             return (among ^ hides[numbers][:, None, None]).float()
 
         numbers = torch.arange(2 * n, device=rank.device)
-        scores = torch.cat([s for _, s in scores_under(masks, numbers, detector, canvas, targets, **settings)], 1)
-        return scores.gather(0, which[None])[0]
+        views = scores_under(masks, numbers, detector, canvas, targets, asked=which, **settings)
+        return torch.cat([some for _, some in views], 1).gather(0, which[None])[0]
 
     low, high = torch.zeros_like(which), cells.counts[which]
     clean = score(torch.where(hides, 0, high))

@@ -124,8 +124,9 @@ def fine_masks(
     masks = FineMasks.over(coarse, n_masks, seed)
     numbers = torch.arange(n_boxes * n_masks, device=coarse.device)
     last = torch.full_like(numbers, len(canvas.filling) - 1)
-    views = scores_under(masks, numbers, detector, canvas, targets, fills=last, **settings)
-    scores = torch.cat([some for _, some in views], 1).gather(0, (numbers // n_masks)[None]).view(n_boxes, n_masks)
+    own = numbers // n_masks
+    views = scores_under(masks, numbers, detector, canvas, targets, fills=last, asked=own, **settings)
+    scores = torch.cat([some for _, some in views], 1).gather(0, own[None]).view(n_boxes, n_masks)
     slopes = []
     for own, some in zip(scores, numbers.view(n_boxes, n_masks), strict=True):  # a box at a time: memory, not speed
         shown = masks(some, masks.step)

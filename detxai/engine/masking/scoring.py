@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
 from detxai.engine.ablation import autocast
-from detxai.engine.batching import images_at_once, in_batches
+from detxai.engine.batching import in_batches
 from detxai.engine.perturbing import Canvas
 from detxai.targets import Target, score_targets
 
@@ -24,6 +24,7 @@ def scores_under(
     targets: Sequence[Target],
     *,
     fills: Tensor | None = None,
+    asked: Tensor | None = None,
     batch_size: int | None = None,
     precision: str = "full",
     channels_last: bool = False,
@@ -39,6 +40,8 @@ def scores_under(
         canvas: the image and what stands where it is hidden.
         targets: T questions.
         fills: (n,) int64, which of the canvas's fillings each mask shows; None: the first.
+        asked: (n,) int64, the one target that each view is made for; None: every view is for all. A sliced detector
+            looks only at what that one reads, so the scores of the others are NaN.
         batch_size: masked images at once; None: what fits the device. Running out of memory halves it.
         precision: ``"full"``, ``"bf16"`` or ``"fp16"`` autocast.
         channels_last: hand the detector its images in that memory format.
@@ -55,11 +58,13 @@ def scores_under(
             inputs = replace(inputs, tensor=inputs.tensor.contiguous(memory_format=torch.channels_last))
         # entered and left for each batch: a generator that yields inside a context imposes it on its consumer
         with detector.borrowed(), torch.no_grad(), autocast(device, precision):
-            return score_targets(targets, detector.candidates(inputs)).float()
+            own = None if asked is None else asked[places]
+            scores = score_targets(targets, canvas.candidates(detector, inputs, targets, own, batch_size)).float()
+            return scores if own is None else scores.masked_fill(every[:, None] != own, torch.nan)
 
     done = 0
-    places = torch.arange(len(wanted), device=device)
-    for part, scores in in_batches(places, batch_size or images_at_once(canvas.clean.tensor), run):
+    places, every = torch.arange(len(wanted), device=device), torch.arange(len(targets), device=device)
+    for part, scores in in_batches(places, batch_size or canvas.views_at_once, run):
         yield done, scores
         done += len(part)
 

@@ -168,14 +168,15 @@ class ShapleySampler:
 
     def _ask(self, paths: Paths, path: Tensor, shown: Tensor) -> Tensor:
         """(Q,) the score of each path's own target after so many of its regions."""
-        scores = self._scores(lambda numbers: paths.masks(path[numbers], shown[numbers]), len(path), paths.fills[path])
-        return scores.gather(0, paths.targets[path][None])[0]
+        own = paths.targets[path]
+        scores = self._scores(lambda numbers: paths.masks(path[numbers], shown[numbers]), own, paths.fills[path])
+        return scores.gather(0, own[None])[0]
 
-    def _scores(self, masks: Callable[[Tensor], Tensor], n: int, fills: Tensor) -> Tensor:
+    def _scores(self, masks: Callable[[Tensor], Tensor], own: Tensor, fills: Tensor) -> Tensor:
         answers = []
-        numbers = torch.arange(n, device=self.boxes.device)
+        numbers = torch.arange(len(own), device=self.boxes.device)
         for _, scores in scores_under(
-            masks, numbers, self.detector, self.canvas, self.targets, fills=fills, **self.settings
+            masks, numbers, self.detector, self.canvas, self.targets, fills=fills, asked=own, **self.settings
         ):
             answers.append(scores)
             self.seen(scores.shape[1])

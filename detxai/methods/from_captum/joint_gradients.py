@@ -18,6 +18,7 @@ from detxai.detections import Detections
 from detxai.engine.batching import images_at_once, in_batches
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
+from detxai.methods.best_slice import on_best_slice
 from detxai.methods.from_captum.quiet import captum_runs, import_captum
 from detxai.targets import Target, ask_about
 
@@ -133,6 +134,7 @@ class GradientMethod(ABC):
         return [dict(asked.notes) for _ in range(attributions.shape[1])]
 
     @in_full_precision
+    @on_best_slice
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection.
 

@@ -94,12 +94,13 @@ class Occlusion:
                 )  # fmt: skip
                 maps += list(canvas.to_image(lost.reshape(len(group), *canvas.size)).float().cpu())
                 n_passes += scores.n_passes
-        cost = Cost(perf_counter() - start, n_passes)
+        cost = Cost(perf_counter() - start, canvas.n_passes(n_passes))
         return [
             Explanation(
                 maps[i].numpy(), canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],
                 model=detector.describe(),
-                details=dict(zip(("window_input", "stride_input"), windows[i if each else 0], strict=True)),
+                details=dict(zip(("window_input", "stride_input"), windows[i if each else 0], strict=True))
+                | canvas.details(),
             )
             for i in range(len(detections))
         ]  # fmt: skip

@@ -87,11 +87,12 @@ class RegionMethod(ABC):
             effects = self.effects(captum, scores, len(detections), everything).detach().to(labels.device).float()
         in_canvas = replace(canvas.geometry, input_size=canvas.size, offset=(0, 0))
         maps = in_canvas.amounts_to_image((effects / areas)[:, labels]).cpu()
-        cost = Cost(perf_counter() - start, scores.n_passes)
+        cost = Cost(perf_counter() - start, canvas.n_passes(scores.n_passes))
+        about = {"n_regions": len(areas), **canvas.details()}
         return [
             Explanation(
                 maps[i].numpy(), canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],
-                model=detector.describe(), details={"n_regions": len(areas), "effects": effects[i].tolist()},
+                model=detector.describe(), details={**about, "effects": effects[i].tolist()},
             )
             for i in range(len(detections))
         ]  # fmt: skip

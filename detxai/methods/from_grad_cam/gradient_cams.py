@@ -16,6 +16,7 @@ from detxai.detections import Candidates, Detections
 from detxai.engine.batching import is_out_of_memory
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
+from detxai.methods.best_slice import on_best_slice
 from detxai.methods.checks import check_flag, check_target
 from detxai.methods.eigen_cam import principal_projection
 from detxai.methods.from_grad_cam.formulas import as_array, formula_of, grad_cam_class, join_levels
@@ -55,6 +56,7 @@ class GradientCAM:
         check_target(self.target)
 
     @in_full_precision
+    @on_best_slice
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection.
 

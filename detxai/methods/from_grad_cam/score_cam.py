@@ -18,6 +18,7 @@ from detxai.detections import Detections
 from detxai.engine.batching import check_batch_size, images_at_once, in_batches
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
+from detxai.methods.best_slice import on_best_slice
 from detxai.methods.checks import check_target
 from detxai.methods.from_grad_cam.formulas import join_levels
 from detxai.progress import hides_bar
@@ -64,6 +65,7 @@ class ScoreCAM:
         check_batch_size(self.batch_size)
 
     @in_full_precision
+    @on_best_slice
     def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection.
 

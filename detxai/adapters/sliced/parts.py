@@ -1,0 +1,136 @@
+"""The parts of one image that a detector looks at one by one: what the engine is told of sliced inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from detxai.detections import Candidates
+from detxai.images import Image
+
+if TYPE_CHECKING:
+    from detxai.adapters.adapter import Adapter
+
+
+@dataclass(frozen=True, eq=False)
+class ImageParts:
+    """The slices of an image, and the image as a whole where the detector sees that too.
+
+    Each part is an image of its own to the detector inside. What it finds in the image is what it finds in all parts,
+    moved to where they lie. A box is cut off at the edges that its part shares with other parts, so that no part says
+    anything of what it did not see; at the edges of the image it is left as it is.
+
+    Attributes:
+        inner: the detector that looks at each part.
+        windows: (S, 4) int64 xyxy on the CPU, what each part shows, in pixels of the image.
+        reach: (S, 4) float32 xyxy on the CPU, beyond which no box of a part lies: its window, without end where that
+            ends with the image.
+        eight_bit: whether the image has whole levels from 0 to 255; then so has every changed version of it that is
+            shown to the detector.
+    """
+
+    inner: Adapter
+    windows: Tensor
+    reach: Tensor
+    eight_bit: bool
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] as the detector is shown them: uint8, or float32 in [0, 1]."""
+        if self.eight_bit:
+            return (images * 255).add_(0.5).clamp_(0, 255).to(torch.uint8)
+        return images.clamp(0, 1)
+
+    def crop(self, pixels: Tensor, part: int) -> Tensor:
+        """(..., h, w) of ``pixels`` (..., H, W): what a part shows."""
+        left, top, right, bottom = self.windows[part].tolist()
+        return pixels[..., top:bottom, left:right]
+
+    def of_one_size(self) -> list[list[int]]:
+        """The numbers of the parts, those of one size together, in their order."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for part, (left, top, right, bottom) in enumerate(self.windows.tolist()):
+            groups.setdefault((bottom - top, right - left), []).append(part)
+        return list(groups.values())
+
+    def images(self, crops: Tensor) -> list[Image]:
+        """Crops (P, 3, h, w) as images that any detector takes."""
+        crops = crops.cpu()
+        if self.eight_bit:
+            return list(crops.permute(0, 2, 3, 1).contiguous().numpy())
+        return list(crops)
+
+    def candidates(self, crops: Tensor, parts: Tensor) -> Candidates:
+        """What is found in P crops of one size, (P, N, ...), in pixels of the image; without gradients.
+
+        Args:
+            crops: (P, 3, h, w) of ``pixels``.
+            parts: (P,) int64 on the CPU, which part each shows.
+        """
+        with self.inner.borrowed_afresh(), torch.no_grad():  # gradients end where an image is cut and rounded
+            found = self.inner.candidates(self.images(crops))
+        return self._placed(found, self.windows[parts], self.reach[parts])
+
+    def placed(self, boxes: Tensor, part: int) -> Tensor:
+        """Boxes (N, 4) found in a part, in pixels of the image."""
+        return _cut_off(boxes.float() + _corner(self.windows[part]).to(boxes.device), self.reach[part])
+
+    def _placed(self, found: Candidates, windows: Tensor, reach: Tensor) -> Candidates:
+        boxes = found.boxes if found.boxes.dtype == torch.float64 else found.boxes.float()  # half: up to 2,048 only
+        corner = _corner(windows).to(boxes)[:, None]
+        moved = None if found.proposals is None else found.proposals.to(boxes) + corner
+        boxes = _cut_off(boxes + corner[:, :, None], reach[:, None, None])
+        return replace(found, boxes=boxes, proposals=moved)
+
+    def example(self, part: int) -> Tensor:
+        """(1, 3, h, w): what the detector inside makes of such a part, for its size in memory."""
+        left, top, right, bottom = self.windows[part].tolist()
+        kind = torch.uint8 if self.eight_bit else torch.float32
+        blank = torch.zeros(1, 3, bottom - top, right - left, dtype=kind, device="cpu")
+        return self.inner.prepare(self.images(blank)).tensor
+
+    @classmethod
+    def of_image(
+        cls, inner: Adapter, windows: Tensor, image_size: tuple[int, int], *, whole_image: bool, eight_bit: bool
+    ) -> ImageParts:
+        """The parts of an image of (height, width): slices, and the whole image last where it is one of them."""
+        whole = torch.tensor([[0, 0, image_size[1], image_size[0]]], device="cpu")
+        if whole_image and len(windows) > 1:
+            windows = torch.cat([windows, whole])
+        endless = torch.tensor([-torch.inf, -torch.inf, torch.inf, torch.inf], dtype=torch.float32, device="cpu")
+        reach = torch.where(windows == whole, endless, windows.float())
+        return cls(inner, windows, reach, eight_bit)
+
+
+def overlaps(boxes: Tensor, reach: Tensor) -> Tensor:
+    """(T, S) bool, which of T boxes (T, 4) share any area with each part's reach (S, 4)."""
+    low, high = _shared(boxes, reach)
+    return (high > low).all(-1)
+
+
+def intersections(boxes: Tensor, reach: Tensor) -> Tensor:
+    """(T, S) that area."""
+    low, high = _shared(boxes, reach)
+    return (high - low).clamp(min=0).prod(-1)
+
+
+def _shared(boxes: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """(T, S, 2) each: the upper left and lower right corners of what they share, in the wrong order where nothing."""
+    low = torch.maximum(boxes[:, None, :2], reach[None, :, :2])
+    return low, torch.minimum(boxes[:, None, 2:], reach[None, :, 2:])
+
+
+def _corner(windows: Tensor) -> Tensor:
+    """Of windows (..., 4), their upper left corners, twice: what is added to boxes."""
+    return windows[..., [0, 1, 0, 1]]
+
+
+def _cut_off(boxes: Tensor, reach: Tensor) -> Tensor:
+    reach = reach.to(boxes)
+    low, high = reach[..., [0, 1, 0, 1]], reach[..., [2, 3, 2, 3]]
+    return torch.minimum(torch.maximum(boxes, low), high)
