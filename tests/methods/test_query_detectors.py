@@ -122,6 +122,8 @@ def test_the_gradient_of_the_scalar_is_the_models_own() -> None:
     own.model.double()
     detector = wrapped(own)
     found = detector.detect(IMAGE, 0)[:1]
+    beside = found.boxes + torch.tensor([-1.5, -2.5, 2.0, 1.0])  # at a box itself a plain IoU has two slopes
+    found = detxai.Detections(beside, found.scores, found.labels)
     scalar = detector.scalar(found, IMAGE)
     pixels = scalar.input_tensor.clone().requires_grad_()
     scalar(pixels).sum().backward()
