@@ -1,4 +1,4 @@
-"""``detxai demo``: the bundled detectors explain scenes whose evidence is known. Offline, on a CPU, in two minutes."""
+"""``detxai demo``: the bundled detectors explain scenes whose evidence is known. Offline, on a CPU, in a few minutes."""
 
 import logging
 import time
@@ -51,13 +51,13 @@ SHOWN: Final[dict[str, dict[str, Any]]] = {
     "ablation_cam": {},
     "eigen_cam": {},
 }
-"""The methods shown. Fewer views than an analysis would take: the page must be ready within two minutes."""
+"""The methods shown. Fewer views than an analysis would take, for a page that is soon ready."""
 
 OPTIONAL: Final = ("scenes-yolo", "scenes-rtdetr")
 """Detectors that need a library that detxai does without."""
 
 LEFT_OUT: Final[dict[str, tuple[str, ...]]] = {"scenes-rtdetr": ("d_rise", "ablation_cam")}
-"""Methods that a detector is not shown with, for the sake of the two minutes."""
+"""Methods that a detector is not shown with, for the sake of time."""
 
 ENLARGED: Final = 2
 """Display pixels for each pixel of a scene."""
