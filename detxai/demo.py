@@ -1,4 +1,4 @@
-"""``detxai demo``: the bundled detectors explain scenes whose evidence is known. Offline, on a CPU, in a few minutes."""
+"""``detxai demo``: the bundled detectors explain scenes whose evidence is known. Offline, on a CPU, in some minutes."""
 
 import logging
 import time

@@ -21,6 +21,12 @@ def _tensor(name: str, value: object, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
+def check_score_threshold(score_threshold: float) -> None:
+    """Raise ``ValueError`` unless the threshold lies in [0, 1]; NaN does not."""
+    if not 0 <= score_threshold <= 1:
+        raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
+
+
 def name_of_each(names: object) -> dict[int, str]:
     """Class names as label -> name; a sequence is taken as labels 0, 1, 2, ...
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
 from detxai.adapters.registry import wrap
-from detxai.detections import Detections
+from detxai.detections import Detections, check_score_threshold
 from detxai.explanation import Explanation
 from detxai.images import Image, load_image
 from detxai.low_passed import LowPassed
@@ -124,8 +124,7 @@ def check_threshold(score_threshold: float) -> None:
     """Raise where ``score_threshold`` is no number in [0, 1]."""
     if isinstance(score_threshold, bool) or not isinstance(score_threshold, (int, float)):
         raise TypeError(f"score_threshold must be a number in [0, 1], got {type(score_threshold).__name__}")
-    if not 0 <= score_threshold <= 1:  # also where it is NaN
-        raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
+    check_score_threshold(score_threshold)
 
 
 def check_boxes(detections: Detections, height: int, width: int) -> None:

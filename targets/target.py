@@ -191,9 +191,10 @@ def _with_even_slopes(iou: Tensor, box: Tensor, boxes: Tensor) -> Tensor:
     """
     if not iou.requires_grad:
         return iou
-    sides = (box[..., 2:] - box[..., :2]).repeat(*[1] * (box.ndim - 1), 2)
+    sides = box[..., 2:] - box[..., :2]
+    near = AS_GOOD_AS_EQUAL * torch.cat([sides, sides], -1)
     with torch.no_grad():
-        to_own = torch.where((boxes - box).abs() <= AS_GOOD_AS_EQUAL * sides, box - boxes, 0)
+        to_own = torch.where((boxes - box).abs() <= near, box - boxes, 0)
     even = box_iou(box, boxes + to_own)  # torch halves the gradient of the larger of two equals
     return even + (iou - even).detach()
 

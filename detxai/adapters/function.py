@@ -16,7 +16,7 @@ from torch import nn
 from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
 from detxai.adapters.function_answers import Answer, as_candidates, check_answers, read_answers, suppressed
 from detxai.adapters.own_context import ordinary_tensors
-from detxai.detections import Candidates, Detections, name_of_each
+from detxai.detections import Candidates, Detections, check_score_threshold, name_of_each
 from detxai.geometry import Geometry
 from detxai.images import Image, to_tensor
 from detxai.reshape import ReshapeTransform
@@ -103,8 +103,7 @@ class FunctionAdapter(Adapter):
         yield
 
     def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
-        if not 0 <= score_threshold <= 1:
-            raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
+        check_score_threshold(score_threshold)
         with self.borrowed():
             (answer,) = self._answers(self.prepare(image))
             found = suppressed(answer, score_threshold) if isinstance(answer, Candidates) else answer

@@ -17,7 +17,7 @@ from detxai.adapters.adapter import Inputs, as_uint8
 from detxai.adapters.own_answer import Changes
 from detxai.adapters.transformers.detector import TransformersAdapter
 from detxai.adapters.transformers.processing import query_candidates, sides_of, sigmoid_scores
-from detxai.detections import Candidates, Detections, names_of_classes
+from detxai.detections import Candidates, Detections, check_score_threshold, names_of_classes
 from detxai.geometry import Geometry
 from detxai.images import Image, load_image, to_tensor
 from detxai.reshape import ReshapeTransform, fpn_reshape_transform
@@ -77,8 +77,7 @@ class RFDETRAdapter(TransformersAdapter):
 
     def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
         """What ``model.predict(image, threshold=score_threshold)`` answers."""
-        if not 0 <= score_threshold <= 1:
-            raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
+        check_score_threshold(score_threshold)
         with self.borrowed(), torch.no_grad():
             found = self.predictor.predict(load_image(image), threshold=score_threshold, include_source_image=False)
         boxes, scores, labels = (torch.from_numpy(part) for part in (found.xyxy, found.confidence, found.class_id))

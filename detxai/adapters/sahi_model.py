@@ -87,8 +87,6 @@ class SahiAdapter(FunctionAdapter):
         super().__init__(SahiDetector(model), class_names=names)
 
     def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
-        if not 0 <= score_threshold <= 1:
-            raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
         above = FunctionAdapter(SahiDetector(self.function.model, score_threshold), class_names=self.class_names)
         return above.detect(image, score_threshold)
 

@@ -28,7 +28,7 @@ from detxai.adapters.yolo_letterbox import (
 )
 from detxai.adapters.yolo_predict import PredictSettings, predicted_boxes
 from detxai.adapters.yolo_structure import dense
-from detxai.detections import Candidates, Detections, name_of_each, names_of_classes
+from detxai.detections import Candidates, Detections, check_score_threshold, name_of_each, names_of_classes
 from detxai.images import Image
 from detxai.reshape import ReshapeTransform, yolo_reshape_transform
 
@@ -152,8 +152,7 @@ class YOLOAdapter(Adapter):
 
     def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
         """What ``YOLO.predict(image, conf=score_threshold)`` answers, in the model's own precision."""
-        if not 0 <= score_threshold <= 1:
-            raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
+        check_score_threshold(score_threshold)
         inputs = self.prepare(image)
         with self.borrowed(), torch.no_grad():
             boxes, scores, labels = predicted_boxes(self, inputs, score_threshold)

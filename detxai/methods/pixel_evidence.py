@@ -178,7 +178,7 @@ class PixelEvidence:
         each = torch.arange(len(kept), device=kept.device)
         values, error = maps[kept, each], errors[kept, each]
         details = [
-            told | {"start": names, "kept": CANDIDATES[place]} | canvas.details()
+            told | {"start": names, "kept": CANDIDATES[place]}
             for told, place in zip(views.records(CANDIDATES), kept.tolist(), strict=True)
         ]
         n_views = views.n_passes
@@ -186,14 +186,14 @@ class PixelEvidence:
             sampler = views.sampler
             sets, n_more = decisive_cells(detector, canvas, sampler.targets, values, sampler.boxes, sampler.settings)
             n_views += n_more
-            details = [told | found | canvas.details() for told, found in zip(details, sets, strict=True)]
+            details = [told | found for told, found in zip(details, sets, strict=True)]
         drawn, bars = (density_per_image_pixel(canvas, one).cpu().numpy() for one in (values, error))
         cost = Cost(time.perf_counter() - clock, n_passes + canvas.n_passes(n_views))
         return [
             Explanation(
                 drawn[i], canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],
                 model=detector.describe(), standard_error=bars[i] if bars[i].any() else None, partial=views.partial,
-                details=details[i],
+                details=details[i] | canvas.details(),
             )
             for i in range(len(detections))
         ]  # fmt: skip

@@ -13,7 +13,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from detxai.scenes.weights_file import read_weights
+from detxai.scenes.weights_file import load_trained
 from detxai.scenes.world import CLASS_NAMES, DEFAULT_SIZE
 
 FRCNN_WEIGHTS: Final = Path(__file__).parent / "weights" / "scenes_frcnn.safetensors"
@@ -111,13 +111,7 @@ def load_frcnn(path: str | Path | None = None) -> FasterRCNN:
         FileNotFoundError: there is no such file; the message says how to make one.
     """
     file = FRCNN_WEIGHTS if path is None else Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"no Faster R-CNN weights at {file}; train them with: python -m detxai.scenes.train --model frcnn"
-        )
-    model = build_frcnn()
-    model.load_state_dict(read_weights(file))
-    return model.eval()
+    return load_trained(build_frcnn, file, "Faster R-CNN", "frcnn")
 
 
 def _stage(channels_in: int, channels_out: int, n_blocks: int) -> nn.Sequential:

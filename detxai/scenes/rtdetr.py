@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from detxai.scenes.weights_file import read_weights
+from detxai.scenes.weights_file import load_trained
 from detxai.scenes.world import CLASS_NAMES, DEFAULT_SIZE
 
 RTDETR_WEIGHTS: Final = Path(__file__).parent / "weights" / "rtdetr" / "scenes_rtdetr.safetensors"
@@ -82,13 +82,7 @@ def load_rtdetr(path: str | Path | None = None) -> Any:
         FileNotFoundError: there is no such file; the message says how to make one.
     """
     file = RTDETR_WEIGHTS if path is None else Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"no RT-DETR weights at {file}; train them with: python -m detxai.scenes.train --model rtdetr"
-        )
-    model = build_rtdetr()
-    model.load_state_dict(read_weights(file))
-    return model.eval()
+    return load_trained(build_rtdetr, file, "RT-DETR", "rtdetr")
 
 
 def rtdetr_image_processor() -> Any:

@@ -1,12 +1,10 @@
 """Train the small Faster R-CNN: every step on scenes never seen before."""
 
-import io
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision.models.detection import FasterRCNN
 from tqdm import tqdm
 
+from detxai.scenes.checkpoint import load_checkpoint, save_checkpoint
 from detxai.scenes.dataset import TRAIN_SEED, SceneDataset
-from detxai.scenes.files import write_atomically
 from detxai.scenes.frcnn import build_frcnn
 from detxai.scenes.hint import FarHint, far_labels_present
 from detxai.scenes.weights_file import save_weights
@@ -53,7 +51,7 @@ def train_frcnn(out: Path, settings: FrcnnTraining, device: str = "cpu", progres
     )
     parts = {"model": model, "hint": hint, "average": average, "optimizer": optimizer, "schedule": schedule}
     checkpoint = out / "checkpoint.pt"
-    first = _resume(checkpoint, parts, settings) if checkpoint.is_file() else 0
+    first, _ = load_checkpoint(checkpoint, parts, settings)
     bar = tqdm(total=settings.steps, initial=first, unit="step", disable=not (progress and sys.stderr.isatty()))
     for step in range(first, settings.steps):
         images, targets = _batch(step, settings, device)
@@ -72,7 +70,7 @@ def train_frcnn(out: Path, settings: FrcnnTraining, device: str = "cpu", progres
             described = ", ".join(f"{name} {float(value.detach()):.3f}" for name, value in parts_of_loss.items())
             log.info("step %d of %d: %s", step, settings.steps, described)
         if (step + 1) % settings.checkpoint_every == 0:
-            _save(checkpoint, parts, settings, step + 1)
+            save_checkpoint(checkpoint, parts, settings, step + 1)
     bar.close()
     weights = out / "scenes_frcnn.safetensors"
     save_weights(average.module.state_dict(), weights, {"licence": "Apache-2.0"})
@@ -118,23 +116,3 @@ def _batch(step: int, settings: FrcnnTraining, device: str) -> tuple[list[Tensor
     items = [scenes[index] for index in range(settings.batch_size)]
     images = [image.to(device) for image, _ in items]
     return images, [{key: target[key].to(device) for key in ("boxes", "labels")} for _, target in items]
-
-
-def _save(path: Path, parts: dict[str, Any], settings: FrcnnTraining, step: int) -> None:
-    buffer = io.BytesIO()
-    state = {name: part.state_dict() for name, part in parts.items()}
-    torch.save({"parts": state, "settings": asdict(settings), "step": step}, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-def _resume(path: Path, parts: dict[str, Any], settings: FrcnnTraining) -> int:
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    if saved["settings"] != asdict(settings):
-        raise ValueError(
-            f"{path} was made with settings {saved['settings']}, got {asdict(settings)}; "
-            "choose another --out or delete it"
-        )
-    for name, part in parts.items():
-        part.load_state_dict(saved["parts"][name])
-    log.info("resumed %s at step %d", path, saved["step"])
-    return int(saved["step"])

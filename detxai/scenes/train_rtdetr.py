@@ -1,13 +1,12 @@
 """Train the small RT-DETR, for a number of steps or of minutes."""
 
-import io
 import logging
 import math
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from detxai.scenes.files import write_atomically
+from detxai.scenes.checkpoint import load_checkpoint, save_checkpoint
 from detxai.scenes.hint import FAR_LABELS, FarHint
 from detxai.scenes.rtdetr import build_rtdetr
 from detxai.scenes.set_loss import Objects, denoising_loss, matched_loss
@@ -131,7 +130,7 @@ def _train(out: Path, settings: RtdetrTraining, device: str, progress: bool, sce
     average = _Average(model, settings.average_decay)
     parts = {"model": model, "hint": hint, "average": average, "optimizer": optimizer}
     checkpoint, weights = out / "checkpoint.pt", out / "scenes_rtdetr.safetensors"
-    step, spent = _resume(checkpoint, parts, settings) if checkpoint.is_file() else (0, 0.0)
+    step, spent = load_checkpoint(checkpoint, parts, settings)
     bar = tqdm(initial=step, unit="step", disable=not (progress and sys.stderr.isatty()))
     saved = time.monotonic()
     while (done := _share_done(step, spent + time.monotonic() - started, settings)) < 1:
@@ -155,7 +154,7 @@ def _train(out: Path, settings: RtdetrTraining, device: str, progress: bool, sce
         late = settings.minutes and time.monotonic() - saved > SAVE_SECONDS
         if late or (not settings.minutes and step % settings.checkpoint_every == 0):
             saved = time.monotonic()
-            _save(checkpoint, parts, settings, step, spent + saved - started)
+            save_checkpoint(checkpoint, parts, settings, step, spent + saved - started)
             save_weights(average.state, weights, {"licence": "Apache-2.0"})
     bar.close()
     save_weights(average.state, weights, {"licence": "Apache-2.0"})
@@ -198,23 +197,3 @@ def _fast_products() -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         cudnn.allow_tf32, cudnn.benchmark = before[1:]
-
-
-def _save(path: Path, parts: dict[str, Any], settings: RtdetrTraining, step: int, seconds: float) -> None:
-    buffer = io.BytesIO()
-    state = {name: part.state_dict() for name, part in parts.items()}
-    torch.save({"parts": state, "settings": asdict(settings), "step": step, "seconds": seconds}, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-def _resume(path: Path, parts: dict[str, Any], settings: RtdetrTraining) -> tuple[int, float]:
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    if saved["settings"] != asdict(settings):
-        raise ValueError(
-            f"{path} was made with settings {saved['settings']}, got {asdict(settings)}; "
-            "choose another --out or delete it"
-        )
-    for name, part in parts.items():
-        part.load_state_dict(saved["parts"][name])
-    log.info("resumed %s at step %d", path, saved["step"])
-    return int(saved["step"]), float(saved["seconds"])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from plain_hooks import beside
 from query_detectors import Detector, d_fine, deformable_detr, detr, lw_detr, photo, rt_detr, yolos
 from torch import Tensor
 from torchvision.ops import box_iou
@@ -121,9 +122,7 @@ def test_the_gradient_of_the_scalar_is_the_models_own() -> None:
     own = rt_detr()
     own.model.double()
     detector = wrapped(own)
-    found = detector.detect(IMAGE, 0)[:1]
-    beside = found.boxes + torch.tensor([-1.5, -2.5, 2.0, 1.0])  # at a box itself a plain IoU has two slopes
-    found = detxai.Detections(beside, found.scores, found.labels)
+    found = beside(detector.detect(IMAGE, 0)[:1])
     scalar = detector.scalar(found, IMAGE)
     pixels = scalar.input_tensor.clone().requires_grad_()
     scalar(pixels).sum().backward()

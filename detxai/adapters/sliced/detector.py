@@ -17,7 +17,7 @@ from detxai.adapters.sliced.merging import merged
 from detxai.adapters.sliced.parts import ImageParts
 from detxai.adapters.sliced.rows import side_by_side, stacked
 from detxai.adapters.sliced.slicing import Slicing
-from detxai.detections import Candidates, Detections
+from detxai.detections import Candidates, Detections, check_score_threshold
 from detxai.geometry import Geometry
 from detxai.images import Image, to_tensor
 from detxai.reshape import ReshapeTransform
@@ -105,8 +105,7 @@ class SlicedAdapter(Adapter):
             yield
 
     def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
-        if not 0 <= score_threshold <= 1:
-            raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
+        check_score_threshold(score_threshold)
         inputs = self.prepare(image)
         parts = self.parts(inputs)
         pixels = parts.pixels(inputs.tensor[0])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
 from detxai.adapters.layers import level_names
-from detxai.detections import Candidates, Detections, name_of_each, names_of_classes
+from detxai.detections import Candidates, Detections, check_score_threshold, name_of_each, names_of_classes
 from detxai.geometry import Geometry
 from detxai.images import Image, load_image, to_tensor
 from detxai.reshape import ReshapeTransform, fpn_reshape_transform
@@ -54,8 +54,7 @@ class TorchvisionAdapter(Adapter):
         return Geometry(image_size, input_size, resized_size, cell_centre=0)
 
     def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
-        if not 0 <= score_threshold <= 1:
-            raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
+        check_score_threshold(score_threshold)
         pixels = to_tensor(load_image(image)).to(self.device, self.dtype)
         with self.borrowed(), torch.no_grad():
             (output,) = self.model([pixels])

@@ -33,7 +33,7 @@ from detxai.adapters.transformers.processing import (
 )
 from detxai.adapters.transformers.recognising import check_model
 from detxai.adapters.transformers.standing_in import putting_out, recorders_taken_off
-from detxai.detections import Candidates, Detections, name_of_each, names_of_classes
+from detxai.detections import Candidates, Detections, check_score_threshold, name_of_each, names_of_classes
 from detxai.geometry import Geometry
 from detxai.images import Image
 from detxai.reshape import ReshapeTransform, fpn_reshape_transform, tokens_reshape_transform
@@ -143,8 +143,7 @@ class TransformersAdapter(Adapter):
 
         Without the boxes that end before they start, as D-FINE's may.
         """
-        if not 0 <= score_threshold <= 1:
-            raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
+        check_score_threshold(score_threshold)
         with self.borrowed(), torch.no_grad():
             inputs = self.prepare(image)
             (found,) = self.processor.post_process_object_detection(

@@ -55,9 +55,8 @@ def load_folder(
 def _model(kind: Any, place: Path, config: Any) -> Any:
     try:
         model, loaded = kind.from_pretrained(place, config=config, output_loading_info=True, weights_only=True, **LOCAL)
-    except (
-        Exception
-    ) as error:  # transformers has no one error for weights that are missing, damaged or of another model
+    # transformers has no one error for weights that are missing, damaged or of another model
+    except Exception as error:
         raise ValueError(f"model: the weights in {place} do not load: {error}") from error
     left_open = sorted({*loaded["missing_keys"], *(str(key) for key in loaded["mismatched_keys"])})
     if left_open:
