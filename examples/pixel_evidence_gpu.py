@@ -110,7 +110,8 @@ def speed(detector: Any, image: Tensor, n_passes: tuple[int, ...], batch_size: i
     found: dict[str, Any] = {"bare_passes_per_second": bare_rate(detector, image, batch_size, n_passes[0])}
     print(f"bare passes, {batch_size} at once: {found['bare_passes_per_second']:.1f} a second", flush=True)
     given: dict[str, Any] = {"batch_size": batch_size, "progress": False}
-    whole_map(detxai.PixelEvidence(n_passes[0], **given), detector, image, 1)  # warm up: kernels, solvers, allocator
+    if detector.device.type == "cuda":
+        whole_map(detxai.PixelEvidence(n_passes[0], **given), detector, image, 1)  # warm up: kernels, solvers
     for n in n_passes:  # all of them: nothing is too small to be asked about
         for method in (detxai.RegionShapley(n, 0.0, **given), detxai.PixelEvidence(n, 1e-9, ignore_below=0.0, **given)):
             one = whole_map(method, detector, image, n_boxes)
@@ -143,11 +144,11 @@ def main() -> None:
     if device.type == "cuda":
         record["name"] = torch.cuda.get_device_name(device)
     wrong: list[str] = []
-    for name, (model, image) in trained().items():  # a CPU has to make the same maps
+    for name, (model, image) in (detectors(True) if given.small else trained()).items():  # a CPU has to make the same
         found = record.setdefault("exactness", {})[name] = exactness(model, image, device, n_passes[0], batch_size)
         print(name, found, flush=True)
         wrong += [f"{name}: {what}" for what in too_large(found)]
-    for name, (model, image) in (trained() | detectors(given.small)).items():
+    for name, (model, image) in (detectors(True) if given.small else trained() | detectors(False)).items():
         print(name, flush=True)
         large = name == "fasterrcnn_resnet50_fpn"
         asked = (n_passes[:1], batch_size, 2) if large else (n_passes, batch_size, n_boxes)
