@@ -126,12 +126,12 @@ class Explanation:
 
         Args:
             path: an image file; its ending names the format (png, jpg, pdf, svg). Its folder must exist.
-            style: settings of ``detxai.render.overlay``.
+            style: settings of ``detxai.pages.overlays.overlay``.
 
         Returns:
             The path written.
         """
-        from detxai.render import save_overlay  # the one way up: drawing stands above everything it draws
+        from detxai.pages.overlays import save_overlay  # the one way up: drawing stands above everything it draws
 
         return save_overlay(self, path, **style)
 

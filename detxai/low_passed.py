@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.own_context import in_full_precision
+from detxai.adapters.changes.own_context import in_full_precision
 from detxai.detections import Detections
-from detxai.engine.perturbing import Filling
+from detxai.engine.masking.perturbing import Filling
 from detxai.explanation import Explanation, settings_of
 from detxai.images import Image
 from detxai.low_pass import check_sigma

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from detxai.adapters.loading import load_detector
-from detxai.engine.channels import n_to_ablate
+from detxai.engine.ablation.channels import n_to_ablate
 from detxai.engine.ranking import rank_correlation
 from detxai.methods.ablation_cam import AblationCAM
 

@@ -22,9 +22,9 @@ import numpy.typing as npt
 import torch
 
 import detxai
-from detxai.engine.estimating import VARIANCE_REDUCTIONS, VarianceReduction, estimate
-from detxai.engine.lattice import Lattice
-from detxai.engine.masks import RiseMasks
+from detxai.engine.masking.soft.estimating import VARIANCE_REDUCTIONS, VarianceReduction, estimate
+from detxai.engine.masking.soft.lattice import Lattice
+from detxai.engine.masking.soft.masks import RiseMasks
 from detxai.engine.ranking import rank_correlation
 from detxai.explanation import replacing
 

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 import detxai
-from detxai.adapters.spread import spread_like_trained
-from detxai.bench_d_rise import as_rate_table, bench_d_rise
-from detxai.engine.masks import RiseMasks
+from detxai.adapters.torchvision.spread import spread_like_trained
+from detxai.bench.d_rise import as_rate_table, bench_d_rise
+from detxai.engine.masking.soft.masks import RiseMasks
 from detxai.scenes import generate
-from detxai.scenes.dataset import image_tensor
-from detxai.scenes.frcnn import load_frcnn
+from detxai.scenes.detectors.frcnn import load_frcnn
+from detxai.scenes.training.dataset import image_tensor
 
 
 def photo(height: int, width: int) -> Tensor:

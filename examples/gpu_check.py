@@ -23,8 +23,8 @@ from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
 
 import detxai
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.spread import spread_like_trained
-from detxai.engine.tails import tail_of
+from detxai.adapters.torchvision.spread import spread_like_trained
+from detxai.engine.ablation.tails import tail_of
 from detxai.targets import ClassScoreTarget
 
 TOLERANCE = 1e-9

@@ -22,7 +22,7 @@ import torch
 from detxai.adapters.adapter import Adapter
 from detxai.adapters.loading import load_detector
 from detxai.engine.batching import images_at_once
-from detxai.engine.perturbing import Canvas
+from detxai.engine.masking.perturbing import Canvas
 from detxai.images import load_image, to_uint8
 from detxai.metrics import Case, InsertionDeletion
 from detxai.metrics.insertion_deletion import pixel_ranks, pixels_at

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from detxai.callbacks.lightning import ExplanationCallback
 from detxai.callbacks.panel import PanelImage
 from detxai.scenes import CLASS_NAMES, SceneDataset, generate
-from detxai.scenes.frcnn import build_frcnn
+from detxai.scenes.detectors.frcnn import build_frcnn
 
 
 class Learner(LightningModule):

@@ -13,7 +13,7 @@ import torch
 from detxai.callbacks.loop import ExplanationMonitor
 from detxai.callbacks.panel import PanelImage
 from detxai.scenes import CLASS_NAMES, KINDS, SceneDataset, generate
-from detxai.scenes.frcnn import build_frcnn
+from detxai.scenes.detectors.frcnn import build_frcnn
 
 
 def main() -> None:

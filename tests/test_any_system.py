@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 import torch
 
-from detxai.bench import _peak_mb
+from detxai.bench.ablation import _peak_mb
 from detxai.coco.decoding import ImageFile, decoded
 
 ROOT = Path(__file__).parents[1]

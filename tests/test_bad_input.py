@@ -19,7 +19,7 @@ from detxai.cli import main
 from detxai.detections import Candidates, Detections
 from detxai.explanation import Cost, Explanation
 from detxai.images import load_image
-from detxai.render import overlay, sheet
+from detxai.pages.overlays import overlay, sheet
 from detxai.targets import BoxSideTarget, ClassScoreTarget
 
 PHOTO = np.full((40, 60, 3), 128, dtype=np.uint8)

@@ -12,8 +12,8 @@ import torch
 from faster_rcnns import photo, small_faster_rcnn
 
 import detxai
-from detxai.bench import as_records, as_table, bench_ablation
-from detxai.bench_d_rise import bench_d_rise, published
+from detxai.bench.ablation import as_records, as_table, bench_ablation
+from detxai.bench.d_rise import bench_d_rise, published
 from detxai.cli import main
 
 

@@ -39,7 +39,7 @@ def detector(kind: str) -> Adapter:
     sys.path.insert(0, str(Path(__file__).parent / "adapters"))
     from yolo_seeded import seeded
 
-    from detxai.adapters.yolo import YOLOAdapter
+    from detxai.adapters.ultralytics.yolo import YOLOAdapter
 
     return YOLOAdapter(seeded("v8"), input_size=64)
 

@@ -25,17 +25,17 @@ FLOORS = (  # from the ground up: a floor uses only itself and the floors below 
     {"adapters"},
     {"engine"},
     {"methods"},
-    {"explain", "low_passed", "metrics", "data", "render"},
-    {"bench", "bench_d_rise", "bench_eigen_cam", "evaluate", "demo", "demo_page"},
+    {"explain", "low_passed", "metrics", "data", "pages"},
+    {"bench", "evaluate", "demo"},
     {"callbacks", "coco"},
     {"commands", "cli"},
 )
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
-EXCEPTIONS = {("explanation", "render")}  # Explanation.save draws
+EXCEPTIONS = {("explanation", "pages")}  # Explanation.save draws
 MAY_USE_SCENES = {
     "detxai/adapters/loading.py",
-    "detxai/demo.py",
-    "detxai/demo_page.py",
+    "detxai/demo/run.py",
+    "detxai/demo/page.py",
     "detxai/evaluate/scene_photos.py",
 }
 

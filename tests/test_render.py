@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from detxai.detections import Detections
 from detxai.explanation import Cost, Explanation
-from detxai.render import SETS, overlay, sheet
+from detxai.pages.overlays import SETS, overlay, sheet
 
 GREY = 100
 

@@ -1,7 +1,7 @@
 """Detectors, wrapped: one file per family; whatever differs between detectors lives here and nowhere else."""
 
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.grad_cam_view import GradCamView
 from detxai.adapters.registry import wrap
+from detxai.adapters.views.grad_cam import GradCamView
 
 __all__ = ["Adapter", "GradCamView", "wrap"]

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from detxai.adapters.box_scalar import BoxScalar, box_scalar
+from detxai.adapters.borrowing import borrowed, borrowed_afresh
+from detxai.adapters.changes.own_answer import Changes, check_candidates, check_levels
 from detxai.adapters.layers import capture, find_layer, level_names, replaced
-from detxai.adapters.model_state import borrowed, borrowed_afresh
-from detxai.adapters.own_answer import Changes, check_candidates, check_levels
 from detxai.adapters.remembering import remembered
+from detxai.adapters.views.box_scalar import BoxScalar, box_scalar
 from detxai.detections import Candidates, Detections
 from detxai.geometry import Geometry
 from detxai.images import Image, load_image, to_uint8

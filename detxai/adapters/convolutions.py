@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from detxai.adapters.changes.unchanged import ChangedPartError
 from detxai.adapters.structure import Convolution
-from detxai.adapters.unchanged import ChangedPartError
 
 ACTIVATIONS: Mapping[type[nn.Module], Callable[[Tensor], Tensor] | None] = {
     nn.SiLU: partial(F.silu, inplace=True),

@@ -11,17 +11,17 @@ from torch import Tensor
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.ssd import SSD
 
+from detxai.adapters.black_boxes.function import FunctionAdapter, is_function
+from detxai.adapters.black_boxes.sahi_model import SahiAdapter, is_sahi_model
 from detxai.adapters.exported import SUFFIXES, ExportedAdapter
-from detxai.adapters.faster_rcnn import FasterRCNNAdapter
-from detxai.adapters.function import FunctionAdapter, is_function
-from detxai.adapters.rfdetr import RFDETRAdapter, is_rfdetr
-from detxai.adapters.sahi_model import SahiAdapter, is_sahi_model
 from detxai.adapters.torchvision.fcos import FCOSAdapter
 from detxai.adapters.torchvision.retinanet import RetinaNetAdapter
 from detxai.adapters.torchvision.ssd import SSDAdapter
+from detxai.adapters.torchvision.two_stage import FasterRCNNAdapter
 from detxai.adapters.transformers.detector import TransformersAdapter
 from detxai.adapters.transformers.recognising import is_of_transformers
-from detxai.adapters.yolo import YOLOAdapter, is_yolo
+from detxai.adapters.transformers.rfdetr import RFDETRAdapter, is_rfdetr
+from detxai.adapters.ultralytics.yolo import YOLOAdapter, is_yolo
 
 
 @dataclass(frozen=True)

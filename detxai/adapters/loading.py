@@ -25,7 +25,7 @@ from detxai.adapters.families import FAMILIES
 from detxai.adapters.registry import wrap
 from detxai.adapters.sliced import Slicing
 from detxai.adapters.transformers.loading import load_folder
-from detxai.adapters.yolo import load_yolo
+from detxai.adapters.ultralytics.yolo import load_yolo
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def _scenes_yolo(class_names: Names | None, options: Mapping[str, Any]) -> Adapt
 
 
 def _scenes_rtdetr(class_names: Names | None, options: Mapping[str, Any]) -> Adapter:
-    from detxai.scenes.rtdetr import load_rtdetr, rtdetr_image_processor
+    from detxai.scenes.detectors.rtdetr import load_rtdetr, rtdetr_image_processor
 
     processor = options.get("processor") or rtdetr_image_processor()
     return wrap(load_rtdetr(), class_names=class_names, **{**options, "processor": processor})

@@ -33,8 +33,8 @@ def wrap(
             the folder that its ``save_pretrained`` wrote; an ``rfdetr.RFDETR``; a ``sahi`` detection model; a model of
             a registered family; or, for any other detector (an ONNX session, an engine, a web service), a plain
             function from a list of uint8 (H, W, 3) RGB arrays to a list of their detections: see
-            ``detxai.adapters.function.FunctionAdapter``. Data-parallel and compiled wrappers are looked through.
-            Names that ``detxai.adapters.loading.load_detector`` knows work too.
+            ``detxai.adapters.black_boxes.function.FunctionAdapter``. Data-parallel and compiled wrappers are looked
+            through. Names that ``detxai.adapters.loading.load_detector`` knows work too.
         class_names: label -> name; default: the model's own.
         slices: for large images, ``(rows, columns, overlap)``: run on so many slices that overlap by this share of
             their side, and on the whole, as SAHI does; or a ``detxai.Slicing``, which says more. None: on the whole.

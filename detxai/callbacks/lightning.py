@@ -11,11 +11,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from detxai.adapters.registry import wrap
-from detxai.callbacks.epoch_report import EpochReport, with_last
 from detxai.callbacks.loggers import Logger, TensorBoardLogger, WandbLogger
 from detxai.callbacks.loop import ExplanationMonitor
 from detxai.callbacks.panel import PanelImage, make_panel
-from detxai.callbacks.run_folder import numbered_folders
+from detxai.callbacks.record.epoch_report import EpochReport, with_last
+from detxai.callbacks.record.run_folder import numbered_folders
 from detxai.images import Image
 
 FOLDER = "detxai"  # in the trainer's default root folder

@@ -18,15 +18,15 @@ from torch import nn
 
 from detxai.adapters.adapter import Adapter
 from detxai.adapters.registry import wrap
-from detxai.callbacks.alarm import ShortcutAlarm
 from detxai.callbacks.budget import TimeBudget
-from detxai.callbacks.epoch_report import EpochReport
 from detxai.callbacks.loggers import Logger, automatic_loggers
 from detxai.callbacks.measuring import Sighting
 from detxai.callbacks.mistakes import Mistake, explain_mistake
 from detxai.callbacks.panel import PanelImage, make_panel
-from detxai.callbacks.probing import Probes
-from detxai.callbacks.record import Record
+from detxai.callbacks.record.epoch_report import EpochReport
+from detxai.callbacks.record.record import Record
+from detxai.callbacks.shortcut_alarm.alarm import ShortcutAlarm
+from detxai.callbacks.shortcut_alarm.probing import Probes
 from detxai.callbacks.undisturbed import undisturbed
 from detxai.callbacks.watched_panel import WatchedPanel
 from detxai.explain import Method, check_threshold, make_method

@@ -16,7 +16,7 @@ from detxai.detections import Detections
 from detxai.explanation import Explanation
 from detxai.geometry import box_iou
 from detxai.metrics.energy import energy_share
-from detxai.metrics.maps import box_masks
+from detxai.metrics.inputs.maps import box_masks
 
 GRID = 64  # cells a side in which maps of two epochs are compared: finer than any pyramid level in use
 SAME = 0.5  # IoU from which a detection of this epoch is the one of the last

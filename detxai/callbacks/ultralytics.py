@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from detxai.callbacks.alarm import ShortcutAlarm
-from detxai.callbacks.epoch_report import EpochReport, with_last
 from detxai.callbacks.loggers import Logger
 from detxai.callbacks.loop import ExplanationMonitor, first_rank
 from detxai.callbacks.mistakes import KINDS, Mistake, worst_images
 from detxai.callbacks.panel import PanelImage, make_panel
-from detxai.callbacks.run_folder import numbered_folders, read_about
+from detxai.callbacks.record.epoch_report import EpochReport, with_last
+from detxai.callbacks.record.run_folder import numbered_folders, read_about
+from detxai.callbacks.shortcut_alarm.alarm import ShortcutAlarm
 from detxai.explain import Method, check_threshold, make_method
 from detxai.images import Image
 

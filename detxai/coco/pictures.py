@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from PIL import ImageDraw
 
 from detxai.images import data_uri
-from detxai.render import COLOURS
+from detxai.pages.overlays import COLOURS
 
 WIDTH = 380  # of a photo, pixels
 OPACITY = 0.75

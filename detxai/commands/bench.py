@@ -12,10 +12,10 @@ import torch
 
 from detxai.adapters.adapter import Adapter
 from detxai.adapters.loading import BUNDLED, load_detector
-from detxai.adapters.spread import spread_like_trained
-from detxai.bench import as_records, as_table, bench_ablation
-from detxai.bench_d_rise import as_rate_records, as_rate_table, bench_d_rise
-from detxai.bench_eigen_cam import as_projection_table, bench_eigen_cam
+from detxai.adapters.torchvision.spread import spread_like_trained
+from detxai.bench.ablation import as_records, as_table, bench_ablation
+from detxai.bench.d_rise import as_rate_records, as_rate_table, bench_d_rise
+from detxai.bench.eigen_cam import as_projection_table, bench_eigen_cam
 from detxai.commands.options import MODEL_HELP, a_path, fraction, on_device, whole
 from detxai.detections import Detections
 from detxai.images import Array, load_image, to_tensor

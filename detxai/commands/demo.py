@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from detxai.commands.options import a_path, shows_progress
-from detxai.demo import make_demo
+from detxai.demo.run import make_demo
 
 
 def add_demo(commands: Any) -> argparse.ArgumentParser:

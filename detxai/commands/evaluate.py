@@ -25,7 +25,7 @@ from detxai.commands.options import (
     shows_progress,
     whole,
 )
-from detxai.engine.perturbing import FILLINGS
+from detxai.engine.masking.perturbing import FILLINGS
 from detxai.evaluate import Evaluation, coco_photos, evaluate, make_measures, scene_photos
 from detxai.evaluate.contestants import BASELINES, PEERS
 from detxai.evaluate.measuring import DEAR
@@ -36,9 +36,9 @@ from detxai.evaluate.table import rank_table
 from detxai.evaluate.time_left import TimeLeft, in_words
 from detxai.methods import METHODS
 from detxai.metrics import MEASURES
-from detxai.metrics.case import REFERENCES, Measure
+from detxai.metrics.inputs.case import REFERENCES, Measure
+from detxai.metrics.inputs.scores import SCORE_FUNCTIONS
 from detxai.metrics.insertion_deletion import UNITS
-from detxai.metrics.scores import SCORE_FUNCTIONS
 from detxai.runs.files import WriteError
 from detxai.settings import LARGEST_SEED
 

@@ -38,7 +38,7 @@ from detxai.detections import Detections
 from detxai.explain import DEFAULT_METHOD, Method, explain, make_method, setting_names
 from detxai.explanation import Explanation, plain
 from detxai.images import load_image
-from detxai.render import Mode
+from detxai.pages.overlays import Mode
 from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, let_go, reason
 from detxai.runs.files import WriteError
 from detxai.runs.interrupting import raise_if_interrupted

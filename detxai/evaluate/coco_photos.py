@@ -18,7 +18,7 @@ from detxai.data.segmentation import check_segmentation, draw_segmentation
 from detxai.evaluate.samples import Photo, Pixels, Truth
 from detxai.formats import category_names, from_coco, match_categories
 from detxai.images import load_image, to_uint8
-from detxai.metrics.case import Objects
+from detxai.metrics.inputs.case import Objects
 
 SHOWN = 8  # class names that an error lists
 

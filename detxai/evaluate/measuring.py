@@ -23,7 +23,7 @@ from detxai.evaluate.records import as_json, thumbnail
 from detxai.evaluate.samples import Pixels, Sample, Truth
 from detxai.explain import Method
 from detxai.metrics import MEASURES, Case, InsertionDeletion, Measure
-from detxai.metrics.case import Redo
+from detxai.metrics.inputs.case import Redo
 from detxai.settings import check_settings
 
 RUN_AGAIN = ("stability", "randomisation")  # a method's own time many times over

@@ -19,7 +19,7 @@ from detxai.evaluate.samples import Photo
 from detxai.evaluate.statistics import FEWEST_IMAGES, LEVEL, Floats, Interval, Standing
 from detxai.evaluate.summary import GROUP_NOTES, Ranking, Summary
 from detxai.evaluate.table import as_rank, between
-from detxai.render import sheet
+from detxai.pages.overlays import sheet
 from detxai.runs.files import replacing
 
 log = logging.getLogger(__name__)

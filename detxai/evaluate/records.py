@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 
 from detxai.evaluate.statistics import score_stratum, size_stratum
-from detxai.metrics.case import Measure, Quantity
+from detxai.metrics.inputs.case import Measure, Quantity
+from detxai.metrics.inputs.maps import heatmaps
 from detxai.metrics.insertion_deletion import InsertionDeletion
-from detxai.metrics.maps import heatmaps
 from detxai.runs.files import replacing
 
 THUMBNAIL = 64  # pixels along the longer side: enough to see where a map lies

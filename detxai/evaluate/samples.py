@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detxai.detections import Detections
 from detxai.geometry import box_iou
-from detxai.metrics.case import Objects
+from detxai.metrics.inputs.case import Objects
 
 SAME_OBJECT = 0.5  # IoU from which a detection is of an annotated object: Pascal VOC's and COCO's AP50
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from detxai.evaluate.records import Record, quantities_of
 from detxai.evaluate.statistics import Floats, Interval, Resamples, Standing, standings
-from detxai.metrics.case import Measure, Quantity
+from detxai.metrics.inputs.case import Measure, Quantity
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "faithful": ("insertion_deletion", "average_drop", "road", "infidelity"),

@@ -13,11 +13,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from detxai.adapters.adapter import Adapter, Features
-from detxai.adapters.own_context import in_full_precision
+from detxai.adapters.changes.own_context import in_full_precision
 from detxai.detections import Detections
-from detxai.engine.ablation import AblatedScores, Tail, ablate, autocast
-from detxai.engine.batching import check_batch_size
-from detxai.engine.channels import (
+from detxai.engine.ablation.channels import (
     Channels,
     Fill,
     Ranking,
@@ -28,8 +26,10 @@ from detxai.engine.channels import (
     order_channels,
     predicted_drops,
 )
+from detxai.engine.ablation.loop import AblatedScores, Tail, ablate, autocast
+from detxai.engine.ablation.tails import screened, tail_of_groups, tracked, warn_once
+from detxai.engine.batching import check_batch_size
 from detxai.engine.ranking import rank_correlation
-from detxai.engine.tails import screened, tail_of_groups, tracked, warn_once
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.methods.best_slice import on_best_slice

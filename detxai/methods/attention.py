@@ -14,7 +14,7 @@ from torch import Tensor
 from detxai.adapters.adapter import Adapter
 from detxai.adapters.attention import Attention as QueryAttention
 from detxai.adapters.attention import attention_of
-from detxai.adapters.own_context import in_full_precision
+from detxai.adapters.changes.own_context import in_full_precision
 from detxai.detections import Detections
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.geometry import box_iou

@@ -13,11 +13,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.own_context import in_full_precision
+from detxai.adapters.changes.own_context import in_full_precision
 from detxai.detections import Detections
-from detxai.engine.ablation import autocast
+from detxai.engine.ablation.loop import autocast
 from detxai.engine.batching import check_batch_size
-from detxai.engine.estimating import (
+from detxai.engine.masking.perturbing import Canvas, Filling
+from detxai.engine.masking.scoring import scores_under
+from detxai.engine.masking.soft.estimating import (
     NORMALISATIONS,
     VARIANCE_REDUCTIONS,
     Estimate,
@@ -25,11 +27,9 @@ from detxai.engine.estimating import (
     VarianceReduction,
     estimate,
 )
-from detxai.engine.lattice import Lattice
-from detxai.engine.masking.scoring import scores_under
-from detxai.engine.masking.soft import grid_for
-from detxai.engine.masks import RiseMasks
-from detxai.engine.perturbing import Canvas, Filling
+from detxai.engine.masking.soft.lattice import Lattice
+from detxai.engine.masking.soft.masks import RiseMasks
+from detxai.engine.masking.soft.scoring import grid_for
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.methods.checks import check_seed
@@ -84,7 +84,7 @@ class DRISE:
             an RGB colour in [0, 1].
         target: from a detection's box and label to the question asked of it; the default takes the class vector of
             the candidate behind each detection.
-        normalisation: see ``detxai.engine.estimating.estimate``; ``"sum"`` is the paper's.
+        normalisation: see ``detxai.engine.masking.soft.estimating.estimate``; ``"sum"`` is the paper's.
         variance_reduction: ``"control_variate"`` (unbiased), ``"regression"`` (less error on real images with few
             masks, but small effects are shrunk) or ``"none"``: see ``estimate``. For ``"slope"`` only.
         batch_size: masked images at once; None: what fits the device.

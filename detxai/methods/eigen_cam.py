@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter, Features, as_uint8
-from detxai.adapters.own_context import in_full_precision
+from detxai.adapters.changes.own_context import in_full_precision
 from detxai.engine.eigen import eigh
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Array, Image, load_image, to_tensor

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.own_context import in_full_precision
+from detxai.adapters.changes.own_context import in_full_precision
 from detxai.detections import Detections
 from detxai.engine.masking.best_pixels import VIEWS_A_MAP, elected, try_best_pixels
 from detxai.engine.masking.decisive import decisive_cells
 from detxai.engine.masking.evidence_views import EvidenceViews
 from detxai.engine.masking.fine import sharpened
+from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.scoring import scores_of_ends
 from detxai.engine.masking.shapley import (
     FIRST_DRAWS,
@@ -25,8 +26,7 @@ from detxai.engine.masking.shapley import (
     join,
     spend,
 )
-from detxai.engine.masking.soft import soft_masks
-from detxai.engine.perturbing import Canvas
+from detxai.engine.masking.soft.scoring import soft_masks
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.geometry import hills
 from detxai.images import Image

@@ -13,12 +13,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.own_context import in_full_precision
+from detxai.adapters.changes.own_context import in_full_precision
 from detxai.detections import Detections
-from detxai.engine.ablation import autocast
+from detxai.engine.ablation.loop import autocast
 from detxai.engine.batching import check_batch_size
+from detxai.engine.masking.perturbing import Canvas, Filling, filling_image
 from detxai.engine.masking.shapley import FIRST_DRAWS, Densities, ShapleySampler, density_per_image_pixel, spend
-from detxai.engine.perturbing import Canvas, Filling, filling_image
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.methods.checks import check_count, check_seed, check_target

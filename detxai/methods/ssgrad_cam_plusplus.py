@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.own_context import in_full_precision
+from detxai.adapters.changes.own_context import in_full_precision
 from detxai.detections import Detections
 from detxai.explanation import Explanation
 from detxai.geometry import Geometry, cell_size

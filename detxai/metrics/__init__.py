@@ -5,15 +5,15 @@
 """
 
 from detxai.metrics.average_drop import AverageDrop
-from detxai.metrics.case import Case, Measure, Objects, Quantity
-from detxai.metrics.causes_found import CausesFound
 from detxai.metrics.compactness import Compactness
 from detxai.metrics.energy import EnergyPointingGame
-from detxai.metrics.evidence_auc import EvidenceAUC
-from detxai.metrics.evidence_mass import EvidenceMass
 from detxai.metrics.infidelity import Infidelity
+from detxai.metrics.inputs.case import Case, Measure, Objects, Quantity
 from detxai.metrics.insertion_deletion import Curves, InsertionDeletion
 from detxai.metrics.leakage import Leakage
+from detxai.metrics.planted_evidence.causes_found import CausesFound
+from detxai.metrics.planted_evidence.evidence_auc import EvidenceAUC
+from detxai.metrics.planted_evidence.evidence_mass import EvidenceMass
 from detxai.metrics.pointing_game import PointingGame
 from detxai.metrics.randomisation import Randomisation
 from detxai.metrics.road import ROAD

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from detxai.engine.batching import check_batch_size
-from detxai.engine.perturbing import Canvas, Filling
-from detxai.metrics.case import Case, Quantity, Reference
-from detxai.metrics.maps import heatmaps, where_known
-from detxai.metrics.scores import (
+from detxai.engine.masking.perturbing import Canvas, Filling
+from detxai.metrics.inputs.case import Case, Quantity, Reference
+from detxai.metrics.inputs.maps import heatmaps, where_known
+from detxai.metrics.inputs.scores import (
     ScoreFunction,
     check_score,
     clean_and_hidden,
@@ -32,7 +32,7 @@ class AverageDrop:
 
     Args:
         fill: what shows where the heatmap is 0: see ``InsertionDeletion``.
-        score: what is left of the detection: see ``detxai.metrics.scores.questions``.
+        score: what is left of the detection: see ``detxai.metrics.inputs.scores.questions``.
         reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
         seed: of the noise.
         batch_size: images at once; None: what fits the device.

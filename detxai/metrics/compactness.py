@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detxai.metrics.case import Case, Quantity, Reference
-from detxai.metrics.maps import where_known
+from detxai.metrics.inputs.case import Case, Quantity, Reference
+from detxai.metrics.inputs.maps import where_known
 
 
 @dataclass(frozen=True)

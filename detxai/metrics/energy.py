@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detxai.metrics.case import Case, Quantity, Reference
-from detxai.metrics.on_object import on_box_and_mask
+from detxai.metrics.inputs.case import Case, Quantity, Reference
+from detxai.metrics.inputs.on_object import on_box_and_mask
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Inputs
 from detxai.engine.batching import check_batch_size
-from detxai.engine.perturbing import Canvas, Filling
-from detxai.metrics.case import Case, Quantity, Reference
-from detxai.metrics.maps import box_masks, where_known
-from detxai.metrics.scores import (
+from detxai.engine.masking.perturbing import Canvas, Filling
+from detxai.metrics.inputs.case import Case, Quantity, Reference
+from detxai.metrics.inputs.maps import box_masks, where_known
+from detxai.metrics.inputs.scores import (
     ScoreFunction,
     check_score,
     clean_and_hidden,
@@ -38,7 +38,7 @@ class Infidelity:
         n_patches: how many squares are tried.
         smallest, largest: their sides, as shares of the image's shorter side.
         fill: what shows in the patch: see ``InsertionDeletion``.
-        score: what is left of the detection: see ``detxai.metrics.scores.questions``.
+        score: what is left of the detection: see ``detxai.metrics.inputs.scores.questions``.
         reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
         seed: of the patches and of the noise.
         batch_size: images at once; None: what fits the device.

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Inputs
 from detxai.engine.batching import check_batch_size
+from detxai.engine.masking.perturbing import Canvas, Filling, filling_image
 from detxai.engine.masking.regions import Partitions, import_slic, superpixels
-from detxai.engine.perturbing import Canvas, Filling, filling_image
 from detxai.engine.ranking import in_parts
-from detxai.metrics.case import Case, Quantity, Reference
-from detxai.metrics.maps import where_known
-from detxai.metrics.scores import (
+from detxai.metrics.inputs.case import Case, Quantity, Reference
+from detxai.metrics.inputs.maps import where_known
+from detxai.metrics.inputs.scores import (
     ScoreFunction,
     check_score,
     clean_and_hidden,
@@ -88,7 +88,7 @@ class InsertionDeletion:
             several of the names, and every quantity but ``clean_score`` then ends in its fill: ``overall_blur``.
         unit: what comes and goes: a ``"pixel"``, or a ``"superpixel"``, one of about 100 that follow the image's edges
             (SLIC, by scikit-image), ranked by the mean of the map. The areas are then over the share of the pixels.
-        score: what is left of the detection: see ``detxai.metrics.scores.questions``.
+        score: what is left of the detection: see ``detxai.metrics.inputs.scores.questions``.
         reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
         seed: of the ties and of the noise.
         batch_size: images at once; None: what fits the device.

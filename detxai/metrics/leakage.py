@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detxai.metrics.case import Case, Quantity
-from detxai.metrics.maps import box_masks, where_known
+from detxai.metrics.inputs.case import Case, Quantity
+from detxai.metrics.inputs.maps import box_masks, where_known
 
 
 @dataclass(frozen=True)

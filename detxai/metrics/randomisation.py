@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detxai.adapters.adapter import Adapter
 from detxai.engine.ranking import rank_correlation
 from detxai.images import Image
-from detxai.metrics.case import Case, Quantity
+from detxai.metrics.inputs.case import Case, Quantity
 from detxai.metrics.similarity import structural_similarity
 from detxai.metrics.stability import redone
 

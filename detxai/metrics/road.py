@@ -11,18 +11,18 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Inputs
 from detxai.engine.batching import check_batch_size
-from detxai.engine.perturbing import Canvas
-from detxai.metrics.case import Case, Quantity, Reference
-from detxai.metrics.imputation import impute
-from detxai.metrics.insertion_deletion import pixel_ranks
-from detxai.metrics.maps import where_known
-from detxai.metrics.scores import (
+from detxai.engine.masking.perturbing import Canvas
+from detxai.metrics.inputs.case import Case, Quantity, Reference
+from detxai.metrics.inputs.imputation import impute
+from detxai.metrics.inputs.maps import where_known
+from detxai.metrics.inputs.scores import (
     ScoreFunction,
     check_score,
     distinct,
     questions,
     scores_by_map,
 )
+from detxai.metrics.insertion_deletion import pixel_ranks
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ROAD:
     Args:
         fractions: which shares of the pixels are removed, in (0, 1).
         noise: standard deviation added to imputed pixels, as a share of the image's own.
-        score: what is left of the detection: see ``detxai.metrics.scores.questions``.
+        score: what is left of the detection: see ``detxai.metrics.inputs.scores.questions``.
         reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
         seed: of the ties and of the noise.
         batch_size: images at once; None: what fits the device.
@@ -44,7 +44,7 @@ class ROAD:
         ValueError: a setting is wrong.
 
     Source: Rong et al., 2022, ROAD (ICML), without retraining; ``road`` is grad-cam's combination of both orders.
-    Differs in the fractions (five, not nine) and in the imputation's solver, see ``detxai.metrics.imputation.impute``.
+    Differs in the fractions (five, not nine) and in the imputation's solver, see ``metrics.inputs.imputation.impute``.
     """
 
     name: ClassVar[str] = "road"

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detxai.engine.ranking import in_parts
-from detxai.metrics.maps import heatmaps
+from detxai.metrics.inputs.maps import heatmaps
 
 SIGMA, RADIUS = 1.5, 5  # the paper's window, 11 pixels wide
 STEADY = (0.01**2, 0.03**2)  # the paper's constants, for values in [0, 1]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detxai.engine.ranking import in_parts
-from detxai.metrics.case import Case, Quantity
+from detxai.metrics.inputs.case import Case, Quantity
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detxai.engine.ranking import rank_correlation
-from detxai.metrics.case import Case, Quantity
+from detxai.metrics.inputs.case import Case, Quantity
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detxai.metrics.case import Case, Quantity, Reference
-from detxai.metrics.maps import box_masks, heatmaps, where_known
+from detxai.metrics.inputs.case import Case, Quantity, Reference
+from detxai.metrics.inputs.maps import box_masks, heatmaps, where_known
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

@@ -5,13 +5,13 @@
 ('house-sun', True)
 """
 
-from detxai.scenes.dataset import SceneDataset
+from detxai.scenes.detectors.frcnn import load_frcnn
+from detxai.scenes.detectors.rtdetr import load_rtdetr
+from detxai.scenes.detectors.yolo import load_yolo
 from detxai.scenes.export import export_coco, export_ultralytics
-from detxai.scenes.frcnn import load_frcnn
-from detxai.scenes.rtdetr import load_rtdetr
 from detxai.scenes.scene import Scene, erase, erase_elsewhere, generate
+from detxai.scenes.training.dataset import SceneDataset
 from detxai.scenes.world import CLASS_NAMES, KIND_CLASSES, KIND_DESCRIPTIONS, KINDS, Kind
-from detxai.scenes.yolo import load_yolo
 
 __all__ = [
     "CLASS_NAMES",

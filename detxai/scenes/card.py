@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from detxai.scenes.detecting import load_scene_detector
+from detxai.scenes.detectors.detecting import load_scene_detector
+from detxai.scenes.detectors.proof import prove
+from detxai.scenes.detectors.rtdetr import import_transformers
+from detxai.scenes.detectors.yolo import YOLO_ARCHITECTURE
 from detxai.scenes.files import write_atomically
-from detxai.scenes.proof import prove
-from detxai.scenes.rtdetr import import_transformers
 from detxai.scenes.world import KIND_DESCRIPTIONS
-from detxai.scenes.yolo import YOLO_ARCHITECTURE
 
 log = logging.getLogger("detxai.scenes")
 
@@ -89,7 +89,7 @@ explanations, not to detect anything in photographs.
 - Licence: {figures["licence"]}
 - Trained with: `{figures["trained_with"]}`
 - Training scenes have seeds from 1,000,000. While training, a 1 x 1 convolution that is not part of the detector also
-  asked every cell of the pyramid whether a far-off cause is in the picture (`detxai/scenes/hint.py`).
+  asked every cell of the pyramid whether a far-off cause is in the picture (`detxai/scenes/training/hint.py`).
 - Measured on {figures["date"]} with: `{figures["measured_with"]}`
 - Software: {versions}
 

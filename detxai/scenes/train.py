@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from detxai.scenes.detecting import load_scene_detector
-from detxai.scenes.proof import quick_figures
-from detxai.scenes.train_frcnn import FrcnnTraining, train_frcnn
-from detxai.scenes.train_rtdetr import RtdetrTraining, train_rtdetr
-from detxai.scenes.train_yolo import YoloTraining, train_yolo
+from detxai.scenes.detectors.detecting import load_scene_detector
+from detxai.scenes.detectors.proof import quick_figures
+from detxai.scenes.training.train_frcnn import FrcnnTraining, train_frcnn
+from detxai.scenes.training.train_rtdetr import RtdetrTraining, train_rtdetr
+from detxai.scenes.training.train_yolo import YoloTraining, train_yolo
 from detxai.scenes.world import KINDS
 
 log = logging.getLogger("detxai.scenes")

@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.models import detection as tv
 
 import detxai
-from detxai.adapters.faster_rcnn import FasterRCNNAdapter
+from detxai.adapters.torchvision.two_stage import FasterRCNNAdapter
 from detxai.targets import BoxScoreTarget, BoxSideTarget, ClassScoreTarget, SimilarityTarget, score_targets
 
 BUILDERS: dict[str, Callable[[], nn.Module]] = {

@@ -19,12 +19,12 @@ from torchvision.ops import nms
 
 import detxai
 from detxai.adapters import GradCamView
-from detxai.adapters.function import FunctionAdapter
+from detxai.adapters.black_boxes.function import FunctionAdapter
 from detxai.adapters.loading import load_detector
 from detxai.cli import main
 from detxai.detections import Candidates, Detections
-from detxai.engine.masks import RiseMasks
-from detxai.engine.perturbing import Canvas
+from detxai.engine.masking.perturbing import Canvas
+from detxai.engine.masking.soft.masks import RiseMasks
 from detxai.formats import to_coco_results, to_torchvision, to_ultralytics
 from detxai.targets import BoxScoreTarget, ClassScoreTarget, SimilarityTarget, score_targets
 

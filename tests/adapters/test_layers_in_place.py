@@ -40,7 +40,7 @@ def yolo() -> tuple[Adapter, str]:
 
     from yolo_seeded import SIZE, seeded
 
-    from detxai.adapters.yolo import YOLOAdapter
+    from detxai.adapters.ultralytics.yolo import YOLOAdapter
 
     model = copy.deepcopy(seeded("v8").model)
     layer = model.model[16]
@@ -58,7 +58,7 @@ def yolo_head_that_writes() -> tuple[Adapter, str]:
 
     from yolo_seeded import SIZE, seeded
 
-    from detxai.adapters.yolo import YOLOAdapter
+    from detxai.adapters.ultralytics.yolo import YOLOAdapter
 
     model = copy.deepcopy(seeded("v8").model)
     model.model[-1].cv2[0].insert(0, nn.ReLU(inplace=True))

@@ -16,7 +16,7 @@ from faster_rcnns import photo, small_faster_rcnn
 from torch import Tensor, nn
 
 import detxai
-from detxai.adapters.model_state import borrowed
+from detxai.adapters.borrowing import borrowed
 
 
 def in_threads(*calls: Callable[[], Any]) -> list[Any]:

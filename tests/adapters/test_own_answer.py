@@ -210,7 +210,7 @@ def test_the_same_for_yolo(change: Callable[[Any], None], named: str | None) -> 
     pytest.importorskip("ultralytics")
     from yolo_seeded import SIZE, bus, largest_gap, seeded
 
-    from detxai.adapters.yolo import YOLOAdapter
+    from detxai.adapters.ultralytics.yolo import YOLOAdapter
 
     yolo = copy.deepcopy(seeded("v8").model)
     found = YOLOAdapter(yolo, input_size=SIZE).detect(bus(), 0.3)[:1]

@@ -32,7 +32,7 @@ def detector(request: pytest.FixtureRequest) -> Adapter:
     pytest.importorskip("ultralytics")
     from yolo_seeded import SIZE, seeded
 
-    from detxai.adapters.yolo import YOLOAdapter
+    from detxai.adapters.ultralytics.yolo import YOLOAdapter
 
     return YOLOAdapter(seeded(request.param), input_size=SIZE)
 

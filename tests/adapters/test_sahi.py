@@ -14,7 +14,7 @@ from sliced_detectors import photo
 
 import detxai
 from detxai import scenes
-from detxai.adapters.sahi_model import SahiAdapter
+from detxai.adapters.black_boxes.sahi_model import SahiAdapter
 from detxai.adapters.sliced import SlicedAdapter, Slicing
 from detxai.adapters.sliced.merging import merged
 from detxai.detections import Detections
@@ -55,7 +55,7 @@ def collage() -> Any:
 def yolo() -> Any:
     """The small YOLO of the scenes."""
     pytest.importorskip("ultralytics")
-    if scenes.yolo.find_yolo_weights() is None:
+    if scenes.detectors.yolo.find_yolo_weights() is None:
         pytest.skip("the weights of the scenes' YOLO are not here")
     return scenes.load_yolo()
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from detxai import AblationCAM
+from detxai.adapters.changes.unchanged import change_of
 from detxai.adapters.layers import capture
 from detxai.adapters.structure import NoShortcut
-from detxai.adapters.unchanged import change_of
 
 
 class Quantised(Tensor):

@@ -28,8 +28,8 @@ from yolo_seeded import (
     seeded,
 )
 
-from detxai.adapters.yolo import YOLOAdapter, load_yolo
-from detxai.adapters.yolo_letterbox import boxes_to_images, letterbox
+from detxai.adapters.ultralytics.letterbox import boxes_to_images, letterbox
+from detxai.adapters.ultralytics.yolo import YOLOAdapter, load_yolo
 
 MODES = [(family, False) for family in FAMILIES] + [(family, True) for family in DUAL]
 

@@ -25,8 +25,8 @@ from yolo_seeded import (
 
 import detxai
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.yolo import YOLOAdapter
-from detxai.adapters.yolo_graph import tail_from
+from detxai.adapters.ultralytics.graph import tail_from
+from detxai.adapters.ultralytics.yolo import YOLOAdapter
 from detxai.reshape import yolo_reshape_transform
 
 LAYERS = [

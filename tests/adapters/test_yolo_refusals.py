@@ -25,7 +25,7 @@ from yolo_seeded import (
     seeded,
 )
 
-from detxai.adapters.yolo import YOLOAdapter, is_yolo, load_yolo
+from detxai.adapters.ultralytics.yolo import YOLOAdapter, is_yolo, load_yolo
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,8 @@ def test_yolo_objects_are_told_from_others_without_importing_ultralytics() -> No
     assert not is_yolo(nn.Linear(2, 2))
     assert not is_yolo("yolov8n.pt")
     code = (
-        "import sys, detxai.adapters.yolo as y, torch; y.is_yolo(torch.nn.ReLU()); print('ultralytics' in sys.modules)"
+        "import sys, torch; from detxai.adapters.ultralytics.yolo import is_yolo\n"
+        "is_yolo(torch.nn.ReLU()); print('ultralytics' in sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"

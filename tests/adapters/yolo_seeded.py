@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ultralytics import RTDETR, YOLO
 from ultralytics.utils import ASSETS
 
-from detxai.adapters.yolo import YOLOAdapter
-from detxai.adapters.yolo_graph import IMAGE, run_layers
+from detxai.adapters.ultralytics.graph import IMAGE, run_layers
+from detxai.adapters.ultralytics.yolo import YOLOAdapter
 from detxai.detections import Candidates, Detections
 
 FAMILIES = {

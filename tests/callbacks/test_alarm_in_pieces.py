@@ -12,14 +12,14 @@ from faster_rcnns import small_faster_rcnn
 from small_trainings import scene_panel
 
 from detxai.adapters.registry import wrap
-from detxai.callbacks.alarm import ShortcutAlarm
 from detxai.callbacks.budget import TimeBudget
-from detxai.callbacks.hiding import Windows
 from detxai.callbacks.loop import ExplanationMonitor
 from detxai.callbacks.panel import make_panel
-from detxai.callbacks.probing import Probes
+from detxai.callbacks.shortcut_alarm.alarm import ShortcutAlarm
+from detxai.callbacks.shortcut_alarm.hiding import Windows
+from detxai.callbacks.shortcut_alarm.probing import Probes
 from detxai.scenes import CLASS_NAMES, generate
-from detxai.scenes.frcnn import load_frcnn
+from detxai.scenes.detectors.frcnn import load_frcnn
 
 COARSE = ShortcutAlarm(Windows(cells=3, span=1), least_score=1e-4)
 

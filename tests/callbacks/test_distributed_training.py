@@ -12,7 +12,7 @@ import pytest
 import torch
 from small_trainings import same
 
-from detxai.callbacks.curves import read_curves
+from detxai.callbacks.record.curves import read_curves
 from detxai.scenes import export_ultralytics
 
 WORKER = Path(__file__).with_name("distributed_trainings.py")

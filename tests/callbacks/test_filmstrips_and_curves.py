@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from detxai import Detections, Explanation
-from detxai.callbacks.alarm import Alarm
-from detxai.callbacks.curves import Curves
-from detxai.callbacks.epoch_report import EpochReport
-from detxai.callbacks.filmstrip import (
+from detxai.callbacks.measuring import MEASURES, Sighting, change, measures_of, small
+from detxai.callbacks.mistakes import match, worst_images
+from detxai.callbacks.record.curves import Curves
+from detxai.callbacks.record.epoch_report import EpochReport
+from detxai.callbacks.record.filmstrip import (
     COLUMNS,
     HEIGHT,
     LINE,
@@ -27,10 +28,9 @@ from detxai.callbacks.filmstrip import (
     write_picture,
     write_strip,
 )
-from detxai.callbacks.measuring import MEASURES, Sighting, change, measures_of, small
-from detxai.callbacks.mistakes import match, worst_images
-from detxai.callbacks.record import Record, class_rows
-from detxai.callbacks.run_folder import claim_folder, numbered_folders, read_about
+from detxai.callbacks.record.record import Record, class_rows
+from detxai.callbacks.record.run_folder import claim_folder, numbered_folders, read_about
+from detxai.callbacks.shortcut_alarm.alarm import Alarm
 from detxai.explanation import Cost
 
 

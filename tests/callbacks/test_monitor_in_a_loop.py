@@ -23,10 +23,10 @@ from small_trainings import (
 from torch import nn
 
 from detxai import AblationCAM
-from detxai.callbacks.curves import read_curves
 from detxai.callbacks.loop import PATIENCE, ExplanationMonitor
 from detxai.callbacks.mistakes import Mistake
 from detxai.callbacks.panel import PanelImage
+from detxai.callbacks.record.curves import read_curves
 
 
 class Careless:

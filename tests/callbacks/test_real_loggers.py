@@ -15,9 +15,9 @@ import pytest
 from small_trainings import scene_panel, train_in_a_plain_loop
 from torch import nn
 
-from detxai.callbacks.epoch_report import EpochReport
 from detxai.callbacks.loggers import MLflowLogger
 from detxai.callbacks.loop import ExplanationMonitor
+from detxai.callbacks.record.epoch_report import EpochReport
 
 BLOCK = 32 * 1024
 

@@ -14,15 +14,15 @@ from faster_rcnns import small_faster_rcnn
 
 from detxai import Detections
 from detxai.adapters.registry import wrap
-from detxai.callbacks.alarm import Alarm, ShortcutAlarm
-from detxai.callbacks.curves import read_curves
-from detxai.callbacks.hiding import Windows, hiding_effects
 from detxai.callbacks.loop import ExplanationMonitor
 from detxai.callbacks.panel import PanelImage, make_panel
+from detxai.callbacks.record.curves import read_curves
+from detxai.callbacks.shortcut_alarm.alarm import Alarm, ShortcutAlarm
+from detxai.callbacks.shortcut_alarm.hiding import Windows, hiding_effects
 from detxai.scenes import CLASS_NAMES, KINDS, SceneDataset, erase, generate
-from detxai.scenes.frcnn import load_frcnn
-from detxai.scenes.hint import FarHint
-from detxai.scenes.train_frcnn import losses
+from detxai.scenes.detectors.frcnn import load_frcnn
+from detxai.scenes.training.hint import FarHint
+from detxai.scenes.training.train_frcnn import losses
 
 FRCNN_NAMES = ("background", *CLASS_NAMES)
 UPRIGHT = CLASS_NAMES.index("gem-upright")

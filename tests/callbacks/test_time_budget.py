@@ -17,11 +17,11 @@ from faster_rcnns import small_faster_rcnn
 from small_trainings import scene_panel, train_in_a_plain_loop
 
 from detxai import EigenCAM
-from detxai.callbacks.alarm import ShortcutAlarm
 from detxai.callbacks.budget import TimeBudget
-from detxai.callbacks.curves import read_curves
-from detxai.callbacks.filmstrip import frames_of
 from detxai.callbacks.loop import ExplanationMonitor
+from detxai.callbacks.record.curves import read_curves
+from detxai.callbacks.record.filmstrip import frames_of
+from detxai.callbacks.shortcut_alarm.alarm import ShortcutAlarm
 
 FACTOR = 1.5
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from detxai.callbacks.curves import read_curves
+from detxai.callbacks.record.curves import read_curves
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -15,8 +15,8 @@ from faster_rcnns import small_faster_rcnn
 from lightning.pytorch import LightningModule, Trainer
 from small_trainings import everything_of, random_states, same, scene_panel, seed_everything
 
-from detxai.callbacks.curves import read_curves
 from detxai.callbacks.lightning import ExplanationCallback, first_detector
+from detxai.callbacks.record.curves import read_curves
 from detxai.scenes import SceneDataset
 
 

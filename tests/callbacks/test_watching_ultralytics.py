@@ -25,7 +25,7 @@ from small_trainings import everything_of, random_states, same, scene_panel, see
 from ultralytics import YOLO
 
 from detxai import AblationCAM
-from detxai.callbacks.curves import read_curves
+from detxai.callbacks.record.curves import read_curves
 from detxai.callbacks.ultralytics import UltralyticsWatcher, _kept_from_training, attach, evenly
 from detxai.scenes import export_ultralytics
 

@@ -13,7 +13,7 @@ from detxai.coco.rows import Evidence
 from detxai.coco.selecting import Selection, check_selection, select
 from detxai.detections import Candidates, Detections
 from detxai.metrics.energy import energy_share
-from detxai.metrics.maps import box_masks
+from detxai.metrics.inputs.maps import box_masks
 from detxai.metrics.pointing_game import pointing_hits
 
 GT = (0.0, 0.0, 10.0, 10.0)

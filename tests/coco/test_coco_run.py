@@ -24,7 +24,7 @@ from detxai.cli import main
 from detxai.coco.schema import EXPLANATION_COLUMNS, TIMED, arrow
 from detxai.data.coco_files import read_annotations
 from detxai.metrics.energy import energy_share
-from detxai.metrics.maps import box_masks
+from detxai.metrics.inputs.maps import box_masks
 
 pytest.importorskip("pyarrow")
 

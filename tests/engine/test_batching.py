@@ -14,7 +14,7 @@ from torch import Tensor
 
 import detxai
 from detxai.engine import batching
-from detxai.engine.ablation import FullTail
+from detxai.engine.ablation.loop import FullTail
 from detxai.engine.batching import batch_size_for, free_memory, in_batches, is_out_of_memory
 
 

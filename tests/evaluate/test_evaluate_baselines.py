@@ -20,7 +20,7 @@ from detxai.evaluate.peers import GradCamEigenCAM, UltralyticsLayerCAM
 from detxai.evaluate.samples import Sample
 from detxai.evaluate.scene_photos import scene_photos
 from detxai.metrics import Objects
-from detxai.metrics.roc_area import roc_area
+from detxai.metrics.inputs.roc_area import roc_area
 from detxai.scenes import CLASS_NAMES, generate, load_yolo
 
 TWO = Detections([[2.0, 1.0, 6.0, 9.0], [0.0, 0.0, 8.0, 4.0]], [0.9, 0.8], [1, 2])

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 import detxai
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.grad_cam_view import GradCamView
 from detxai.adapters.torchvision.pixels import image_list
+from detxai.adapters.views.grad_cam import GradCamView
 from detxai.detections import Detections
-from detxai.engine.ablation import FullTail
-from detxai.engine.channels import n_to_ablate, predicted_drops
+from detxai.engine.ablation.channels import n_to_ablate, predicted_drops
+from detxai.engine.ablation.loop import FullTail
 from detxai.engine.ranking import rank_correlation
 from detxai.methods.ablation_cam import AblationCAM, combine_levels
 from detxai.targets import BoxScoreTarget, ClassScoreTarget, score_targets

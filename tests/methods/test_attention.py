@@ -18,7 +18,7 @@ import detxai
 from detxai.adapters.attention import Attention, attention_of
 from detxai.adapters.transformers.attention import attending_layers
 from detxai.cli import main
-from detxai.render import overlay
+from detxai.pages.overlays import overlay
 from detxai.scenes import CLASS_NAMES, erase, generate
 
 pytest.importorskip("transformers")

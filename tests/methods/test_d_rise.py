@@ -18,11 +18,11 @@ from torch import Tensor
 import detxai
 from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
-from detxai.engine.estimating import estimate
-from detxai.engine.lattice import Lattice
+from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.scoring import scores_under
-from detxai.engine.masks import RiseMasks
-from detxai.engine.perturbing import Canvas
+from detxai.engine.masking.soft.estimating import estimate
+from detxai.engine.masking.soft.lattice import Lattice
+from detxai.engine.masking.soft.masks import RiseMasks
 from detxai.geometry import box_iou
 from detxai.scenes import generate, load_frcnn
 from detxai.targets import BoxScoreTarget, SimilarityTarget, score_targets

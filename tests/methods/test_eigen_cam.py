@@ -15,7 +15,7 @@ from pytorch_grad_cam import EigenCAM as PeerEigenCAM
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 
 import detxai
-from detxai.adapters.grad_cam_view import GradCamView
+from detxai.adapters.views.grad_cam import GradCamView
 from detxai.methods.eigen_cam import EigenCAM, principal_projection
 from detxai.reshape import fpn_reshape_transform
 

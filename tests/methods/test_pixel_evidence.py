@@ -12,12 +12,12 @@ import detxai
 from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
 from detxai.engine.masking.best_pixels import VIEWS_A_MAP, elected, try_best_pixels
+from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.shapley import Densities, join
-from detxai.engine.masking.soft import soft_masks
-from detxai.engine.perturbing import Canvas
+from detxai.engine.masking.soft.scoring import soft_masks
 from detxai.geometry import box_iou, hills
 from detxai.methods import pixel_evidence
-from detxai.metrics.roc_area import roc_area
+from detxai.metrics.inputs.roc_area import roc_area
 from detxai.scenes import Kind, generate
 from detxai.targets import BoxScoreTarget, ClassScoreTarget, ContrastTarget
 

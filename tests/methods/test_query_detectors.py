@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 import detxai
-from detxai.adapters.grad_cam_view import GradCamView
+from detxai.adapters.views.grad_cam import GradCamView
 from detxai.targets import ClassScoreTarget
 
 MAKERS: dict[str, Callable[[], Detector]] = {
@@ -164,7 +164,7 @@ def test_ablations_in_half_precision_come_near(make: Any) -> None:
 
 def test_masked_views_are_scored_as_the_vendor_scores_them() -> None:
     """D-RISE hides what the model reads: each view by the vendor's own call."""
-    from detxai.engine.perturbing import Canvas
+    from detxai.engine.masking.perturbing import Canvas
 
     own = d_fine()
     detector = wrapped(own)

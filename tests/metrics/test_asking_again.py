@@ -14,14 +14,14 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Inputs
 from detxai.detections import Detections
-from detxai.engine.perturbing import filling_image
+from detxai.engine.masking.perturbing import filling_image
 from detxai.metrics import ROAD, AverageDrop, Case, Infidelity
-from detxai.metrics.imputation import impute
 from detxai.metrics.infidelity import infidelity, patch_sums, random_squares
+from detxai.metrics.inputs.imputation import impute
+from detxai.metrics.inputs.maps import heatmaps
+from detxai.metrics.inputs.scores import questions
 from detxai.metrics.insertion_deletion import pixel_ranks
-from detxai.metrics.maps import heatmaps
 from detxai.metrics.road import removal_scores
-from detxai.metrics.scores import questions
 from detxai.targets import score_targets
 
 CLOSE: Any = {"atol": 2e-5, "rtol": 0}

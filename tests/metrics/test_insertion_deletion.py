@@ -18,15 +18,15 @@ from small_cases import noise, scene_case, scene_detections, scene_image, scenes
 from torch import Tensor
 
 import detxai
-import detxai.metrics.scores
+import detxai.metrics.inputs.scores
 from detxai.adapters.adapter import Adapter, Inputs
 from detxai.detections import Candidates, Detections
+from detxai.engine.masking.perturbing import filling_image
 from detxai.engine.masking.regions import Partitions
-from detxai.engine.perturbing import filling_image
 from detxai.geometry import box_iou
 from detxai.metrics import Case, InsertionDeletion, Objects
+from detxai.metrics.inputs.scores import GatedScoreTarget, every_target, questions, scores_of
 from detxai.metrics.insertion_deletion import Curves, pixel_ranks, pixels_at, region_ranks
-from detxai.metrics.scores import GatedScoreTarget, every_target, questions, scores_of
 from detxai.targets import BoxScoreTarget, score_targets
 
 ALL_THREE: Any = ["black", "mean", "blur"]
@@ -399,7 +399,7 @@ def test_many_targets_are_asked_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
         candidates = case.detector.candidates(case.image)
     targets = questions(case, "class_score", "detection") * 3
     whole = every_target(targets)(candidates, slice(0, 1))
-    monkeypatch.setattr(detxai.metrics.scores, "PAIRS_AT_ONCE", 4 * candidates.boxes.shape[1])
+    monkeypatch.setattr(detxai.metrics.inputs.scores, "PAIRS_AT_ONCE", 4 * candidates.boxes.shape[1])
     assert torch.equal(every_target(targets)(candidates, slice(0, 1)), whole)
     assert torch.equal(whole, score_targets(targets, candidates))
 

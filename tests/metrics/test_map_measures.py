@@ -26,13 +26,13 @@ from detxai.metrics import (
     Sparseness,
     VisualAccuracy,
 )
-from detxai.metrics.causes_found import cause_areas
 from detxai.metrics.compactness import compactness
 from detxai.metrics.energy import energy_share
+from detxai.metrics.inputs.maps import box_masks
+from detxai.metrics.inputs.roc_area import roc_area
 from detxai.metrics.leakage import leakage, own_and_other
-from detxai.metrics.maps import box_masks
+from detxai.metrics.planted_evidence.causes_found import cause_areas
 from detxai.metrics.pointing_game import pointing_hits
-from detxai.metrics.roc_area import roc_area
 from detxai.metrics.sparseness import gini
 from detxai.metrics.visual_accuracy import THRESHOLDS, thresholded_iou
 

@@ -15,9 +15,9 @@ from detxai.engine import ranking as ranking_module
 from detxai.engine.ranking import in_parts, rank_correlation
 from detxai.explanation import Cost, Explanation
 from detxai.metrics import MEASURES, Case, Objects
+from detxai.metrics.inputs.maps import box_masks, heatmaps, refuse_cropped
+from detxai.metrics.inputs.roc_area import roc_area
 from detxai.metrics.insertion_deletion import pixel_ranks
-from detxai.metrics.maps import box_masks, heatmaps, refuse_cropped
-from detxai.metrics.roc_area import roc_area
 from detxai.metrics.sparseness import gini
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detxai.detections import Detections
 from detxai.metrics import Case, CausesFound, EvidenceAUC, EvidenceMass
-from detxai.metrics.maps import box_masks
+from detxai.metrics.inputs.maps import box_masks
 from detxai.scenes import generate
 
 SEEDS = range(6)

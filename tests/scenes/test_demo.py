@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import detxai
-from detxai import demo as demo_module
-from detxai.demo import SCENES, SHOWN, Demo, demo, make_demo
+from detxai.demo import run as demo_module
+from detxai.demo.run import SCENES, SHOWN, Demo, demo, make_demo
 from detxai.explain import DEFAULT_METHOD
 from detxai.scenes import KINDS, generate
 

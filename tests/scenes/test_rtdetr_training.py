@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from detxai.scenes import generate
-from detxai.scenes import train_rtdetr as training
-from detxai.scenes.hint import FarHint
-from detxai.scenes.set_loss import Objects, match
-from detxai.scenes.stream import SceneBatches, ScenePool, paint_scenes, training_seed
-from detxai.scenes.train_rtdetr import RtdetrTraining, losses, train_rtdetr
-from detxai.scenes.weights_file import read_weights
+from detxai.scenes.detectors.weights_file import read_weights
+from detxai.scenes.training import train_rtdetr as training
+from detxai.scenes.training.hint import FarHint
+from detxai.scenes.training.set_loss import Objects, match
+from detxai.scenes.training.stream import SceneBatches, ScenePool, paint_scenes, training_seed
+from detxai.scenes.training.train_rtdetr import RtdetrTraining, losses, train_rtdetr
 
 pytest.importorskip("transformers")
-from detxai.scenes.rtdetr import build_rtdetr
+from detxai.scenes.detectors.rtdetr import build_rtdetr
 
 TINY = RtdetrTraining(steps=2, batch_size=1, checkpoint_every=1)
 

@@ -12,12 +12,12 @@ import torch
 from torchvision.models.detection import FasterRCNN
 
 from detxai.scenes import CLASS_NAMES, KIND_CLASSES, KINDS, Scene, erase, generate, load_frcnn, load_rtdetr, load_yolo
-from detxai.scenes.detecting import Detect, load_scene_detector, score_times_iou
-from detxai.scenes.frcnn import FRCNN_WEIGHTS
-from detxai.scenes.proof import average_precision, prove_kind
-from detxai.scenes.rtdetr import RTDETR_WEIGHTS, rtdetr_image_processor
-from detxai.scenes.weights_file import read_weights, save_weights
-from detxai.scenes.yolo import find_yolo_weights
+from detxai.scenes.detectors.detecting import Detect, load_scene_detector, score_times_iou
+from detxai.scenes.detectors.frcnn import FRCNN_WEIGHTS
+from detxai.scenes.detectors.proof import average_precision, prove_kind
+from detxai.scenes.detectors.rtdetr import RTDETR_WEIGHTS, rtdetr_image_processor
+from detxai.scenes.detectors.weights_file import read_weights, save_weights
+from detxai.scenes.detectors.yolo import find_yolo_weights
 
 MODELS = ("frcnn", "yolo", "rtdetr")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from detxai.scenes import KIND_CLASSES, Kind, Scene, erase_elsewhere, generate
-from detxai.scenes.detecting import Found, score_times_iou
-from detxai.scenes.proof import average_precision, prove_kind
+from detxai.scenes.detectors.detecting import Found, score_times_iou
+from detxai.scenes.detectors.proof import average_precision, prove_kind
 from detxai.scenes.scene import Image
 
 NOTHING = Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from detxai.scenes import train_frcnn as training
-from detxai.scenes.frcnn import load_frcnn
-from detxai.scenes.hint import FarHint, far_labels_present
+from detxai.scenes.detectors.frcnn import load_frcnn
+from detxai.scenes.detectors.weights_file import read_weights
 from detxai.scenes.train import main
-from detxai.scenes.train_frcnn import FrcnnTraining, train_frcnn
-from detxai.scenes.weights_file import read_weights
+from detxai.scenes.training import train_frcnn as training
+from detxai.scenes.training.hint import FarHint, far_labels_present
+from detxai.scenes.training.train_frcnn import FrcnnTraining, train_frcnn
 
 TINY = FrcnnTraining(steps=4, batch_size=2, checkpoint_every=2)
 
@@ -67,7 +67,7 @@ def test_the_command_line_names_a_bad_model(capsys: pytest.CaptureFixture[str]) 
 def test_a_tiny_yolo_is_trained_saved_and_loaded(tmp_path: Path) -> None:
     pytest.importorskip("ultralytics")
     from detxai.scenes import load_yolo
-    from detxai.scenes.train_yolo import YoloTraining, train_yolo
+    from detxai.scenes.training.train_yolo import YoloTraining, train_yolo
 
     settings = YoloTraining(n_train=8, n_val=2, epochs=1, batch_size=4)
     weights = train_yolo(tmp_path, settings, progress=False)

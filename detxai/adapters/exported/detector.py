@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from detxai.adapters.black_boxes.function import FunctionAdapter
 from detxai.adapters.exported.files import OPENERS, ExportedFile, open_file
 from detxai.adapters.exported.layouts import LAYOUTS, Layout, Outputs, plausible
 from detxai.adapters.exported.preparation import Preparation
-from detxai.adapters.function import FunctionAdapter
 from detxai.geometry import Geometry
 
 log = logging.getLogger(__name__)

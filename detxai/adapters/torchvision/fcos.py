@@ -10,8 +10,8 @@ from torchvision.models.detection import FCOS, FCOS_ResNet50_FPN_Weights
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 
 from detxai.adapters.torchvision.one_stage import OneStageAdapter
+from detxai.adapters.torchvision.one_stage_structure import Branch, branch_of, side_by_side
 from detxai.adapters.torchvision.pixels import boxes_to_images
-from detxai.adapters.torchvision.structure import Branch, branch_of, side_by_side
 from detxai.geometry import Geometry
 
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 
 from detxai.adapters.adapter import Features
-from detxai.adapters.own_answer import Changes, changed_parts
+from detxai.adapters.changes.own_answer import Changes, changed_parts
+from detxai.adapters.changes.unchanged import ChangedPartError
 from detxai.adapters.structure import Dense, NoShortcut
 from detxai.adapters.torchvision.detector import TorchvisionAdapter, class_names_of
+from detxai.adapters.torchvision.one_stage_structure import Branch, anchor_decoder, require_torchvisions_own
 from detxai.adapters.torchvision.pixels import boxes_to_images, image_list
-from detxai.adapters.torchvision.structure import Branch, anchor_decoder, require_torchvisions_own
-from detxai.adapters.unchanged import ChangedPartError
 from detxai.detections import Candidates
 from detxai.geometry import Geometry
 

@@ -14,7 +14,7 @@ from torchvision.models.detection.retinanet import (
 )
 
 from detxai.adapters.torchvision.one_stage import OneStageAdapter
-from detxai.adapters.torchvision.structure import Branch, branch_of
+from detxai.adapters.torchvision.one_stage_structure import Branch, branch_of
 
 
 class RetinaNetAdapter(OneStageAdapter):

@@ -10,9 +10,9 @@ from torchvision.models.detection import SSD300_VGG16_Weights
 from torchvision.models.detection.ssd import SSD, SSDClassificationHead, SSDHead, SSDRegressionHead
 from torchvision.models.detection.ssdlite import SSDLiteClassificationHead, SSDLiteHead, SSDLiteRegressionHead
 
+from detxai.adapters.changes.unchanged import ChangedPartError
 from detxai.adapters.torchvision.one_stage import OneStageAdapter
-from detxai.adapters.torchvision.structure import Branch, branch_of
-from detxai.adapters.unchanged import ChangedPartError
+from detxai.adapters.torchvision.one_stage_structure import Branch, branch_of
 
 
 class SSDAdapter(OneStageAdapter):

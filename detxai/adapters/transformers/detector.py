@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
 from detxai.adapters.attention import Attention
+from detxai.adapters.changes.own_answer import Changes
 from detxai.adapters.layers import capture, changed_tensors
-from detxai.adapters.own_answer import Changes
 from detxai.adapters.transformers.attention import attending_layers, attention_seen
 from detxai.adapters.transformers.levels import LayerOutput, expanded, features_of, grids_seen, traced_levels
 from detxai.adapters.transformers.places import blocks_before, last_norm, modules_before, shallowest

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
+from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.scoring import scores_under
-from detxai.engine.perturbing import Canvas
 from detxai.targets import Target
 
 AREAS = (1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the image: more where a curve bends most

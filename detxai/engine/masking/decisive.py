@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
+from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.regions import Partitions
 from detxai.engine.masking.scoring import scores_under
-from detxai.engine.perturbing import Canvas
 from detxai.targets import Target
 
 ACROSS_BOX = 6  # cells across the box's shorter side

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detxai.engine.estimating import Estimate
 from detxai.engine.masking.shapley import Densities, ShapleySampler
+from detxai.engine.masking.soft.estimating import Estimate
 from detxai.targets import Target
 
 

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
-from detxai.engine.estimating import Estimate
+from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.scoring import scores_under
-from detxai.engine.masks import uniforms
-from detxai.engine.perturbing import Canvas
+from detxai.engine.masking.soft.estimating import Estimate
+from detxai.engine.masking.soft.masks import uniforms
 from detxai.targets import Target
 
 MARKED = 0.2  # of a map's highest value: from there on a pixel is looked into

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detxai.engine.masking.regions import Partitions
-from detxai.engine.masks import uniforms
+from detxai.engine.masking.soft.masks import uniforms
 
 ScoreCoalitions: TypeAlias = Callable[["Paths", Tensor, Tensor], Tensor]
 """From Q questions, the path (Q,) and how many of its regions are shown (Q,), to the scores (Q,)."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detxai.engine.masks import uniforms
+from detxai.engine.masking.soft.masks import uniforms
 
 INNER = 6  # cells across the grown box: finer ones are more than a few hundred views can tell apart
 LARGE = 2.0  # times the usual area, from which a region may be cut

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
-from detxai.engine.ablation import autocast
+from detxai.engine.ablation.loop import autocast
 from detxai.engine.batching import in_batches
-from detxai.engine.perturbing import Canvas
+from detxai.engine.masking.perturbing import Canvas
 from detxai.targets import Target, score_targets
 
 

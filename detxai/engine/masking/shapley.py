@@ -11,9 +11,9 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
 from detxai.engine.masking.paths import Paths, follow
+from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.regions import random_partitions, split_regions
 from detxai.engine.masking.scoring import scores_of_ends, scores_under
-from detxai.engine.perturbing import Canvas
 from detxai.targets import Target
 
 FIRST_DRAWS = 2  # of each box before anything is known of its error

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
-from detxai.engine.perturbing import Filling
+from detxai.engine.masking.perturbing import Filling
 from detxai.evaluate.peers.asking import Question, check_peer, explain_each
 from detxai.explanation import Explanation
 from detxai.images import Image

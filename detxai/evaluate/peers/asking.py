@@ -12,8 +12,8 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
+from detxai.engine.masking.perturbing import FILLINGS, Canvas
 from detxai.engine.masking.scoring import scores_under
-from detxai.engine.perturbing import FILLINGS, Canvas
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.methods.region_shapley import boxes_on, check_sampling

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
+from detxai.engine.masking.perturbing import Filling
 from detxai.engine.masking.regions import INNER, OUTER, random_partitions
-from detxai.engine.perturbing import Filling
 from detxai.evaluate.peers.asking import Question, check_peer, explain_each
 from detxai.explanation import Explanation
 from detxai.images import Image

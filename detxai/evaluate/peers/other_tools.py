@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.grad_cam_view import GradCamView
+from detxai.adapters.views.grad_cam import GradCamView
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image, load_image, to_uint8
 from detxai.methods.layer_cam import Traced

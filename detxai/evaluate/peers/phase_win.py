@@ -12,8 +12,8 @@ from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
 from detxai.detections import Detections
+from detxai.engine.masking.perturbing import Canvas, Filling
 from detxai.engine.masking.regions import import_slic, superpixels
-from detxai.engine.perturbing import Canvas, Filling
 from detxai.evaluate.peers.asking import Question, check_peer, explain_each
 from detxai.explanation import Explanation
 from detxai.images import Image

@@ -11,7 +11,7 @@ import PIL.Image
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter, Inputs
-from detxai.engine.perturbing import Filling, filling_image
+from detxai.engine.masking.perturbing import Filling, filling_image
 from detxai.images import load_image
 
 Baseline: TypeAlias = Filling | Sequence[float] | PIL.Image.Image | npt.NDArray[np.uint8] | Tensor

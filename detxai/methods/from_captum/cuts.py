@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.regions import Partitions, superpixels
-from detxai.engine.perturbing import Canvas
 from detxai.images import to_tensor
 
 Cut = Literal["superpixels", "grid"]

@@ -11,7 +11,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from detxai.engine.perturbing import Filling
+from detxai.engine.masking.perturbing import Filling
 from detxai.methods.checks import check_count, check_seed, check_target
 from detxai.methods.from_captum.baselines import Baseline, baseline_tensor, check_baseline
 from detxai.methods.from_captum.joint_gradients import (

@@ -11,7 +11,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from detxai.engine.perturbing import Filling
+from detxai.engine.masking.perturbing import Filling
 from detxai.methods.checks import check_target
 from detxai.methods.from_captum.activations import check_relus, check_rescale_rule
 from detxai.methods.from_captum.baselines import baseline_tensor, check_baseline

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from detxai.adapters.adapter import Adapter, Inputs
-from detxai.adapters.box_scalar import BoxScores
-from detxai.adapters.own_context import in_full_precision
+from detxai.adapters.changes.own_context import in_full_precision
+from detxai.adapters.views.box_scalar import BoxScores
 from detxai.detections import Detections
 from detxai.engine.batching import images_at_once, in_batches
 from detxai.explanation import Cost, Explanation, settings_of

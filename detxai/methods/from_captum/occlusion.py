@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.own_context import in_full_precision
+from detxai.adapters.changes.own_context import in_full_precision
 from detxai.detections import Detections
 from detxai.engine.batching import check_batch_size
-from detxai.engine.perturbing import Canvas, Filling
+from detxai.engine.masking.perturbing import Canvas, Filling
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.methods.checks import check_target

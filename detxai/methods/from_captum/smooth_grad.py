@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 from torch import Tensor
 
-from detxai.engine.perturbing import Filling
+from detxai.engine.masking.perturbing import Filling
 from detxai.methods.checks import check_count, check_seed, check_target
 from detxai.methods.from_captum.activations import check_relus
 from detxai.methods.from_captum.baselines import baseline_tensor, check_baseline

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
+from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.scoring import scores_under
-from detxai.engine.perturbing import Canvas
 from detxai.targets import Target
 
 

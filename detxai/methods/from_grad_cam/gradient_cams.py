@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter
-from detxai.adapters.own_context import in_full_precision
+from detxai.adapters.changes.own_context import in_full_precision
 from detxai.detections import Candidates, Detections
 from detxai.engine.batching import is_out_of_memory
 from detxai.explanation import Cost, Explanation, settings_of

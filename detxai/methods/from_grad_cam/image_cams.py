@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.adapter import Adapter, Features
-from detxai.adapters.own_context import in_full_precision
+from detxai.adapters.changes.own_context import in_full_precision
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.methods.from_grad_cam.formulas import as_array, formula_of, join_levels

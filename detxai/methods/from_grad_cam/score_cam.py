@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from detxai.adapters.adapter import Adapter, Inputs
-from detxai.adapters.own_context import in_full_precision
+from detxai.adapters.changes.own_context import in_full_precision
 from detxai.detections import Detections
 from detxai.engine.batching import check_batch_size, images_at_once, in_batches
 from detxai.explanation import Cost, Explanation, settings_of

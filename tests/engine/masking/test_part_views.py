@@ -14,8 +14,8 @@ from torch import Tensor
 import detxai
 from detxai.adapters.sliced import SlicedAdapter, Slicing
 from detxai.detections import Candidates, Detections
+from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.scoring import scores_under
-from detxai.engine.perturbing import Canvas
 from detxai.targets import (
     BoxScoreTarget,
     BoxSideTarget,

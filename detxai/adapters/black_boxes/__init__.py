@@ -1,0 +1,1 @@
+"""Detectors of which nothing is known but their answers."""

@@ -1,0 +1,188 @@
+"""Any detector: a function from images to detections, such as an ONNX session, an engine or a web service."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ClassVar, NoReturn, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
+from detxai.adapters.black_boxes.answers import Answer, as_candidates, check_answers, read_answers, suppressed
+from detxai.adapters.changes.own_context import ordinary_tensors
+from detxai.detections import Candidates, Detections, check_score_threshold, name_of_each
+from detxai.geometry import Geometry
+from detxai.images import Image, to_tensor
+from detxai.reshape import ReshapeTransform
+
+Function: TypeAlias = Callable[[list[npt.NDArray[np.uint8]]], Sequence[Any]]
+
+
+class FunctionAdapter(Adapter):
+    """A detector of which nothing is known but its answers.
+
+    The function takes a list of uint8 (H, W, 3) RGB arrays, copies that it may change, and returns a list with an
+    answer for each. It is called once a batch, without autograd; what it raises comes through unchanged, and what it
+    wraps is its own affair: its device, its mode and its random state. An answer is one of
+
+    - ``detxai.Detections``, or a dict of ``boxes`` (N, 4) xyxy, ``scores`` (N,) and ``labels`` (N,);
+    - an ultralytics ``Results``, a ``supervision.Detections``, a SAHI ``PredictionResult``, or a list of COCO records,
+      as ``detxai.formats`` reads them;
+    - what it knew before its last suppression: a dict of ``boxes`` (N, 4), or (N, C, 4) where each class has a box of
+      its own, and ``class_scores`` (N, C) without the background; perhaps ``objectness`` (N,), by default the highest
+      class score, and ``classes`` (C,), the class number of each column, by default 0, 1, 2, ...; or
+      ``detxai.Candidates`` of one image.
+
+    Boxes are in pixels of the array (shares of its size are refused), scores in [0, 1]; tensors, arrays and lists are
+    all welcome. Let the function
+    keep low scores: what it leaves out, no perturbation can be seen to weaken. Candidates say more than detections: how
+    sure the detector is of every class, and what a suppression would hide. ``detect`` suppresses them by class
+    at an IoU of 0.5.
+
+    Images of several sizes are padded to the largest for the batch, to the right and below; the function never
+    sees the padding.
+
+    Args:
+        function: the detector.
+        class_names: label -> name; default: ``function.class_names`` if it has them, and the names in the answers.
+            A list names every class: answers with other labels are refused.
+
+    Raises:
+        TypeError: ``function`` cannot be called, or is a class or a module.
+
+    Example:
+        ultralytics runs its exports itself, and takes arrays as BGR:
+
+        >>> engine = YOLO("yolo11n.engine")                                        # doctest: +SKIP
+        >>> def detect(images):                                                    # doctest: +SKIP
+        ...     return engine.predict([image[..., ::-1] for image in images], conf=0.05)
+        >>> detector = detxai.wrap(detect)                                         # doctest: +SKIP
+    """
+
+    family = "function"
+    has_network = False
+    _kind: ClassVar[str] = "a plain function"
+
+    def __init__(
+        self, function: Function, *, class_names: Mapping[int, str] | Sequence[str] | None = None
+    ) -> None:  # not Adapter's: there is no module to borrow
+        if not is_function(function):
+            kind = "the class " + function.__qualname__ if isinstance(function, type) else type(function).__name__
+            raise TypeError(f"function must be callable with a list of images, and no class or module; got {kind}")
+        self.function = function
+        names = getattr(function, "class_names", {}) if class_names is None else class_names
+        self.class_names = name_of_each(names)
+        self._n_classes = None if isinstance(names, Mapping) else len(self.class_names)  # a list names them all
+
+    @property
+    def device(self) -> torch.device:
+        """Where images are made; where the function computes is its own affair."""
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """No module: there is none to borrow. Inside, tensors are ordinary ones."""
+        with ordinary_tensors(self.device):
+            yield
+
+    borrowed_afresh = borrowed
+
+    @contextmanager
+    def remembering(self, *, heads: bool = False) -> Iterator[None]:
+        """Nothing: what a function would answer again is its own affair."""
+        yield
+
+    def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
+        check_score_threshold(score_threshold)
+        with self.borrowed():
+            (answer,) = self._answers(self.prepare(image))
+            found = suppressed(answer, score_threshold) if isinstance(answer, Candidates) else answer
+            kept = found[found.scores > score_threshold]
+        return replace(kept, class_names={**kept.class_names, **self.class_names})
+
+    def _prepare(self, arrays: Sequence[npt.NDArray[Any]]) -> Inputs:
+        sizes = [(array.shape[0], array.shape[1]) for array in arrays]
+        largest = max(height for height, _ in sizes), max(width for _, width in sizes)
+        tensor = torch.zeros(len(arrays), 3, *largest, dtype=self.dtype)
+        for row, array in zip(tensor, arrays, strict=True):
+            row[:, : array.shape[0], : array.shape[1]] = to_tensor(array)
+        return Inputs(tensor, tuple(Geometry(size, largest, size) for size in sizes), as_uint8(arrays))
+
+    def _forward(self, inputs: Inputs) -> Candidates:
+        return as_candidates(self._answers(inputs))
+
+    def _answers(self, inputs: Inputs) -> list[Answer]:
+        with torch.no_grad():
+            answers = self.function(_arrays(inputs))
+        found = read_answers(answers, len(inputs))
+        check_answers(found, [geometry.image_size for geometry in inputs.geometries], self._n_classes)
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """What is explained, for the record: family, name of the function, number of classes."""
+        return {"family": self.family, "model": self._name, "n_classes": len(self.class_names)}
+
+    def fingerprint(self) -> None:
+        """None: a plain function shows no weights."""
+        return None
+
+    @property
+    def _name(self) -> str:
+        named: Any = self.function
+        while isinstance(named, functools.partial):
+            named = named.func
+        named = named if hasattr(named, "__qualname__") else type(named)
+        return f"{named.__module__}.{named.__qualname__}"
+
+    def _parameters(self) -> tuple[()]:
+        return ()
+
+    @property
+    def model(self) -> NoReturn:  # type: ignore[override]
+        self._refuse("it decides itself where it runs, and has no module to move, hook or copy")
+
+    @property
+    def default_layers(self) -> NoReturn:
+        self._refuse("it has no layers")
+
+    @property
+    def reshape_transform(self) -> ReshapeTransform:
+        self._refuse("it has no layers")
+
+    def features(self, images: object, layers: object = None) -> NoReturn:
+        self._refuse("it has no layers")
+
+    def resume(self, features: Features) -> NoReturn:
+        self._refuse("it has no layers to resume from")
+
+    def structure(self, features: Features) -> NoReturn:
+        self._refuse("it has no layers")
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise TypeError(
+            f"{self._name} is {self._kind}: {reason}; 'detxai methods' lists what each method needs: CAMs need the "
+            "network inside, d_rise needs none"
+        )
+
+
+def is_function(model: object) -> bool:
+    """True for what ``FunctionAdapter`` takes: callable, but no class, whose call makes an object, and no module."""
+    return callable(model) and not isinstance(model, (type, nn.Module, Adapter))
+
+
+def _arrays(inputs: Inputs) -> list[npt.NDArray[np.uint8]]:
+    """The images as the function takes them: uint8 (H, W, 3), each of its own size and memory."""
+    levels = inputs.tensor.detach().cpu().clamp(0, 1) * 255 + 0.5
+    pixels = levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    sizes = [geometry.resized_size for geometry in inputs.geometries]
+    return [np.ascontiguousarray(one[:height, :width]) for one, (height, width) in zip(pixels, sizes, strict=True)]

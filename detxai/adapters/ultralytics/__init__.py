@@ -1,0 +1,1 @@
+"""ultralytics' detectors: YOLO and RT-DETR."""

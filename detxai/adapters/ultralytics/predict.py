@@ -1,0 +1,131 @@
+"""From an ultralytics network's own output to the boxes that its predictor reports."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from detxai.adapters.adapter import Inputs
+from detxai.adapters.ultralytics.checkpoint import ultralytics_module
+from detxai.adapters.ultralytics.letterbox import boxes_to_images, rotated_to_images, shares_to_images
+
+if TYPE_CHECKING:
+    from detxai.adapters.ultralytics.yolo import YOLOAdapter
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """What ``YOLO.predict`` would take from the model's settings; the field names are ultralytics'.
+
+    Attributes:
+        input_size: ``imgsz``, as the user or the checkpoint wrote it.
+        end2end: take the one-to-one branch of a dual head; None: as the network itself is set.
+    """
+
+    input_size: Any
+    iou: float
+    max_det: int
+    classes: Any
+    agnostic_nms: bool
+    retina_masks: bool
+    end2end: bool | None
+
+    @classmethod
+    def of(cls, network: nn.Module, overrides: Mapping[str, Any] | None) -> PredictSettings:
+        """The settings of a network, and of the ``YOLO`` object around it if there is one."""
+        own: Any = getattr(network, "args", None) or {}
+        own = own if isinstance(own, Mapping) else vars(own)
+        chosen = {"imgsz": own["imgsz"]} if own.get("imgsz") else {}
+        if overrides is not None:
+            chosen = dict(overrides)
+        values = ultralytics_module("cfg").get_cfg(overrides={**chosen, "mode": "predict"})
+        return cls(
+            input_size=values.imgsz,
+            iou=values.iou,
+            max_det=values.max_det,
+            classes=values.classes,
+            agnostic_nms=values.agnostic_nms,
+            retina_masks=values.retina_masks,
+            end2end=None if overrides is None or not _predict_chooses_branch() else values.nms is False,
+        )
+
+
+def _predict_chooses_branch() -> bool:
+    """Newer predictors choose a dual head's branch by ``nms``; older ones leave it as the network has it."""
+    return "end2end" in inspect.signature(ultralytics_module("nn.autobackend").AutoBackend.__init__).parameters
+
+
+def predicted_boxes(adapter: YOLOAdapter, inputs: Inputs, score_threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes (N, 4) xyxy in image pixels, scores (N,) and labels (N,) of one image; the model is borrowed already."""
+    settings, end2end, head = adapter.settings, adapter.end2end, adapter.head
+    _set_head(head, settings, end2end)
+    output = adapter.model(inputs.tensor)[0]
+    if adapter.task == "rtdetr":
+        return _queries(output[0].float(), inputs, settings, score_threshold)
+    output, prototypes = output if adapter.task == "segment" else (output, None)
+    rows = ultralytics_module("utils.nms").non_max_suppression(
+        output.float(),
+        score_threshold,
+        settings.iou,
+        settings.classes,
+        settings.agnostic_nms,
+        max_det=settings.max_det,
+        nc=head.nc,
+        max_time_img=math.inf,  # else a slow machine silently gets fewer boxes
+        rotated=adapter.task == "obb",
+        end2end=end2end,
+    )[0]
+    if adapter.task == "obb":
+        boxes = rotated_to_images(rows[None, :, [0, 1, 2, 3, -1]], inputs.geometries)[0]
+        return boxes, rows[:, 4], rows[:, 5].long()
+    if prototypes is not None:
+        rows = rows[_has_mask(rows, prototypes[0], inputs, settings)]
+    boxes = boxes_to_images(_ordered(rows[None, :, :4]), inputs.geometries)[0]
+    return boxes, rows[:, 4], rows[:, 5].long()
+
+
+def _set_head(head: Any, settings: PredictSettings, end2end: bool) -> None:
+    """As the predictor sets its own copy; ``borrowed`` puts the user's values back."""
+    if getattr(head, "one2one_cv2", None) is not None and head.cv2 is not None:
+        head.end2end = end2end
+    if end2end:
+        head.max_det = max(settings.max_det, 300)
+        head.agnostic_nms = settings.agnostic_nms
+
+
+def _queries(
+    rows: Tensor, inputs: Inputs, settings: PredictSettings, score_threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """RT-DETR's rows (K, 6): centre, size as shares of the image, score, label."""
+    kept = rows[:, 4] > score_threshold
+    if settings.classes is not None:
+        classes = torch.as_tensor(settings.classes, device=rows.device)
+        kept &= (rows[:, 5:6] == classes).any(1)
+    rows = rows[kept][: settings.max_det]
+    centre, half = rows[:, :2], rows[:, 2:4] / 2
+    shares = torch.cat([centre - half, centre + half], 1)
+    return shares_to_images(shares[None], inputs.geometries)[0], rows[:, 4], rows[:, 5].long()
+
+
+def _ordered(boxes: Tensor) -> Tensor:
+    """Boxes of heads without DFL may end before they start; their corners in order."""
+    first, second = boxes.split(2, -1)
+    return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], -1)
+
+
+def _has_mask(rows: Tensor, prototypes: Tensor, inputs: Inputs, settings: PredictSettings) -> Tensor:
+    """Which rows have a mask with any pixel: the predictor drops the others."""
+    ops = ultralytics_module("utils.ops")
+    geometry = inputs.geometries[0]
+    if settings.retina_masks:
+        boxes = ops.scale_boxes(geometry.input_size, rows[:, :4].clone(), geometry.image_size)
+        masks = ops.process_mask_native(prototypes, rows[:, 6:], boxes, geometry.image_size)
+    else:
+        masks = ops.process_mask(prototypes, rows[:, 6:], rows[:, :4], geometry.input_size, upsample=True)
+    return masks.flatten(1).amax(1) > 0 if len(masks) else rows[:, 4] > 0

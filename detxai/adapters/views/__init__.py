@@ -1,0 +1,1 @@
+"""A detector as other libraries want it."""

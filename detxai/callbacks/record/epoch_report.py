@@ -1,0 +1,46 @@
+"""What was seen at one epoch of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from detxai.callbacks.measuring import Sighting
+from detxai.callbacks.shortcut_alarm.alarm import Alarm
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What was seen at one epoch.
+
+    Attributes:
+        epoch: its number.
+        sightings: the boxes of the panel that the time budget allowed.
+        alarms: the classes that lean on a fixed place outside their boxes.
+        mistakes: the mistakes explained.
+    """
+
+    epoch: int
+    sightings: tuple[Sighting, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
+    mistakes: tuple[Sighting, ...] = ()
+
+    def adding(self, seen: Sequence[Sighting]) -> EpochReport:
+        """The same with more of the panel and more mistakes."""
+        panel = tuple(one for one in seen if one.kind == "panel")
+        mistakes = tuple(one for one in seen if one.kind != "panel")
+        return replace(self, sightings=self.sightings + panel, mistakes=self.mistakes + mistakes)
+
+    def without_maps(self) -> EpochReport:
+        """The same, small enough to be kept for the whole training."""
+        panel, mistakes = (
+            tuple(replace(one, explanation=None) for one in seen) for seen in (self.sightings, self.mistakes)
+        )
+        return replace(self, sightings=panel, mistakes=mistakes)
+
+
+def with_last(reports: Sequence[EpochReport], last: EpochReport | None) -> list[EpochReport]:
+    """The reports with one more, in place of that of the same epoch, and without its maps."""
+    if last is None:
+        return list(reports)
+    return [*(one for one in reports if one.epoch != last.epoch), last.without_maps()]

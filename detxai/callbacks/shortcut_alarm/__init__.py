@@ -1,0 +1,1 @@
+"""The shortcut alarm: classes that are decided outside their boxes."""

@@ -1,0 +1,1 @@
+"""``detxai demo``: the bundled detectors explain scenes whose evidence is known."""

@@ -1,0 +1,1 @@
+"""Soft random masks, and what scores under them say of each pixel."""

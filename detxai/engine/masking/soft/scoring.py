@@ -1,0 +1,64 @@
+"""Soft masks: what each pixel does to the scores where a part of the image is hidden, softly and at random."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detxai.adapters.adapter import Adapter
+from detxai.engine.masking.perturbing import Canvas
+from detxai.engine.masking.scoring import scores_under
+from detxai.engine.masking.soft.estimating import Estimate, estimate
+from detxai.engine.masking.soft.lattice import Lattice
+from detxai.engine.masking.soft.masks import RiseMasks
+from detxai.targets import Target
+
+CELLS_A_BOX = 2  # cells across the smallest box, so that its parts can be told apart
+CELLS = (5, 24)  # across the shorter side: at least, at most
+SHOWN = 0.65  # of the image, in every view: a box that is hard to find is lost when half is hidden
+
+
+def grid_for(size: tuple[int, int], boxes: Tensor) -> tuple[int, int]:
+    """(rows, columns) of cells that tell the parts of the smallest box apart, within ``CELLS`` on the shorter side.
+
+    Args:
+        size: (height, width) of the masks in pixels.
+        boxes: (T, 4) xyxy in those pixels.
+    """
+    width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
+    smallest = float((width * height).sqrt().min())
+    fewest, most = CELLS
+    shorter = min(size)
+    cell = min(max(smallest / CELLS_A_BOX, shorter / most), shorter / fewest)
+    return round(size[0] / cell), round(size[1] / cell)
+
+
+def soft_masks(
+    detector: Adapter,
+    canvas: Canvas,
+    targets: Sequence[Target],
+    boxes: Tensor,
+    n_masks: int,
+    seed: int,
+    settings: dict[str, Any],
+) -> Estimate:
+    """D-RISE's slopes for T boxes, by regression, under the last of the canvas's fillings: maps (T, h, w) over it.
+
+    Args:
+        detector: what is asked.
+        canvas: the image with its fillings.
+        targets: T questions.
+        boxes: (T, 4) xyxy in pixels of the canvas.
+        n_masks: views, shared by all boxes.
+        seed: of the masks.
+        settings: of ``scores_under``.
+    """
+    lattice = Lattice(RiseMasks(canvas.size, grid_for(canvas.size, boxes), seed, SHOWN))
+    last = torch.full((n_masks,), len(canvas.filling) - 1, device=boxes.device)
+    views = scores_under(lattice.masks, range(n_masks), detector, canvas, targets, fills=last, **settings)
+    scores = torch.cat([some for _, some in views], 1)
+    found = estimate(scores, lattice, "slope", "regression")
+    return Estimate(*(lattice.to_pixels(one, canvas.size) for one in (found.values, found.standard_error)))

@@ -1,0 +1,1 @@
+"""What measures are made from."""

@@ -1,0 +1,1 @@
+"""Measures for images of which it is known what decides."""

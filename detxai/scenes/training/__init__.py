@@ -1,0 +1,1 @@
+"""How the detectors of the scenes are trained."""
