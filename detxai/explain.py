@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.registry import wrap
 from detxai.detections import Detections, check_score_threshold
 from detxai.explanation import Explanation
@@ -33,7 +33,7 @@ class Method(Protocol):
 
 
 def explain(
-    detector: Adapter | Any,
+    detector: Detector | Any,
     image: Image,
     method: str | Method = DEFAULT_METHOD,
     detections: Detections | None = None,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from detxai.adapters.adapter import Adapter
 from detxai.adapters.changes.own_context import in_full_precision
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.perturbing import Filling
 from detxai.explanation import Explanation, settings_of
@@ -73,7 +73,7 @@ class LowPassed:
         return 1 + (passes_to_choose(n_boxes) if self.low_pass == "auto" else 0)
 
     @in_full_precision
-    def __call__(self, detector: Adapter, image: Image, *detections: Detections) -> Any:
+    def __call__(self, detector: Detector, image: Image, *detections: Detections) -> Any:
         """What the method gives, filtered: one explanation for each detection, or one for the image."""
         found = self.method(detector, image, *detections)
         if isinstance(found, Explanation):
@@ -83,7 +83,7 @@ class LowPassed:
         return [explanation.low_pass(self.low_pass) for explanation in found]
 
 
-def most_faithful(detector: Adapter, explanations: Sequence[Explanation], detections: Detections) -> list[Explanation]:
+def most_faithful(detector: Detector, explanations: Sequence[Explanation], detections: Detections) -> list[Explanation]:
     """The explanations of one image under the sigma that ``LowPassed`` calls the most faithful."""
     start = time.perf_counter()
     tried: dict[float | None, list[Explanation]] = {None: list(explanations)}

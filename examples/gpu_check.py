@@ -22,7 +22,7 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.torchvision.spread import spread_like_trained
 from detxai.engine.ablation.tails import tail_of
 from detxai.targets import ClassScoreTarget
@@ -60,7 +60,7 @@ def detectors(small: bool) -> dict[str, Any]:
     return found
 
 
-def some_scores(detector: Adapter, image: Tensor, found: detxai.Detections, per_level: int) -> dict[str, Tensor]:
+def some_scores(detector: Detector, image: Tensor, found: detxai.Detections, per_level: int) -> dict[str, Tensor]:
     features = detector.features(image)
     with detector.borrowed(), torch.no_grad():
         tail = tail_of(detector, features, ClassScoreTarget.of(found))
@@ -112,7 +112,7 @@ def speed(device: torch.device, *, small: bool) -> dict[str, Any]:
     }
 
 
-def seconds(method: detxai.AblationCAM, detector: Adapter, image: Tensor, found: detxai.Detections) -> float:
+def seconds(method: detxai.AblationCAM, detector: Detector, image: Tensor, found: detxai.Detections) -> float:
     wait(detector.device)
     start = time.perf_counter()
     method(detector, image, found)
@@ -120,7 +120,7 @@ def seconds(method: detxai.AblationCAM, detector: Adapter, image: Tensor, found:
     return time.perf_counter() - start
 
 
-def busy_share(detector: Adapter, image: Tensor, found: detxai.Detections) -> float:
+def busy_share(detector: Detector, image: Tensor, found: detxai.Detections) -> float:
     """Share of the wall time in which a kernel runs, by the profiler."""
     from torch.profiler import ProfilerActivity, profile
 

@@ -10,7 +10,7 @@ import numpy as np
 from pytorch_grad_cam import EigenCAM, GradCAM, HiResCAM, LayerCAM
 
 import detxai
-from detxai.adapters import Adapter, GradCamView
+from detxai.adapters import Detector, GradCamView
 from detxai.explanation import Cost, Explanation
 from detxai.images import load_image, to_uint8
 from detxai.reshape import fpn_reshape_transform
@@ -19,7 +19,7 @@ from detxai.targets import ClassScoreTarget
 METHODS = (GradCAM, HiResCAM, LayerCAM, EigenCAM)
 
 
-def explain_box(detector: Adapter, image: Path, detection: detxai.Detections) -> list[Explanation]:
+def explain_box(detector: Detector, image: Path, detection: detxai.Detections) -> list[Explanation]:
     """grad-cam's methods, asked what made ``detection``, on any detector that detxai wraps."""
     view = GradCamView(detector, image)
     photo = to_uint8(load_image(image))
@@ -34,7 +34,7 @@ def explain_box(detector: Adapter, image: Path, detection: detxai.Detections) ->
     return explanations
 
 
-def eigen_cam_on_a_backbone(detector: Adapter, image: Path) -> np.ndarray:
+def eigen_cam_on_a_backbone(detector: Detector, image: Path) -> np.ndarray:
     """grad-cam's EigenCAM straight on torchvision's model, as its tutorial does, with our reshape transform."""
     tensor = detector.prepare(image).tensor
     with (

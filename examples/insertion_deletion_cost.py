@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.loading import load_detector
 from detxai.engine.batching import images_at_once
 from detxai.engine.masking.perturbing import Canvas
@@ -56,7 +56,7 @@ def bare_passes(case: Case, measure: InsertionDeletion) -> Seconds:
     return processor, clock
 
 
-def a_case(detector: Adapter, image: Path | None, n_boxes: int, threshold: float) -> Case:
+def a_case(detector: Detector, image: Path | None, n_boxes: int, threshold: float) -> Case:
     photo = generate(500, "local").image if image is None else to_uint8(load_image(image))
     found = detector.detect(photo, threshold)[:n_boxes]
     dice = torch.Generator().manual_seed(0)  # any map will do: no pixel's rank is cheaper than another's

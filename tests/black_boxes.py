@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 
 SIZE = (48, 64)
@@ -16,7 +16,7 @@ WHITE = np.full((*SIZE, 3), 255, dtype=np.uint8)
 Score = Callable[[npt.NDArray[np.float64]], float]  # from what is bright (H, W), in [0, 1], to the score of the box
 
 
-def sees(*scores: Score, box: tuple[float, float, float, float] = (20, 12, 52, 40)) -> Adapter:
+def sees(*scores: Score, box: tuple[float, float, float, float] = (20, 12, 52, 40)) -> Detector:
     """A detector that finds one box a score, all in the same place."""
 
     def detect(images: list[npt.NDArray[np.uint8]]) -> list[Detections]:

@@ -24,7 +24,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.nms import non_max_suppression
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 
 Outputs = dict[str, dict[str, Tensor]]  # layer -> entry -> level
 
@@ -234,7 +234,7 @@ def traced_back(
 
 
 def layer_cam(
-    case: TwoStages | OneStage, box: Tensor, label: int, detector: Adapter, *, hold: bool = False
+    case: TwoStages | OneStage, box: Tensor, label: int, detector: Detector, *, hold: bool = False
 ) -> np.ndarray[Any, Any]:
     """LayerCAM's formula, with gradients by the model's own call from outputs made into leaves."""
     (geometry,) = detector.prepare(case.image).geometries

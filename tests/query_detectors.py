@@ -23,7 +23,7 @@ WIDE = {"height": 64, "width": 96}
 
 
 @dataclass(frozen=True)
-class Detector:
+class SeededDetector:
     """A model and the processor that its users would call."""
 
     model: Any
@@ -49,38 +49,38 @@ def photo(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def detr(seed: int = 0, width: int = 32, size: dict[str, int] = DETR_SIZE, **settings: Any) -> Detector:
+def detr(seed: int = 0, width: int = 32, size: dict[str, int] = DETR_SIZE, **settings: Any) -> SeededDetector:
     config = transformers.DetrConfig(**_detr_like(width), **settings)
     return _seeded("DetrForObjectDetection", config, transformers.DetrImageProcessor(size=size), seed)
 
 
-def segmenting_detr(seed: int = 0) -> Detector:
+def segmenting_detr(seed: int = 0) -> SeededDetector:
     heads = {"encoder_attention_heads": 8, "decoder_attention_heads": 8}
     stages = ["stage1", "stage2", "stage3", "stage4"]
     config = transformers.DetrConfig(**{**_detr_like(32), **heads, "backbone_config": _resnet(stages)})
     return _seeded("DetrForSegmentation", config, transformers.DetrImageProcessor(size=DETR_SIZE), seed)
 
 
-def conditional_detr(seed: int = 0) -> Detector:
+def conditional_detr(seed: int = 0) -> SeededDetector:
     config = transformers.ConditionalDetrConfig(**_detr_like(32))
     processor = transformers.ConditionalDetrImageProcessor(size=DETR_SIZE)
     return _seeded("ConditionalDetrForObjectDetection", config, processor, seed)
 
 
-def table_transformer(seed: int = 0) -> Detector:
+def table_transformer(seed: int = 0) -> SeededDetector:
     config = transformers.TableTransformerConfig(**_detr_like(32))
     processor = transformers.DetrImageProcessor(size=DETR_SIZE)
     return _seeded("TableTransformerForObjectDetection", config, processor, seed)
 
 
-def dab_detr(seed: int = 0) -> Detector:
+def dab_detr(seed: int = 0) -> SeededDetector:
     settings = _detr_like(32)
     config = transformers.DabDetrConfig(hidden_size=settings.pop("d_model"), **settings)
     processor = transformers.ConditionalDetrImageProcessor(size=DETR_SIZE)
     return _seeded("DabDetrForObjectDetection", config, processor, seed)
 
 
-def deformable_detr(seed: int = 0, n_levels: int = 4, two_stage: bool = False) -> Detector:
+def deformable_detr(seed: int = 0, n_levels: int = 4, two_stage: bool = False) -> SeededDetector:
     config = transformers.DeformableDetrConfig(
         **{**_detr_like(32), "backbone_config": _resnet(["stage2", "stage3", "stage4"])},
         num_feature_levels=n_levels,
@@ -92,28 +92,28 @@ def deformable_detr(seed: int = 0, n_levels: int = 4, two_stage: bool = False) -
     return _seeded("DeformableDetrForObjectDetection", config, processor, seed)
 
 
-def rt_detr(seed: int = 0, width: int = 32, size: dict[str, int] = SQUARE, **settings: Any) -> Detector:
+def rt_detr(seed: int = 0, width: int = 32, size: dict[str, int] = SQUARE, **settings: Any) -> SeededDetector:
     config = transformers.RTDetrConfig(**_rt_detr_like(width), **settings)
     return _seeded("RTDetrForObjectDetection", config, transformers.RTDetrImageProcessor(size=size), seed)
 
 
-def rt_detr_v2(seed: int = 0) -> Detector:
+def rt_detr_v2(seed: int = 0) -> SeededDetector:
     config = transformers.RTDetrV2Config(**_rt_detr_like(32))
     return _seeded("RTDetrV2ForObjectDetection", config, transformers.RTDetrImageProcessor(size=SQUARE), seed)
 
 
-def d_fine(seed: int = 0, width: int = 32, size: dict[str, int] = SQUARE) -> Detector:
+def d_fine(seed: int = 0, width: int = 32, size: dict[str, int] = SQUARE) -> SeededDetector:
     config = transformers.DFineConfig(**_rt_detr_like(width), lqe_hidden_dim=8, max_num_bins=8)
     return _seeded("DFineForObjectDetection", config, transformers.RTDetrImageProcessor(size=size), seed)
 
 
-def deim_v2(seed: int = 0) -> Detector:
+def deim_v2(seed: int = 0) -> SeededDetector:
     _skip_without("Deimv2Config")
     config = transformers.Deimv2Config(**_rt_detr_like(32), lqe_hidden_dim=8, max_num_bins=8)
     return _seeded("Deimv2ForObjectDetection", config, transformers.RTDetrImageProcessor(size=SQUARE), seed)
 
 
-def lw_detr(seed: int = 0) -> Detector:
+def lw_detr(seed: int = 0) -> SeededDetector:
     _skip_without("LwDetrConfig")
     backbone = transformers.LwDetrViTConfig(
         hidden_size=24,
@@ -132,7 +132,7 @@ def lw_detr(seed: int = 0) -> Detector:
     return _seeded("LwDetrForObjectDetection", config, processor, seed)
 
 
-def rf_detr(seed: int = 0) -> Detector:
+def rf_detr(seed: int = 0) -> SeededDetector:
     _skip_without("RfDetrConfig")
     backbone = transformers.RfDetrDinov2Config(
         hidden_size=24,
@@ -148,7 +148,7 @@ def rf_detr(seed: int = 0) -> Detector:
     return _seeded("RfDetrForObjectDetection", config, processor, seed)
 
 
-def yolos(seed: int = 0, n_layers: int = 3, size: dict[str, int] = DETR_SIZE) -> Detector:
+def yolos(seed: int = 0, n_layers: int = 3, size: dict[str, int] = DETR_SIZE) -> SeededDetector:
     config = transformers.YolosConfig(
         hidden_size=32,
         num_hidden_layers=n_layers,
@@ -162,7 +162,7 @@ def yolos(seed: int = 0, n_layers: int = 3, size: dict[str, int] = DETR_SIZE) ->
     return _seeded("YolosForObjectDetection", config, transformers.YolosImageProcessor(size=size), seed)
 
 
-FAMILIES: dict[str, Callable[[], Detector]] = {
+FAMILIES: dict[str, Callable[[], SeededDetector]] = {
     "detr": detr,
     "detr wide": lambda: detr(1, 48, {"shortest_edge": 48, "longest_edge": 120}),
     "conditional detr": conditional_detr,
@@ -250,12 +250,12 @@ def _resnet(stages: list[str]) -> Any:
     )
 
 
-def _seeded(kind: str, config: Any, processor: Any, seed: int) -> Detector:
+def _seeded(kind: str, config: Any, processor: Any, seed: int) -> SeededDetector:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = getattr(transformers, kind)(config).eval()
         _spread(model)
-    return Detector(model, processor)
+    return SeededDetector(model, processor)
 
 
 def _spread(model: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 from plain_hooks import OneStage, TwoStages
 from torch import Tensor, nn
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 
 
 def with_relus(model: nn.Module) -> nn.Module:
@@ -51,7 +51,7 @@ def own_score(case: TwoStages | OneStage, image: Tensor, box: Tensor, label: int
         case.image = clean
 
 
-def images_seen(detector: Adapter) -> tuple[list[int], Any]:
+def images_seen(detector: Detector) -> tuple[list[int], Any]:
     """How many images the detector's first layer has been shown, call by call, and the hook to remove."""
     seen: list[int] = []
     first = next(module for module in detector.model.modules() if isinstance(module, nn.Conv2d))

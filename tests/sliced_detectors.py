@@ -13,7 +13,7 @@ from one_stages import small
 from torch import Tensor
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.sliced import SlicedAdapter
 from detxai.detections import Candidates
 
@@ -29,12 +29,12 @@ def photo(seed: int = 0, size: tuple[int, int] = SIZE) -> Image:
     return np.ascontiguousarray(large.permute(1, 2, 0).byte().numpy())
 
 
-def two_stages() -> Adapter:
+def two_stages() -> Detector:
     """In float64, with proposals and a box for each class."""
     return detxai.wrap(small_faster_rcnn(n_levels=2, width=8, min_size=48, max_size=64).double())
 
 
-def one_stage() -> Adapter:
+def one_stage() -> Detector:
     return detxai.wrap(small("fcos").double())
 
 

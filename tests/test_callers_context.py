@@ -15,13 +15,13 @@ from faster_rcnns import photo, small_faster_rcnn
 from torch import Tensor
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 
 IMAGE = (photo(0, 60, 80).permute(1, 2, 0).numpy() * 255).astype(np.uint8)
 
 
 @cache
-def detector(kind: str) -> Adapter:
+def detector(kind: str) -> Detector:
     if kind == "faster_rcnn":
         return detxai.wrap(small_faster_rcnn())
     if kind == "function":
@@ -44,17 +44,17 @@ def detector(kind: str) -> Adapter:
     return YOLOAdapter(seeded("v8"), input_size=64)
 
 
-def detect(detector: Adapter) -> list[Tensor]:
+def detect(detector: Detector) -> list[Tensor]:
     found = detector.detect(IMAGE, 0.1)
     return [found.boxes, found.scores, found.labels]
 
 
-def candidates(detector: Adapter) -> list[Tensor]:
+def candidates(detector: Detector) -> list[Tensor]:
     seen = detector.candidates(IMAGE)
     return [seen.boxes.detach(), seen.class_scores.detach(), seen.objectness.detach()]
 
 
-def explained(method: Any, detector: Adapter, n_boxes: int = 2) -> list[Tensor]:
+def explained(method: Any, detector: Detector, n_boxes: int = 2) -> list[Tensor]:
     if not method.asks_about_boxes:
         return [torch.from_numpy(method(detector, IMAGE).values)]
     boxes, scores, labels = answers(detector, detect)
@@ -62,7 +62,7 @@ def explained(method: Any, detector: Adapter, n_boxes: int = 2) -> list[Tensor]:
     return [torch.from_numpy(explanation.values) for explanation in method(detector, IMAGE, found)]
 
 
-QUESTIONS: dict[str, Callable[[Adapter], list[Tensor]]] = {
+QUESTIONS: dict[str, Callable[[Detector], list[Tensor]]] = {
     "detect": detect,
     "candidates": candidates,
     "eigen_cam": partial(explained, detxai.EigenCAM()),
@@ -87,7 +87,7 @@ def skip_what_is_not_asked(kind: str, question: str) -> None:
 
 
 @cache
-def answers(detector: Adapter, question: Callable[[Adapter], list[Tensor]]) -> list[Tensor]:
+def answers(detector: Detector, question: Callable[[Detector], list[Tensor]]) -> list[Tensor]:
     """Without anything around the call."""
     return question(detector)
 

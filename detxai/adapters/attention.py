@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter, Inputs
+from detxai.adapters.detector import Detector, Inputs
 from detxai.detections import Candidates
 from detxai.images import Image
 
@@ -86,12 +86,12 @@ class Attention:
         return levels
 
 
-def has_attention(detector: Adapter | type[Adapter]) -> bool:
+def has_attention(detector: Detector | type[Detector]) -> bool:
     """Whether a detector, or an adapter's class, can tell the attention of its queries."""
     return callable(getattr(detector, "attention", None))
 
 
-def attention_of(detector: Adapter, image: Image) -> Attention:
+def attention_of(detector: Detector, image: Image) -> Attention:
     """The attention of the detector's queries in an image; call it while the model is borrowed.
 
     Raises:

@@ -48,7 +48,7 @@ class Family:
 
     @property
     def name(self) -> str:
-        """As in ``Adapter.family``."""
+        """As in ``Detector.family``."""
         name: str = self.adapter.family
         return name
 

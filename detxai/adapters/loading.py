@@ -19,7 +19,7 @@ from torch import nn
 from torchvision.models import detection as torchvision_detection
 from torchvision.models import get_model, list_models
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.exported import SUFFIXES, load_exported
 from detxai.adapters.families import FAMILIES
 from detxai.adapters.registry import wrap
@@ -38,7 +38,7 @@ def load_detector(
     weights: str | PathLike[str] | None = None,
     class_names: Names | None = None,
     **options: Any,
-) -> Adapter:
+) -> Detector:
     """A detector by name.
 
     Args:
@@ -127,7 +127,7 @@ def _state_dict(path: Path) -> Mapping[str, torch.Tensor]:
     return state
 
 
-def _from_factory(name: str, class_names: Names | None, options: Mapping[str, Any]) -> Adapter:
+def _from_factory(name: str, class_names: Names | None, options: Mapping[str, Any]) -> Detector:
     place, _, function = name.rpartition(":")
     module = _module(place)
     factory = getattr(module, function, None)
@@ -169,27 +169,27 @@ def _working_folder_importable() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _scenes_frcnn(class_names: Names | None, options: Mapping[str, Any]) -> Adapter:
+def _scenes_frcnn(class_names: Names | None, options: Mapping[str, Any]) -> Detector:
     from detxai.scenes import load_frcnn
 
     model = load_frcnn()
     return wrap(model, class_names=class_names or model.class_names, **options)
 
 
-def _scenes_yolo(class_names: Names | None, options: Mapping[str, Any]) -> Adapter:
+def _scenes_yolo(class_names: Names | None, options: Mapping[str, Any]) -> Detector:
     from detxai.scenes import load_yolo as load_scenes_yolo
 
     return wrap(load_scenes_yolo(), class_names=class_names, **options)
 
 
-def _scenes_rtdetr(class_names: Names | None, options: Mapping[str, Any]) -> Adapter:
+def _scenes_rtdetr(class_names: Names | None, options: Mapping[str, Any]) -> Detector:
     from detxai.scenes.detectors.rtdetr import load_rtdetr, rtdetr_image_processor
 
     processor = options.get("processor") or rtdetr_image_processor()
     return wrap(load_rtdetr(), class_names=class_names, **{**options, "processor": processor})
 
 
-BUNDLED: dict[str, Callable[[Names | None, Mapping[str, Any]], Adapter]] = {
+BUNDLED: dict[str, Callable[[Names | None, Mapping[str, Any]], Detector]] = {
     "scenes-frcnn": _scenes_frcnn,
     "scenes-yolo": _scenes_yolo,
     "scenes-rtdetr": _scenes_rtdetr,

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.families import FAMILIES
 from detxai.adapters.sliced import SlicedAdapter, Slicing
 
@@ -17,12 +17,12 @@ ENTRY_POINTS = "detxai.adapters"
 
 
 def wrap(
-    model: nn.Module | Adapter | str | PathLike[str] | Any,
+    model: nn.Module | Detector | str | PathLike[str] | Any,
     *,
     class_names: Mapping[int, str] | Sequence[str] | None = None,
     slices: tuple[int, int, float] | Slicing | None = None,
     **options: Any,
-) -> Adapter:
+) -> Detector:
     """The detector behind ``model``, ready to be asked about its boxes.
 
     The model is not changed, copied or fused; it is borrowed during calls and given back as it was.
@@ -47,7 +47,7 @@ def wrap(
     if slices is not None:
         slicing = Slicing.from_setting(slices)
         return SlicedAdapter(wrap(model, class_names=class_names, **options), slicing)
-    if isinstance(model, Adapter):
+    if isinstance(model, Detector):
         return model
     if isinstance(model, (str, PathLike)):
         from detxai.adapters.loading import load_detector  # loading leans on wrap for what it has loaded
@@ -87,7 +87,7 @@ def _innermost(model: Any) -> Any:
     return model
 
 
-def _checked(adapter: Any, name: str) -> Adapter:
-    if not isinstance(adapter, Adapter):
-        raise TypeError(f"entry point {name!r} must return a detxai Adapter or None, got {type(adapter).__name__}")
+def _checked(adapter: Any, name: str) -> Detector:
+    if not isinstance(adapter, Detector):
+        raise TypeError(f"entry point {name!r} must return a detxai Detector or None, got {type(adapter).__name__}")
     return adapter

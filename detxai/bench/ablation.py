@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detxai.adapters.adapter import Adapter, Features, Inputs
+from detxai.adapters.detector import Detector, Features, Inputs
 from detxai.adapters.structure import TwoStage
 from detxai.detections import Candidates, Detections
 from detxai.engine.ablation.loop import FullTail, Tail
@@ -65,7 +65,7 @@ class Row:
 
 
 def bench_ablation(
-    detector: Adapter,
+    detector: Detector,
     image: Image,
     detections: Detections,
     *,
@@ -113,7 +113,7 @@ def bench_ablation(
 
 
 def _time_part(
-    detector: Adapter,
+    detector: Detector,
     image: Image,
     detections: Detections,
     settings: Mapping[str, Any],
@@ -137,7 +137,7 @@ def _maps(explanations: Sequence[Explanation]) -> Tensor:
 
 
 def _ways(
-    detector: Adapter, inputs: Inputs, features: Features, targets: Sequence[Target]
+    detector: Detector, inputs: Inputs, features: Features, targets: Sequence[Target]
 ) -> list[tuple[str, Callable[[], Tail]]]:
     ways: list[tuple[str, Callable[[], Tail]]] = [
         ("full pass with the layer's output replaced", lambda: FullPassTail(detector, inputs, features, targets)),
@@ -171,12 +171,12 @@ def _two_stage_ways(
 class FullPassTail(FullTail):
     """The naive loop: the whole detector, with the ablated layer's output replaced by a hook."""
 
-    def __init__(self, detector: Adapter, inputs: Inputs, features: Features, targets: Sequence[Target]) -> None:
+    def __init__(self, detector: Detector, inputs: Inputs, features: Features, targets: Sequence[Target]) -> None:
         # the base class' way, which every adapter inherits and ours override with something quicker
-        super().__init__(detector, Adapter._features(detector, inputs, features.layers), targets)
+        super().__init__(detector, Detector._features(detector, inputs, features.layers), targets)
 
     def resumed(self, features: Features) -> Candidates:
-        return Adapter._resume(self.detector, features)
+        return Detector._resume(self.detector, features)
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def _time_tail(name: str, make: Callable[[], Tail], reference: Reference, featur
     return Row(name, seconds, sampled=n * len(features.levels), error=error)
 
 
-def _grad_cam(detector: Adapter, inputs: Inputs, detections: Detections, features: Features, n: int) -> Row:
+def _grad_cam(detector: Detector, inputs: Inputs, detections: Detections, features: Features, n: int) -> Row:
     """grad-cam's own AblationCAM, on a copy of the model: it can leave one broken."""
     name = "grad-cam's AblationCAM"
     if detector.family != "faster_rcnn":

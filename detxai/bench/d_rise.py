@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter, Inputs
+from detxai.adapters.detector import Detector, Inputs
 from detxai.detections import Detections
 from detxai.engine.batching import images_at_once
 from detxai.engine.masking.scoring import scores_under
@@ -50,7 +50,7 @@ class Rate:
 
 
 def bench_d_rise(
-    detector: Adapter,
+    detector: Detector,
     image: Image,
     detections: Detections,
     *,
@@ -112,7 +112,7 @@ def bench_d_rise(
     return rates
 
 
-def _bare(detector: Adapter, prepared: Inputs, batch_size: int, n: int) -> None:
+def _bare(detector: Detector, prepared: Inputs, batch_size: int, n: int) -> None:
     """The limit: full passes on a batch that is there already, and nothing else."""
     batch = replace(
         prepared,
@@ -126,7 +126,7 @@ def _bare(detector: Adapter, prepared: Inputs, batch_size: int, n: int) -> None:
 
 
 def published(
-    detector: Adapter, image: Image, detections: Detections, n_masks: int, seed: int = 0
+    detector: Detector, image: Image, detections: Detections, n_masks: int, seed: int = 0
 ) -> list[npt.NDArray[np.float64]]:
     """D-RISE as Microsoft's vision-explanation-methods 0.1.1 computes it: one mask a forward pass, all masks kept.
 
@@ -179,7 +179,7 @@ def _class_vectors(detections: Detections, n_classes: int) -> Tensor:
     return vectors
 
 
-def _agreement(detector: Adapter, image: Image, detections: Detections, n: int, batch_size: int) -> str:
+def _agreement(detector: Detector, image: Image, detections: Detections, n: int, batch_size: int) -> str:
     theirs = published(detector, image, detections, n)
     ours = DRISE(n_masks=n, grid=PEERS_GRID, batch_size=batch_size, progress=False)(detector, image, detections)
     found = [

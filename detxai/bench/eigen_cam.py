@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.images import Image
 from detxai.methods.eigen_cam import principal_projection
 
@@ -38,7 +38,7 @@ class Projection:
         return self.peer_seconds / self.seconds
 
 
-def bench_eigen_cam(detector: Adapter, image: Image) -> list[Projection]:
+def bench_eigen_cam(detector: Detector, image: Image) -> list[Projection]:
     """Every level of the adapter's default layers, projected by both."""
     from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection  # heavy, and only a peer
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.registry import wrap
 from detxai.callbacks.budget import TimeBudget
 from detxai.callbacks.loggers import Logger, automatic_loggers
@@ -39,7 +39,7 @@ PATIENCE = 3  # failures in a row, after which a monitor stops trying
 RATIO = 0.1  # of the channels, of the default Ablation-CAM: cheap, and box-specific
 TOLERANCE = 1.5  # of the time budget, from which it is told that it did not hold
 
-Look = Callable[[Adapter], list[Sighting]]  # a piece of work
+Look = Callable[[Detector], list[Sighting]]  # a piece of work
 
 
 class ExplanationMonitor:
@@ -118,7 +118,7 @@ class ExplanationMonitor:
         self.record = Record(self._out, resume=resume, about=self._about)
         self._given_loggers = None if isinstance(loggers, str) else list(loggers)
         self._loggers = self._given_loggers
-        self._newest: tuple[nn.Module | Adapter, int] | None = None
+        self._newest: tuple[nn.Module | Detector, int] | None = None
         self._watched = WatchedPanel(self.panel, self.method, most_objects, score_threshold)
         self._report: EpochReport | None = None
         self._finished = False
@@ -142,7 +142,7 @@ class ExplanationMonitor:
             self._start_another_run()
         self.budget.training_starts()
 
-    def step(self, model: nn.Module | Adapter, epoch: int, *, mistakes: Sequence[Mistake] = ()) -> EpochReport | None:
+    def step(self, model: nn.Module | Detector, epoch: int, *, mistakes: Sequence[Mistake] = ()) -> EpochReport | None:
         """Explain the panel with the model as it is after ``epoch``.
 
         Args:
@@ -204,7 +204,7 @@ class ExplanationMonitor:
         """True after three failures in a row."""
         return self._failures >= PATIENCE
 
-    def _step(self, model: nn.Module | Adapter, epoch: int, mistakes: Sequence[Mistake]) -> EpochReport:
+    def _step(self, model: nn.Module | Detector, epoch: int, mistakes: Sequence[Mistake]) -> EpochReport:
         first = self.record.starts_anew
         waiting = self._waiting(mistakes)
         neediest = self.budget.neediest(waiting)
@@ -241,11 +241,11 @@ class ExplanationMonitor:
             return self._written(detector, (self._report or EpochReport(epoch)).adding(seen))
 
     @contextmanager
-    def _looking(self, model: nn.Module | Adapter) -> Iterator[Adapter]:
-        with undisturbed(model.model if isinstance(model, Adapter) else model):
+    def _looking(self, model: nn.Module | Detector) -> Iterator[Detector]:
+        with undisturbed(model.model if isinstance(model, Detector) else model):
             yield wrap(model, class_names=self.class_names)
 
-    def _written(self, detector: Adapter, report: EpochReport) -> EpochReport:
+    def _written(self, detector: Detector, report: EpochReport) -> EpochReport:
         """The report with the alarms, after it went to files and loggers."""
         alarms = [] if self.probes is None else self.probes.alarms(detector.class_names)
         report = replace(report, alarms=tuple(alarms))
@@ -264,7 +264,7 @@ class ExplanationMonitor:
             waiting["mistake"] = (partial(explain_mistake, mistake=one, method=self.method) for one in mistakes)
         return waiting
 
-    def _look_at_panel(self, detector: Adapter, epoch: int) -> list[Sighting]:
+    def _look_at_panel(self, detector: Detector, epoch: int) -> list[Sighting]:
         """All of it that was not looked at yet, whatever it costs; as much is saved for the end of training."""
         seen = []
         for item in self._watched.unseen:
@@ -273,7 +273,7 @@ class ExplanationMonitor:
         self.budget.owe("panel", 0 if self._finished else len(self.panel))
         return seen
 
-    def _look_around(self, detector: Adapter, epoch: int, waiting: Mapping[str, Iterator[Look]]) -> list[Sighting]:
+    def _look_around(self, detector: Detector, epoch: int, waiting: Mapping[str, Iterator[Look]]) -> list[Sighting]:
         """As much of the work as the budget allows; what is seen is drawn at once, so that drawing is measured too."""
         seen = []
         with closing(self.budget.turns(waiting)) as looks:
@@ -287,7 +287,7 @@ class ExplanationMonitor:
             self.record.draw(one, epoch)
         return sightings
 
-    def _probe(self, row: int, item: PanelImage, detector: Adapter) -> list[Sighting]:
+    def _probe(self, row: int, item: PanelImage, detector: Detector) -> list[Sighting]:
         if self.probes is not None:
             self.probes.look(detector, row, item)
         return []

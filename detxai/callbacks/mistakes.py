@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.callbacks.measuring import Sighting, expect_whole, measures_of
 from detxai.callbacks.panel import PanelImage, object_scores
 from detxai.detections import Detections
@@ -39,7 +39,7 @@ class Mistake:
     score_threshold: float = 0.25
 
 
-def explain_mistake(detector: Adapter, mistake: Mistake, method: Method) -> list[Sighting]:
+def explain_mistake(detector: Detector, mistake: Mistake, method: Method) -> list[Sighting]:
     """The worst mistake of this kind on the image, explained; empty where the detector makes none now.
 
     The worst false positive is the one with the highest score; the worst miss is the object of which the detector

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.images import Image, load_image, to_uint8
 from detxai.targets import ClassScoreTarget, score_targets
@@ -95,7 +95,7 @@ def file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:60].strip("._")
 
 
-def questions(detector: Adapter, item: PanelImage, *, most: int, score_threshold: float) -> Detections:
+def questions(detector: Detector, item: PanelImage, *, most: int, score_threshold: float) -> Detections:
     """The boxes to explain: the annotated objects, or else what the detector finds now; at most ``most``.
 
     An annotated object's score is what the detector still sees of it, ``ClassScoreTarget``, in [0, 1].
@@ -115,6 +115,6 @@ def questions(detector: Adapter, item: PanelImage, *, most: int, score_threshold
     return replace(objects, scores=scores.cpu().clamp(0, 1), class_names=detector.class_names)
 
 
-def object_scores(detector: Adapter, image: Image, objects: Detections) -> Tensor:
+def object_scores(detector: Detector, image: Image, objects: Detections) -> Tensor:
     """(N,) how much of each object the detector sees: the best IoU x probability of its class over all candidates."""
     return score_targets(ClassScoreTarget.of(objects), detector.candidates(image))[:, 0]

@@ -18,7 +18,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     Python's, numpy's and torch's generators (CPU and every device in use) all come back: the order in which a data
     loader draws the next epoch depends on them. Inside, autograd records also where the caller does not (methods ask
     for gradients with respect to features, never of parameters), and no autocast of the caller's applies.
-    ``Adapter.borrowed`` brings back modes, buffers and attributes of the model itself.
+    ``Detector.borrowed`` brings back modes, buffers and attributes of the model itself.
     """
     python, numpy = random.getstate(), np.random.get_state()
     kinds = {parameter.device.type for parameter in model.parameters()} | {"cpu"}

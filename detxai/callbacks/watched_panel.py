@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.callbacks.measuring import Sighting, expect_whole, measures_of, small
 from detxai.callbacks.panel import PanelImage, questions
 from detxai.detections import Detections
@@ -60,7 +60,7 @@ class WatchedPanel:
                 self._turn = (self._turn + 1) % len(others)
             yield item
 
-    def look(self, item: PanelImage, detector: Adapter) -> list[Sighting]:
+    def look(self, item: PanelImage, detector: Detector) -> list[Sighting]:
         """Explain the boxes of one image."""
         asked = questions(detector, item, most=self._most_objects, score_threshold=self._score_threshold)
         explanations = explain(detector, item.pixels, self._method, asked) if len(asked) else []

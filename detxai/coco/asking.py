@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.coco.decoding import ImageFile
 from detxai.coco.errors import Case
 from detxai.coco.maps import Cells
@@ -76,7 +76,7 @@ class Asker:
         fail_fast: raise what fails.
     """
 
-    detector: Adapter
+    detector: Detector
     method: Method
     category_to_label: Mapping[int, int]
     category_names: Mapping[int, str]

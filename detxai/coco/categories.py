@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.formats import category_names, match_categories, plain_name
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ BY_NAME, BY_ID = "by-name", "by-id"
 
 
 def label_to_category(
-    detector: Adapter, annotations: Any, labels: str | PathLike[str] | Mapping[Any, Any] | None = None
+    detector: Detector, annotations: Any, labels: str | PathLike[str] | Mapping[Any, Any] | None = None
 ) -> dict[int, int]:
     """Label -> category id.
 
@@ -53,7 +53,7 @@ def label_to_category(
     return _told(pairs, known, names)
 
 
-def _labels_seen(detector: Adapter) -> list[int]:
+def _labels_seen(detector: Detector) -> list[int]:
     """The labels of a detector without class names: what it answers for a small black image."""
     with torch.no_grad():
         labels = detector.candidates(np.zeros((64, 64, 3), dtype=np.uint8)).labels

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.coco.asking import Pixels
 from detxai.coco.decoding import ImageFile, decoded
 from detxai.coco.errors import xyxy
@@ -42,7 +42,7 @@ class Detecting:
         iou: from which a box covers an annotation.
     """
 
-    detector: Adapter
+    detector: Detector
     label_to_category: Mapping[int, int]
     score_threshold: float
     folder: Folder

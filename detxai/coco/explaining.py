@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.registry import wrap
 from detxai.coco.categories import label_to_category
 from detxai.coco.folder import Folder
@@ -24,7 +24,7 @@ from detxai.explain import Method, make_method
 def explain_errors(
     coco_gt: Any,
     coco_dt: Any | None,
-    detector: Adapter | Any,
+    detector: Detector | Any,
     *,
     images: str | PathLike[str],
     out: str | PathLike[str],

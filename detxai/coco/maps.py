@@ -14,7 +14,7 @@ import numpy.typing as npt
 import PIL.Image
 import torch
 
-from detxai.adapters.adapter import Features
+from detxai.adapters.detector import Features
 from detxai.geometry import Geometry
 
 LEVELS = 254  # steps between smallest and largest value; the 255th is the room to put a level on zero

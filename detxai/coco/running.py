@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.coco.asking import Asker
 from detxai.coco.checking import check_request
 from detxai.coco.decoding import ImageFile
@@ -60,7 +60,7 @@ class Run:
         about: further entries of the manifest, such as the command.
     """
 
-    detector: Adapter
+    detector: Detector
     method: Method
     images: Path
     annotations: Any

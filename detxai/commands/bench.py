@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.loading import BUNDLED, load_detector
 from detxai.adapters.torchvision.spread import spread_like_trained
 from detxai.bench.ablation import as_records, as_table, bench_ablation
@@ -65,7 +65,7 @@ def _bench(given: argparse.Namespace) -> int:
 
 
 def _measured(
-    given: argparse.Namespace, detector: Adapter, array: Array, detections: Detections
+    given: argparse.Namespace, detector: Detector, array: Array, detections: Detections
 ) -> tuple[list[dict[str, Any]], str]:
     """What was measured, for JSON and for the eye."""
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.loading import load_detector
 from detxai.commands.options import (
     FAILED,
@@ -134,7 +134,7 @@ def _evaluate(given: argparse.Namespace) -> int:
 
 def _found(
     given: argparse.Namespace,
-    detector: Adapter,
+    detector: Detector,
     photos: Sequence[Photo],
     source: dict[str, Any],
     settings: dict[str, dict[str, Any]],
@@ -167,7 +167,7 @@ def _tell(left: TimeLeft) -> None:
     )
 
 
-def _detector(given: argparse.Namespace) -> Adapter:
+def _detector(given: argparse.Namespace) -> Detector:
     class_names = None if given.class_names is None else read_class_names(given.class_names)
     options = {} if given.input_size is None else {"input_size": given.input_size}
     try:
@@ -199,7 +199,7 @@ def _check_images(given: argparse.Namespace) -> None:
         raise ValueError("give --images and --annotations, or --scenes")
 
 
-def _photos(given: argparse.Namespace, detector: Adapter) -> tuple[list[Photo], dict[str, Any]]:
+def _photos(given: argparse.Namespace, detector: Detector) -> tuple[list[Photo], dict[str, Any]]:
     """The images, and where they come from, for the record."""
     if given.scenes is not None:
         kinds = kinds_of(given.scenes)

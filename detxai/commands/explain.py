@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from tqdm import tqdm
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.loading import load_detector
 from detxai.adapters.sliced import Slicing
 from detxai.commands.image_folders import folder_if_used, folder_names, safe_name, whole_folder, write_json
@@ -165,7 +165,7 @@ def _warn_of_long(method: Any, n_boxes: int, seconds_a_pass: float, path: Path, 
 class _Run:
     """What is the same for every image of a command."""
 
-    detector: Adapter
+    detector: Detector
     method: Method
     score_threshold: float
     request: Mapping[str, Any]

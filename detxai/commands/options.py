@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.sliced import Slicing
 from detxai.settings import LARGEST
 
@@ -120,7 +120,7 @@ def _shown(text: str) -> str:
     return repr(text) if len(text) <= 80 else f"{text[:77]!r}..."
 
 
-def on_device(detector: Adapter, device: str | None) -> Adapter:
+def on_device(detector: Detector, device: str | None) -> Detector:
     if device is not None:
         try:
             detector.model.to(torch.device(device))

@@ -14,8 +14,8 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw
 from tqdm import tqdm
 
-from detxai.adapters.adapter import Adapter
 from detxai.adapters.attention import has_attention
+from detxai.adapters.detector import Detector
 from detxai.adapters.loading import load_detector
 from detxai.demo.page import Panel, Section, Story, Total, page
 from detxai.detections import Detections
@@ -167,7 +167,7 @@ def _cells(row: DemoRow) -> tuple[str, ...]:
     return (row.kind, row.detector, row.detection, *scores, row.method, peak, *shares)
 
 
-def _detectors() -> tuple[dict[str, Adapter], list[str]]:
+def _detectors() -> tuple[dict[str, Detector], list[str]]:
     """Every bundled detector; those of other libraries only where these and the weights are."""
     found = {"scenes-frcnn": load_detector("scenes-frcnn")}
     missing = []
@@ -190,7 +190,7 @@ def _section(scene: Scene, stories: list[Story]) -> Section:
     return Section(scene.kind, KIND_DESCRIPTIONS[scene.kind], (photo, evidence, erased), tuple(stories))
 
 
-def _story(scene: Scene, name: str, detector: Adapter) -> tuple[Story, list[DemoRow]]:
+def _story(scene: Scene, name: str, detector: Detector) -> tuple[Story, list[DemoRow]]:
     """What one detector says of one scene, and every method's map of it."""
     index = _chosen(scene)
     detection = _matching(detector.detect(scene.image, 0.05), scene, index)
@@ -223,7 +223,7 @@ def _story(scene: Scene, name: str, detector: Adapter) -> tuple[Story, list[Demo
 
 
 def _explanations(
-    name: str, detector: Adapter, image: Pixels, detection: Detections
+    name: str, detector: Detector, image: Pixels, detection: Detections
 ) -> Iterator[tuple[str, Explanation]]:
     of_queries: dict[str, dict[str, Any]] = {"attention": {}} if has_attention(detector) else {}
     for method, settings in (SHOWN | of_queries).items():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.evaluate.samples import Sample, Truth
 from detxai.explanation import Cost, Explanation, settings_of
@@ -41,7 +41,7 @@ class RandomMap:
         if self.cells is not None and (not isinstance(self.cells, int) or self.cells < 1):
             raise ValueError(f"cells must be a whole number from 1, or None, got {self.cells!r}")
 
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         photo = to_uint8(load_image(image))
         height, width = photo.shape[:2]
         grid = (height, width) if self.cells is None else (min(self.cells, height), min(self.cells, width))
@@ -62,7 +62,7 @@ class BoxMap:
     name: ClassVar[str] = "box"
     asks_about_boxes: ClassVar[bool] = True
 
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         return _of_boxes(self, image, detections)
 
     def map(self, across: Tensor, down: Tensor, box: Sequence[float]) -> Tensor:
@@ -79,7 +79,7 @@ class BoxCentre:
     name: ClassVar[str] = "box_centre"
     asks_about_boxes: ClassVar[bool] = True
 
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         return _of_boxes(self, image, detections)
 
     def map(self, across: Tensor, down: Tensor, box: Sequence[float]) -> Tensor:

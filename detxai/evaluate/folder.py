@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.runs.files import is_temporary, make_folder, remove_abandoned, replacing, write_new
 from detxai.runs.request import differences
 
@@ -109,7 +109,7 @@ def _expect_no_other_files(folder: Path) -> None:
         raise ValueError(f"out: {folder} holds files, but no evaluation; give an empty or a new folder")
 
 
-def network_of(detector: Adapter) -> nn.Module | None:
+def network_of(detector: Detector) -> nn.Module | None:
     """The network inside a detector; None for a plain function, which has none to look into."""
     try:
         return detector.model

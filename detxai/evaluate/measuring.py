@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.ranking import PIXELS_AT_ONCE
 from detxai.evaluate.baselines import PlantedMask
@@ -75,7 +75,7 @@ def make_measures(
 
 
 def make_maps(
-    method: Contestant, detector: Adapter, sample: Sample, image: Pixels, truth: Truth
+    method: Contestant, detector: Detector, sample: Sample, image: Pixels, truth: Truth
 ) -> tuple[Tensor, float]:
     """A method's maps (T, H, W) of the sample's detections, and the seconds that they took together."""
     start = time.perf_counter()
@@ -86,7 +86,7 @@ def make_maps(
     return maps, time.perf_counter() - start
 
 
-def explained(method: Method, detector: Adapter, image: Pixels, detections: Detections) -> Tensor:
+def explained(method: Method, detector: Detector, image: Pixels, detections: Detections) -> Tensor:
     """A method's maps (T, H, W); the same for every detection where it asks about no box."""
     if not method.asks_about_boxes:
         values = torch.from_numpy(method(detector, image).values)
@@ -118,7 +118,7 @@ class Again:
         """``redo`` for a case of the detections at these places."""
         return lambda detector, image, seed: self._maps(detector, image, seed)[list(places)]
 
-    def _maps(self, detector: Adapter, image: Pixels, seed: int) -> Tensor:
+    def _maps(self, detector: Detector, image: Pixels, seed: int) -> Tensor:
         key = (zlib.crc32(image.tobytes()), image.shape, seed, _weights(detector))
         if key not in self.said:
             method: Any = self.method
@@ -128,7 +128,7 @@ class Again:
         return self.said[key]
 
 
-def _weights(detector: Adapter) -> tuple[float, ...]:
+def _weights(detector: Detector) -> tuple[float, ...]:
     network = network_of(detector)
     with torch.no_grad():
         parameters = () if network is None else network.parameters()
@@ -153,7 +153,7 @@ def at_once(method: Contestant, missing: Sequence[int], n_pixels: int) -> list[l
 def measure_some(
     measures: Iterable[Measure],
     method: Contestant,
-    detector: Adapter,
+    detector: Detector,
     sample: Sample,
     places: Sequence[int],
     image: Pixels,

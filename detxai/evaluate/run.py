@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.registry import wrap
 from detxai.detections import Detections
 from detxai.evaluate.baselines import PlantedMask
@@ -63,7 +63,7 @@ class Evaluation:
 
 
 def evaluate(
-    detector: Adapter | Any,
+    detector: Detector | Any,
     photos: Sequence[Photo],
     methods: Methods,
     out: str | PathLike[str],
@@ -142,7 +142,7 @@ def evaluate(
 class _Run:
     """What is the same for every image of an evaluation."""
 
-    detector: Adapter
+    detector: Detector
     photos: Sequence[Photo]
     methods: Mapping[str, Contestant]
     measures: Sequence[Measure]
@@ -291,7 +291,7 @@ def _record(sample: Sample, place: int, method: str, part: Mapping[str, Any]) ->
 
 
 def _request(
-    detector: Adapter, photos: Sequence[Photo], methods: Mapping[str, Contestant], measures: Sequence[Measure]
+    detector: Detector, photos: Sequence[Photo], methods: Mapping[str, Contestant], measures: Sequence[Measure]
 ) -> dict[str, Any]:
     names = json.dumps([photo.name for photo in photos])
     return {

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from detxai.adapters.adapter import Adapter, Features
 from detxai.adapters.changes.own_context import in_full_precision
+from detxai.adapters.detector import Detector, Features
 from detxai.detections import Detections
 from detxai.engine.ablation.channels import (
     Channels,
@@ -50,7 +50,7 @@ class _Asked:
         fill: (C,) what ablated channels are set to.
     """
 
-    detector: Adapter
+    detector: Detector
     groups: Sequence[Features]
     targets: Sequence[Target]
     tail: Tail
@@ -155,7 +155,7 @@ class AblationCAM:
 
     @in_full_precision
     @on_best_slice
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection, with ``channel_effects`` (C,): the drop y - y_c.
 
         ``details["tail"]`` says what each ablation recomputes: ``kind``, and for a full tail the ``reason``.
@@ -191,7 +191,7 @@ class AblationCAM:
             for i in range(len(detections))
         ]
 
-    def _features(self, detector: Adapter, image: Image) -> list[Features]:
+    def _features(self, detector: Detector, image: Image) -> list[Features]:
         """Of the image, in the model's own precision, whatever they were computed in; a group that is held together."""
         names = detector.layer_names(self.layers)
         inputs = detector.prepare([image])

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
 from detxai.adapters.attention import Attention as QueryAttention
 from detxai.adapters.attention import attention_of
 from detxai.adapters.changes.own_context import in_full_precision
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.geometry import box_iou
@@ -50,7 +50,7 @@ class Attention:
     passes: ClassVar[str] = "1 pass for the image, and a backward step through each attention layer a box"
 
     @in_full_precision
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection; ``details`` has the number of its query and how well it matches.
 
         Raises:

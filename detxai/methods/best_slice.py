@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.sliced.parts import ImageParts, intersections
 from detxai.detections import Detections
 from detxai.engine.masking.part_views import PartViews, parts_read
@@ -32,7 +32,7 @@ def on_best_slice(call: Call) -> Call:
     """
 
     @functools.wraps(call)
-    def called(method: Any, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def called(method: Any, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         inputs = detector.prepare(image) if detector.sees_parts else None
         parts = None if inputs is None else detector.parts(inputs)
         if inputs is None or parts is None or not parts.inner.has_network:

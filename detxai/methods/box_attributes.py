@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.geometry import Geometry
@@ -32,7 +32,7 @@ def check_attribute(attribute: object) -> None:
 
 
 def explain_attributes(
-    method: Any, detector: Adapter, image: Image, detections: Detections, level_map: LevelMap
+    method: Any, detector: Detector, image: Image, detections: Detections, level_map: LevelMap
 ) -> list[Explanation]:
     """One explanation for each detection, of what ``method.attribute`` names.
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from detxai.adapters.adapter import Adapter
 from detxai.adapters.changes.own_context import in_full_precision
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.ablation.loop import autocast
 from detxai.engine.batching import check_batch_size
@@ -149,7 +149,7 @@ class DRISE:
         return self.most_masks if self.n_masks == "auto" else self.n_masks
 
     @in_full_precision
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection, with the standard error of every pixel.
 
         With ``keep_partial``, Ctrl-C after the first masks gives what there is, marked as ``partial``.
@@ -192,7 +192,7 @@ class DRISE:
             for i in range(len(detections))
         ]
 
-    def sample(self, detector: Adapter, image: Image, detections: Detections) -> Sample:
+    def sample(self, detector: Detector, image: Image, detections: Detections) -> Sample:
         """What every detection scores under the masks, before any map is made of it."""
         canvas = Canvas.of(detector, image, self.fill, self.seed)
         boxes = canvas.geometry.boxes_to_input(detections.boxes)
@@ -206,7 +206,7 @@ class DRISE:
         """The maps on the sample's lattice."""
         return estimate(sample.scores, sample.lattice, self.normalisation, self.variance_reduction)
 
-    def _questions(self, detector: Adapter, canvas: Canvas, detections: Detections) -> tuple[list[Target], Tensor]:
+    def _questions(self, detector: Detector, canvas: Canvas, detections: Detections) -> tuple[list[Target], Tensor]:
         """The targets, and their scores (T,) on the whole image."""
         with torch.no_grad():
             candidates = canvas.candidates(detector, canvas.clean)
@@ -217,7 +217,7 @@ class DRISE:
             targets += ask_about(detections, self.target)
         return targets, score_targets(targets, candidates)[:, 0]
 
-    def _extended(self, sample: Sample, detector: Adapter, targets: Sequence[Target]) -> Sample:
+    def _extended(self, sample: Sample, detector: Detector, targets: Sequence[Target]) -> Sample:
         """The sample with as many masks as asked for, or as there were before Ctrl-C."""
         most = self.most_masks if self.n_masks == "auto" else self.n_masks
         scores, done = sample.scores.new_zeros(len(targets), most), 0

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter, Features, as_uint8
 from detxai.adapters.changes.own_context import in_full_precision
+from detxai.adapters.detector import Detector, Features, as_uint8
 from detxai.engine.eigen import eigh
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Array, Image, load_image, to_tensor
@@ -53,7 +53,7 @@ class EigenCAM:
             kind = type(self.reshape_transform).__name__
             raise TypeError(f"reshape_transform must be callable with a layer's output, got {kind}")
 
-    def __call__(self, detector: Adapter, image: Image) -> Explanation:
+    def __call__(self, detector: Detector, image: Image) -> Explanation:
         """One explanation for the image.
 
         Raises:
@@ -63,7 +63,7 @@ class EigenCAM:
         return self.batch(detector, [image])[0]
 
     @in_full_precision
-    def batch(self, detector: Adapter, images: Sequence[Image]) -> list[Explanation]:
+    def batch(self, detector: Detector, images: Sequence[Image]) -> list[Explanation]:
         """One explanation for each image, from one forward pass over all images of a size.
 
         Of a size, because what a batch of several sizes is padded with reaches into the features of its images.

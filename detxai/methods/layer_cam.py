@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter, Inputs
 from detxai.adapters.changes.own_context import in_full_precision
+from detxai.adapters.detector import Detector, Inputs
 from detxai.detections import Candidates, Detections
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
@@ -61,7 +61,7 @@ class LayerCAM:
 
     @in_full_precision
     @on_best_slice
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection.
 
         Raises:
@@ -103,7 +103,7 @@ class Traced:
 
     @classmethod
     def of(
-        cls, detector: Adapter, image: Image, layers: Sequence[str] | str | None, *, propagate: bool = True
+        cls, detector: Detector, image: Image, layers: Sequence[str] | str | None, *, propagate: bool = True
     ) -> Traced:
         """The graph of the whole network, or, without ``propagate``, of what reads the layers, each for itself."""
         names = detector.layer_names(layers)

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
 from detxai.adapters.changes.own_context import in_full_precision
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.best_pixels import VIEWS_A_MAP, elected, try_best_pixels
 from detxai.engine.masking.decisive import decisive_cells
@@ -159,7 +159,7 @@ class PixelEvidence:
         return n_masks, n_first, n_last if n_masks or n_first else 0
 
     @in_full_precision
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection, with the standard error of every pixel; None where the start was kept.
 
         Raises:
@@ -199,7 +199,7 @@ class PixelEvidence:
         ]  # fmt: skip
 
     def _views(
-        self, detector: Adapter, canvas: Canvas, detections: Detections, seen: Callable[[int], object]
+        self, detector: Detector, canvas: Canvas, detections: Detections, seen: Callable[[int], object]
     ) -> EvidenceViews:
         """The soft masks of the image and the first draws of each box."""
         n_boxes = len(detections)
@@ -285,7 +285,7 @@ class PixelEvidence:
         views.partial = stopped_early(go_on, views.known, self.keep_partial, least_draws=0)
 
     def _start(
-        self, detector: Adapter, image: Image, canvas: Canvas, detections: Detections
+        self, detector: Detector, image: Image, canvas: Canvas, detections: Detections
     ) -> tuple[Tensor, list[str], int]:
         """The start's shape (T, h, w), each summing to 1, what it is made of, and how many passes that took."""
         parts, names, n_passes = [hills(canvas.size, boxes_on(canvas, detections))], ["box_centre"], 0

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from detxai.adapters.adapter import Adapter
 from detxai.adapters.changes.own_context import in_full_precision
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.ablation.loop import autocast
 from detxai.engine.batching import check_batch_size
@@ -104,7 +104,7 @@ class RegionShapley:
         return self.max_passes * n_boxes
 
     @in_full_precision
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection, with the standard error of every pixel.
 
         Raises:
@@ -134,7 +134,7 @@ class RegionShapley:
         ]  # fmt: skip
 
     def sampler(
-        self, detector: Adapter, canvas: Canvas, detections: Detections, seen: Callable[[int], object]
+        self, detector: Detector, canvas: Canvas, detections: Detections, seen: Callable[[int], object]
     ) -> ShapleySampler:
         """What draws densities of the detections' Shapley values.
 

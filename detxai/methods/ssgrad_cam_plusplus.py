@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
 from detxai.adapters.changes.own_context import in_full_precision
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.explanation import Explanation
 from detxai.geometry import Geometry, cell_size
@@ -64,7 +64,7 @@ class SSGradCAMPlusPlus:
 
     @in_full_precision
     @on_best_slice
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection; ``details["levels"]`` names the level of each attribute.
 
         Raises:

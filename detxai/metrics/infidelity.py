@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Inputs
+from detxai.adapters.detector import Inputs
 from detxai.engine.batching import check_batch_size
 from detxai.engine.masking.perturbing import Canvas, Filling
 from detxai.metrics.inputs.case import Case, Quantity, Reference

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Inputs
+from detxai.adapters.detector import Inputs
 from detxai.engine.batching import check_batch_size
 from detxai.engine.masking.perturbing import Canvas, Filling, filling_image
 from detxai.engine.masking.regions import Partitions, import_slic, superpixels

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.engine.ranking import rank_correlation
 from detxai.images import Image
 from detxai.metrics.inputs.case import Case, Quantity
@@ -83,7 +83,7 @@ def cascade(case: Case, settings: Randomisation) -> list[Tensor]:
     return maps
 
 
-def layers_from_the_head(detector: Adapter, image: Image) -> list[nn.Module]:
+def layers_from_the_head(detector: Detector, image: Image) -> list[nn.Module]:
     """The modules that own parameters, in the order in which a pass first calls them, last first.
 
     Those that no pass calls (a head used in training only, parameters read by their parent) count with the head.

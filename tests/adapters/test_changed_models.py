@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from detxai import AblationCAM, LayerCAM
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 
 # -- eight changes ---------------------------------------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ ONE_STAGE_PARTS = (
 )
 
 
-def holds(case: TwoStages | OneStage, detector: Adapter) -> None:
+def holds(case: TwoStages | OneStage, detector: Detector) -> None:
     """Detections, candidates and maps of one image are those of the model itself."""
     with torch.no_grad():
         clean = case.answer({})

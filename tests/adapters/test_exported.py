@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.exported import ExportedAdapter, Preparation
 from detxai.adapters.exported.detector import ExportedDetector
 from detxai.adapters.exported.files import Array, ExportedFile
@@ -138,7 +138,7 @@ def same(found: Detections, expected: Detections, tolerance: float = 1e-3) -> No
 
 
 @pytest.fixture(scope="module")
-def own() -> Adapter:
+def own() -> Detector:
     return detxai.wrap("scenes-yolo")
 
 
@@ -149,7 +149,7 @@ def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("layout", LAID_OUT)
-def test_every_layout_is_recognised_and_read(layout: str, own: Adapter) -> None:
+def test_every_layout_is_recognised_and_read(layout: str, own: Detector) -> None:
     def run(images: Array) -> Mapping[str, Array]:
         with torch.no_grad():
             found = LAID_OUT[layout](torch.from_numpy(images))
@@ -163,14 +163,14 @@ def test_every_layout_is_recognised_and_read(layout: str, own: Adapter) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
-def test_torchscript(own: Adapter, tmp_path: Path) -> None:
+def test_torchscript(own: Detector, tmp_path: Path) -> None:
     detector = detxai.wrap(traced(LAID_OUT["yolo"], tmp_path / "detector.torchscript"), input_size=SIZE)
     same(detector.detect(SCENES[0], 0.4), own.detect(SCENES[0], 0.4))
     with pytest.raises(ValueError, match=r"fails on images \[1, 3, 97, 131\].*input_size= brings"):
         detxai.wrap(tmp_path / "detector.torchscript").detect(np.zeros((97, 131, 3), dtype=np.uint8))
 
 
-def test_onnx_one_image_at_a_time(onnx_file: Path, own: Adapter) -> None:
+def test_onnx_one_image_at_a_time(onnx_file: Path, own: Detector) -> None:
     detector = detxai.wrap(onnx_file, class_names=own.class_names)
     for image in SCENES:
         same(detector.detect(image, 0.4), own.detect(image, 0.4))
@@ -179,13 +179,13 @@ def test_onnx_one_image_at_a_time(onnx_file: Path, own: Adapter) -> None:
     torch.testing.assert_close(together[2].class_scores, detector.candidates(SCENES[2]).class_scores)
 
 
-def test_openvino(onnx_file: Path, own: Adapter, tmp_path: Path) -> None:
+def test_openvino(onnx_file: Path, own: Detector, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     openvino.save_model(openvino.convert_model(str(onnx_file)), str(tmp_path / "detector.xml"), compress_to_fp16=False)
     same(detxai.wrap(tmp_path / "detector.xml").detect(SCENES[0], 0.4), own.detect(SCENES[0], 0.4))
 
 
-def test_the_map_is_that_of_the_network(onnx_file: Path, own: Adapter) -> None:
+def test_the_map_is_that_of_the_network(onnx_file: Path, own: Detector) -> None:
     """Masks reach the file as they reach the network: the boxes' slopes are the same."""
     found = own.detect(SCENES[0], 0.4)
     method = detxai.DRISE(n_masks=60, progress=False)

@@ -16,7 +16,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import boxes as box_ops
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.structure import TwoStage
 
 
@@ -95,7 +95,7 @@ def class_agnostic(model: Any) -> None:
     model.roi_heads.postprocess_detections = MethodType(one_box_for_all_classes, model.roi_heads)
 
 
-def questions(detector: Adapter, image: Any, found: detxai.Detections) -> dict[str, Callable[[], Any]]:
+def questions(detector: Detector, image: Any, found: detxai.Detections) -> dict[str, Callable[[], Any]]:
     return {
         "candidates": lambda: detector.candidates(image),
         "layer_cam": lambda: detxai.LayerCAM()(detector, image, found),

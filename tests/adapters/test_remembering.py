@@ -15,7 +15,7 @@ from faster_rcnns import small_faster_rcnn
 from torch import Tensor, nn
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.remembering import remembered
 
 Pixels = npt.NDArray[np.uint8]
@@ -26,7 +26,7 @@ def picture(seed: int) -> Pixels:
 
 
 @pytest.fixture(params=["faster_rcnn", "v8", "26", "rt-detr"])
-def detector(request: pytest.FixtureRequest) -> Adapter:
+def detector(request: pytest.FixtureRequest) -> Detector:
     if request.param == "faster_rcnn":
         return detxai.wrap(small_faster_rcnn())
     pytest.importorskip("ultralytics")
@@ -37,7 +37,7 @@ def detector(request: pytest.FixtureRequest) -> Adapter:
     return YOLOAdapter(seeded(request.param), input_size=SIZE)
 
 
-def everything(detector: Adapter, image: Pixels) -> list[Tensor]:
+def everything(detector: Detector, image: Pixels) -> list[Tensor]:
     """Detections, candidates, features, and the maps of a method that asks about the box."""
     found = detector.detect(image, 0.0)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def everything(detector: Adapter, image: Pixels) -> list[Tensor]:
     ]
 
 
-def test_every_answer_is_the_same_in_every_bit(detector: Adapter) -> None:
+def test_every_answer_is_the_same_in_every_bit(detector: Detector) -> None:
     images = [picture(0), picture(1)]
     alone = [everything(detector, image) for image in images]
     with detector.remembering():
@@ -59,7 +59,7 @@ def test_every_answer_is_the_same_in_every_bit(detector: Adapter) -> None:
                 assert torch.equal(ours, theirs)
 
 
-def test_the_trunk_runs_once(detector: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trunk_runs_once(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[int] = []
     stem = next(module for module in detector.model.modules() if isinstance(module, nn.Conv2d))
     convolved, image = stem._conv_forward, picture(0)
@@ -96,7 +96,7 @@ def test_explain_finds_the_boxes_and_their_maps_in_one_pass(monkeypatch: pytest.
     assert all(np.array_equal(one.values, other.values) for one, other in zip(explanations, apart, strict=True))
 
 
-def test_detections_and_candidates_can_share_the_heads_too(detector: Adapter) -> None:
+def test_detections_and_candidates_can_share_the_heads_too(detector: Detector) -> None:
     images = [picture(0), picture(1)]
 
     def looked_at(image: Pixels) -> list[Tensor]:
@@ -112,7 +112,7 @@ def test_detections_and_candidates_can_share_the_heads_too(detector: Adapter) ->
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_nothing_is_left(detector: Adapter, fails: bool) -> None:
+def test_nothing_is_left(detector: Detector, fails: bool) -> None:
     before = {name: dict(vars(module)) for name, module in detector.model.named_modules()}
     with pytest.raises(KeyboardInterrupt) if fails else detector.borrowed(), detector.remembering():
         inputs = detector.prepare(picture(0))

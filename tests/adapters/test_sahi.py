@@ -19,6 +19,7 @@ from detxai.adapters.sliced import SlicedAdapter, Slicing
 from detxai.adapters.sliced.merging import merged
 from detxai.detections import Detections
 from detxai.formats import from_sahi
+from detxai.scenes.detectors.yolo import find_yolo_weights
 
 pytest.importorskip("sahi")
 
@@ -55,7 +56,7 @@ def collage() -> Any:
 def yolo() -> Any:
     """The small YOLO of the scenes."""
     pytest.importorskip("ultralytics")
-    if scenes.detectors.yolo.find_yolo_weights() is None:
+    if find_yolo_weights() is None:
         pytest.skip("the weights of the scenes' YOLO are not here")
     return scenes.load_yolo()
 

@@ -14,15 +14,15 @@ from sliced_detectors import SIZE, Spots, answer_by_hand, one_stage, photo, two_
 from torch import Tensor
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.sliced import SlicedAdapter, Slicing
 from detxai.adapters.sliced.merging import merged
 from detxai.detections import Candidates, Detections
 
 
 @pytest.fixture(scope="module", params=[two_stages, one_stage], ids=["two-stage", "one-stage"])
-def inner(request: pytest.FixtureRequest) -> Adapter:
-    made: Adapter = request.param()
+def inner(request: pytest.FixtureRequest) -> Detector:
+    made: Detector = request.param()
     return made
 
 
@@ -81,7 +81,7 @@ def test_slices_of_an_example_small_enough_for_paper() -> None:
 @pytest.mark.parametrize("size", [SIZE, (61, 47)])
 @pytest.mark.parametrize("as_float", [False, True], ids=["uint8", "float"])
 def test_a_single_slice_is_the_detector_itself_bit_for_bit(
-    inner: Adapter, size: tuple[int, int], as_float: bool
+    inner: Detector, size: tuple[int, int], as_float: bool
 ) -> None:
     image: Any = photo(3, size)
     if as_float:  # levels that no file of eight bits has
@@ -96,7 +96,7 @@ def test_a_single_slice_is_the_detector_itself_bit_for_bit(
 
 @pytest.mark.parametrize(("slices", "whole_image"), [((2, 2, 0.2), True), ((3, 2, 0.41), True), ((1, 3, 0.0), False)])
 def test_candidates_are_those_of_every_slice_moved_to_the_image(
-    inner: Adapter, slices: tuple[int, int, float], whole_image: bool
+    inner: Detector, slices: tuple[int, int, float], whole_image: bool
 ) -> None:
     detector, image = sliced(inner, *slices, whole_image=whole_image), photo(1)
     found = detector.candidates(image)
@@ -114,7 +114,7 @@ def test_candidates_are_those_of_every_slice_moved_to_the_image(
     assert float(found.objectness.sum()) == pytest.approx(sum(float(own.objectness.sum()) for own in by_hand))
 
 
-def test_images_of_several_sizes_answer_as_each_alone(inner: Adapter) -> None:
+def test_images_of_several_sizes_answer_as_each_alone(inner: Detector) -> None:
     images = [photo(1), photo(2, (50, 64)), photo(3)]
     detector = sliced(inner, 2, 2, 0.25)
     together = detector.candidates(images)

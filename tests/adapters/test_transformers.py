@@ -13,7 +13,7 @@ from query_detectors import (
     DETR_SIZE,
     FAMILIES,
     SQUARE,
-    Detector,
+    SeededDetector,
     deformable_detr,
     detr,
     photo,
@@ -28,15 +28,15 @@ import detxai
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def own(request: pytest.FixtureRequest) -> Detector:
+def own(request: pytest.FixtureRequest) -> SeededDetector:
     return FAMILIES[request.param]()
 
 
-def wrapped(own: Detector) -> Any:
+def wrapped(own: SeededDetector) -> Any:
     return detxai.wrap(own.model, processor=own.processor)
 
 
-def test_detections_are_the_vendors_own(own: Detector) -> None:
+def test_detections_are_the_vendors_own(own: SeededDetector) -> None:
     _assert_same_detections(own, photo(60, 90), [0.0])
 
 
@@ -54,7 +54,7 @@ def test_detections_in_odd_images_are_the_vendors_own(make: Any, size: tuple[int
     _assert_same_detections(make(), photo(*size), [0.0, 0.5])
 
 
-def _assert_same_detections(own: Detector, image: Any, shares: list[float]) -> None:
+def _assert_same_detections(own: SeededDetector, image: Any, shares: list[float]) -> None:
     every = own.own_answer(image)
     for share in shares:
         least = float(every["scores"].quantile(share)) if share else 0.0
@@ -67,7 +67,7 @@ def _assert_same_detections(own: Detector, image: Any, shares: list[float]) -> N
         assert torch.equal(found.labels, expected["labels"])
 
 
-def test_every_detection_is_a_candidate_with_its_score(own: Detector) -> None:
+def test_every_detection_is_a_candidate_with_its_score(own: SeededDetector) -> None:
     image = photo(60, 90)
     found = own.own_answer(image)
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_every_detection_is_a_candidate_with_its_score(own: Detector) -> None:
     assert float(candidates.class_scores.max()) == pytest.approx(float(found["scores"].max()), abs=1e-5)
 
 
-def test_prepared_images_are_the_processors(own: Detector) -> None:
+def test_prepared_images_are_the_processors(own: SeededDetector) -> None:
     images = [photo(60, 90), photo(90, 60, 1)] if own.processor.do_pad else [photo(60, 90), photo(60, 90, 1)]
     expected = own.processor(images=images, return_tensors="pt")
     inputs = wrapped(own).prepare(images)
@@ -91,7 +91,7 @@ def test_prepared_images_are_the_processors(own: Detector) -> None:
         assert [geometry.resized_size for geometry in inputs.geometries] == shown
 
 
-def test_a_batch_of_mixed_sizes_is_scored_as_the_vendor_scores_it(own: Detector) -> None:
+def test_a_batch_of_mixed_sizes_is_scored_as_the_vendor_scores_it(own: SeededDetector) -> None:
     images = [photo(60, 90), photo(90, 60, 1)]
     inputs = own.processor(images=images, return_tensors="pt")
     with torch.no_grad():
@@ -177,7 +177,7 @@ def test_the_processor_saved_beside_the_weights_is_taken(tmp_path: Path, caplog:
         detxai.wrap(loaded)
 
 
-def test_every_family_has_a_processor_of_its_own(own: Detector) -> None:
+def test_every_family_has_a_processor_of_its_own(own: SeededDetector) -> None:
     detector: Any = detxai.wrap(own.model)
     kinds = [type(each).__name__.removesuffix("Fast") for each in (detector.processor, own.processor)]
     assert kinds[0] == kinds[1]

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from query_detectors import FAMILIES, Detector, deformable_detr, detr, photo, rf_detr, rt_detr, yolos
+from query_detectors import FAMILIES, SeededDetector, deformable_detr, detr, photo, rf_detr, rt_detr, yolos
 from torch import Tensor, nn
 
 import detxai
 from detxai.targets import BoxSideTarget, ClassScoreTarget, score_targets
 
-FEW: dict[str, Callable[[], Detector]] = {
+FEW: dict[str, Callable[[], SeededDetector]] = {
     "detr": detr,
     "deformable": deformable_detr,
     "rt-detr": rt_detr,
@@ -29,7 +29,7 @@ INNER = {  # a layer of each kind: maps, maps with masks, tokens
 }
 
 
-def wrapped(own: Detector) -> Any:
+def wrapped(own: SeededDetector) -> Any:
     return detxai.wrap(own.model, processor=own.processor)
 
 

@@ -16,7 +16,7 @@ from model_snapshots import StopError, assert_same, raising, snapshot
 from query_detectors import (
     DETR_SIZE,
     SQUARE,
-    Detector,
+    SeededDetector,
     dab_detr,
     deformable_detr,
     detr,
@@ -31,7 +31,7 @@ import detxai
 from detxai.adapters.transformers.recognising import is_of_transformers
 from detxai.cli import main
 
-MAKERS: dict[str, Callable[[], Detector]] = {
+MAKERS: dict[str, Callable[[], SeededDetector]] = {
     "detr": detr,
     "deformable": deformable_detr,
     "rt-detr": rt_detr,
@@ -48,7 +48,7 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def wrapped(own: Detector, **options: Any) -> Any:
+def wrapped(own: SeededDetector, **options: Any) -> Any:
     return detxai.wrap(own.model, processor=own.processor, **options)
 
 
@@ -208,7 +208,7 @@ class Fewer(transformers.DetrImageProcessor):
 
 
 def test_a_processor_that_leaves_some_out_is_followed() -> None:
-    own = Detector(detr().model, Fewer(size=DETR_SIZE))
+    own = SeededDetector(detr().model, Fewer(size=DETR_SIZE))
     detector = wrapped(own)
     assert len(detector.detect(IMAGE, 0)) == 6
     assert detector.candidates(IMAGE).boxes.shape[1] == 12

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.regions import random_partitions
 from detxai.evaluate.contestants import PEERS, contestants
@@ -29,7 +29,7 @@ BOX = [4.0, 4.0, 60.0, 60.0]
 FOUND = Detections([BOX], [0.9], [1])
 
 
-def seeing(score: Callable[[np.ndarray], float]) -> Adapter:
+def seeing(score: Callable[[np.ndarray], float]) -> Detector:
     """A detector whose box always lies right, and whose score is a function of how much of each pixel is shown."""
 
     def detect(images: Any) -> list[Detections]:
@@ -45,7 +45,7 @@ def weights(n: int, seed: int = 0) -> np.ndarray:
     return np.asarray(0.9 * drawn / drawn.sum())
 
 
-def additive(labels: np.ndarray, worth: np.ndarray) -> Adapter:
+def additive(labels: np.ndarray, worth: np.ndarray) -> Detector:
     """The score is the sum of what the patches are worth, each by the share of it that is shown."""
     sizes = np.bincount(labels.ravel())
     return seeing(lambda shown: float((np.bincount(labels.ravel(), shown.ravel()) / sizes) @ worth))

@@ -21,7 +21,7 @@ from forking import needs_fork
 
 import detxai.evaluate.folder
 import detxai.evaluate.run
-from detxai.adapters.adapter import Adapter, Inputs
+from detxai.adapters.detector import Detector, Inputs
 from detxai.detections import Candidates, Detections
 from detxai.evaluate import Evaluation, evaluate, make_measures, scene_photos
 from detxai.evaluate.measuring import Again, at_once, explained
@@ -37,16 +37,16 @@ SETTINGS = {"d_rise": {"n_masks": 16}}
 
 
 @pytest.fixture(scope="module")
-def frcnn() -> Adapter:
+def frcnn() -> Detector:
     return detxai.wrap("scenes-frcnn")
 
 
-def photos(detector: Adapter, kinds: list[Kind], n: int) -> list[Photo]:
+def photos(detector: Detector, kinds: list[Kind], n: int) -> list[Photo]:
     return scene_photos(detector.class_names, kinds, n)
 
 
 @pytest.fixture(scope="module")
-def ranked(frcnn: Adapter, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+def ranked(frcnn: Detector, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     return evaluate(
         frcnn,
         photos(frcnn, ["context", "local"], 2),
@@ -68,7 +68,7 @@ def test_on_scenes_the_planted_mask_beats_every_method(ranked: Evaluation) -> No
 
 
 @pytest.mark.slow
-def test_on_scenes_insertion_and_deletion_ask_for_the_object_with_its_evidence(frcnn: Adapter, tmp_path: Path) -> None:
+def test_on_scenes_insertion_and_deletion_ask_for_the_object_with_its_evidence(frcnn: Detector, tmp_path: Path) -> None:
     """The evidence and then the object beats every method; the evidence alone does not: a mark is no object.
 
     By a tenth of the whole scale and more: what rounding makes of these scores elsewhere is a hundredth of that.
@@ -94,7 +94,7 @@ def test_on_scenes_insertion_and_deletion_ask_for_the_object_with_its_evidence(f
     assert means["context"]["box"] < 0.1 < 0.7 < means["context"]["planted_object"]  # here it lies outside the box
 
 
-def test_on_scenes_a_random_map_is_at_chance(frcnn: Adapter, tmp_path: Path) -> None:
+def test_on_scenes_a_random_map_is_at_chance(frcnn: Detector, tmp_path: Path) -> None:
     found = evaluate(
         frcnn, photos(frcnn, ["local", "joint"], 20), ["random"], tmp_path, measures=["evidence_auc", "evidence_mass"],
         progress=False,
@@ -144,7 +144,7 @@ def test_parquet_has_a_row_for_each_detection_method_and_quantity(ranked: Evalua
     assert np.nanmean(auc) == pytest.approx(ranked.summary.ranking("evidence_auc").of("d_rise").interval.mean)
 
 
-def test_the_curves_are_those_of_the_measure(ranked: Evaluation, frcnn: Adapter) -> None:
+def test_the_curves_are_those_of_the_measure(ranked: Evaluation, frcnn: Detector) -> None:
     record = next(r for r in ranked.records if r.method == "random")
     scene = photos(frcnn, ["context", "local"], 3)[record.number]
     image, truth = scene.load()
@@ -159,7 +159,7 @@ def test_the_curves_are_those_of_the_measure(ranked: Evaluation, frcnn: Adapter)
 # --- stopping and going on ---------------------------------------------------------------------------------------
 
 
-def small_run(detector: Adapter, out: Path, **changed: Any) -> Evaluation:
+def small_run(detector: Detector, out: Path, **changed: Any) -> Evaluation:
     given: dict[str, Any] = {
         "methods": ["random", "eigen_cam", "d_rise"],
         "settings": SETTINGS,
@@ -179,7 +179,7 @@ def without_seconds(evaluation: Evaluation) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(frcnn: Adapter, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+def whole(frcnn: Detector, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     return small_run(frcnn, tmp_path_factory.mktemp("whole"))
 
 
@@ -199,7 +199,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None] = lambda
 
 
 def test_a_run_stopped_anywhere_loses_one_detection_and_ends_the_same(
-    frcnn: Adapter, whole: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    frcnn: Detector, whole: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     total = len(whole.records)
     assert total == 12
@@ -225,7 +225,7 @@ def test_a_run_stopped_anywhere_loses_one_detection_and_ends_the_same(
 
 @needs_fork
 def test_a_run_killed_while_it_writes_goes_on(
-    frcnn: Adapter, whole: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    frcnn: Detector, whole: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = os.fork()
     if child == 0:  # pragma: no cover
@@ -259,7 +259,7 @@ def test_a_run_killed_while_it_writes_goes_on(
     assert not [path for path in (tmp_path / "parts").iterdir() if ".partial" in path.name]
 
 
-def test_the_time_left_is_told_once_after_the_first_image(frcnn: Adapter, tmp_path: Path) -> None:
+def test_the_time_left_is_told_once_after_the_first_image(frcnn: Detector, tmp_path: Path) -> None:
     """And again for what is left where the run was stopped; never where nothing is."""
     told: list[TimeLeft] = []
     found = small_run(frcnn, tmp_path / "out", on_estimate=told.append)
@@ -271,7 +271,7 @@ def test_the_time_left_is_told_once_after_the_first_image(frcnn: Adapter, tmp_pa
     assert len(told) == 1
 
 
-def test_a_finished_run_is_only_read_again(frcnn: Adapter, whole: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_only_read_again(frcnn: Detector, whole: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
     before = [(r.method, r.detection, r.seconds) for r in whole.records]
     done = counted(monkeypatch)
     again = small_run(frcnn, whole.out)
@@ -280,7 +280,7 @@ def test_a_finished_run_is_only_read_again(frcnn: Adapter, whole: Evaluation, mo
 
 
 def test_parts_that_are_damaged_are_made_again(
-    frcnn: Adapter, whole: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    frcnn: Detector, whole: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = shutil.copytree(whole.out, tmp_path / "copy")
     part = sorted((out / "parts").glob("*.eigen_cam.json"))[0]
@@ -300,7 +300,7 @@ def test_parts_that_are_damaged_are_made_again(
     ],
 )
 def test_another_request_in_the_same_folder_is_refused(
-    frcnn: Adapter, whole: Evaluation, changed: dict[str, Any], message: str
+    frcnn: Detector, whole: Evaluation, changed: dict[str, Any], message: str
 ) -> None:
     results = (whole.out / "results.parquet").read_bytes()
     with pytest.raises(ValueError, match=f"holds another evaluation .*{message}"):
@@ -317,7 +317,7 @@ def test_other_weights_are_another_request(whole: Evaluation) -> None:
 
 
 def test_another_image_or_annotation_under_the_same_name_is_measured_anew(
-    frcnn: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    frcnn: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(listed: list[Photo], out: Path) -> Evaluation:
         return evaluate(frcnn, listed, ["eigen_cam", "box"], out, measures=["energy"], progress=False, unmatched=True)
@@ -336,7 +336,7 @@ def test_another_image_or_annotation_under_the_same_name_is_measured_anew(
         assert without_seconds(again) == without_seconds(run(listed, tmp_path / f"anew-{other.name}"))
 
 
-def test_methods_whose_names_differ_in_case_keep_files_of_their_own(frcnn: Adapter, tmp_path: Path) -> None:
+def test_methods_whose_names_differ_in_case_keep_files_of_their_own(frcnn: Detector, tmp_path: Path) -> None:
     methods = {"maps": "box", "Maps": "random", "MAPS": "eigen_cam"}
     found = evaluate(frcnn, photos(frcnn, ["local"], 1), methods, tmp_path, measures=["energy"], progress=False)
     names = [path.name.casefold() for path in (tmp_path / "parts").iterdir()]
@@ -345,7 +345,7 @@ def test_methods_whose_names_differ_in_case_keep_files_of_their_own(frcnn: Adapt
     assert len(set(values.values())) == 3
 
 
-def test_a_folder_of_something_else_is_left_alone_and_leftovers_are_not(frcnn: Adapter, tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_left_alone_and_leftovers_are_not(frcnn: Detector, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "index.html").write_text("my page")
@@ -357,7 +357,7 @@ def test_a_folder_of_something_else_is_left_alone_and_leftovers_are_not(frcnn: A
     assert small_run(frcnn, begun, methods=["random"], settings=None).records
 
 
-def test_a_bad_seed_is_refused_before_a_folder_is_made(frcnn: Adapter, tmp_path: Path) -> None:
+def test_a_bad_seed_is_refused_before_a_folder_is_made(frcnn: Detector, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="seed must be a whole number from 0, got -1"):
         small_run(frcnn, tmp_path / "out", seed=-1)
     assert not (tmp_path / "out").exists()
@@ -374,7 +374,7 @@ class Choosy:
     asks_about_boxes: ClassVar[bool] = True
     does: str = "crop"
 
-    def __call__(self, detector: Adapter, image: Any, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Any, detections: Detections) -> list[Explanation]:
         if self.does == "fail":
             raise ValueError("no such thing")
         values = np.zeros(image.shape[:2], np.float32)
@@ -386,7 +386,7 @@ class Choosy:
         return [Explanation(values, image, self.name, {}, Cost(0, 0), d, partial=partial) for d in detections]
 
 
-def test_a_bad_image_is_recorded_and_skipped(frcnn: Adapter, tmp_path: Path) -> None:
+def test_a_bad_image_is_recorded_and_skipped(frcnn: Detector, tmp_path: Path) -> None:
     def damaged() -> Any:
         raise ValueError("image: bad.jpg is damaged <or truncated>")
 
@@ -409,7 +409,7 @@ class Failing:
     error: Exception | None = None
     seen: list[int] = dataclasses.field(default_factory=list)
 
-    def __call__(self, detector: Adapter, image: Any, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Any, detections: Detections) -> list[Explanation]:
         self.seen.append(1)
         if len(self.seen) == 2:
             if self.error is None:
@@ -424,14 +424,14 @@ class Failing:
     [torch.OutOfMemoryError("99 GiB"), MemoryError(), KeyError("name"), None],
     ids=lambda error: type(error).__name__,
 )
-def test_whatever_an_image_fails_of_the_others_go_on(frcnn: Adapter, tmp_path: Path, error: Exception | None) -> None:
+def test_whatever_an_image_fails_of_the_others_go_on(frcnn: Detector, tmp_path: Path, error: Exception | None) -> None:
     listed = photos(frcnn, ["local"], 3)
     found = evaluate(frcnn, listed, [Failing(error)], tmp_path, measures=["sparseness"], progress=False)
     assert [failure["image"] for failure in found.failures] == [listed[1].name]
     assert {record.image for record in found.records} == {listed[0].name, listed[2].name}
 
 
-def test_a_wrong_folder_stops_it(frcnn: Adapter, tmp_path: Path) -> None:
+def test_a_wrong_folder_stops_it(frcnn: Detector, tmp_path: Path) -> None:
     def missing() -> Any:
         raise FileNotFoundError("image: no such file: a.jpg")
 
@@ -440,7 +440,7 @@ def test_a_wrong_folder_stops_it(frcnn: Adapter, tmp_path: Path) -> None:
         evaluate(frcnn, listed, ["random"], tmp_path, measures=["sparseness"], progress=False)
 
 
-def test_a_map_that_was_cropped_to_its_box_is_refused_by_name(frcnn: Adapter, tmp_path: Path) -> None:
+def test_a_map_that_was_cropped_to_its_box_is_refused_by_name(frcnn: Detector, tmp_path: Path) -> None:
     found = evaluate(
         frcnn, photos(frcnn, ["local"], 2), [Choosy(), "box"], tmp_path, measures=["sparseness"], progress=False
     )
@@ -449,12 +449,12 @@ def test_a_map_that_was_cropped_to_its_box_is_refused_by_name(frcnn: Adapter, tm
     assert {record.method for record in found.records} == {"box"}
 
 
-def test_where_everything_fails_the_first_error_is_told(frcnn: Adapter, tmp_path: Path) -> None:
+def test_where_everything_fails_the_first_error_is_told(frcnn: Detector, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="every image failed; the first, local-500: no such thing"):
         evaluate(frcnn, photos(frcnn, ["local"], 1), [Choosy("fail")], tmp_path, measures=["sparseness"])
 
 
-def test_what_a_method_had_when_it_was_interrupted_is_no_map(frcnn: Adapter, tmp_path: Path) -> None:
+def test_what_a_method_had_when_it_was_interrupted_is_no_map(frcnn: Detector, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         evaluate(frcnn, photos(frcnn, ["local"], 1), [Choosy("part")], tmp_path, measures=["sparseness"])
 
@@ -471,12 +471,12 @@ def test_what_a_method_had_when_it_was_interrupted_is_no_map(frcnn: Adapter, tmp
         ({"methods": ["planted", "eigen"]}, "got 'eigen'"),
     ],
 )
-def test_bad_requests_are_named(frcnn: Adapter, tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+def test_bad_requests_are_named(frcnn: Detector, tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small_run(frcnn, tmp_path / "out", **{"settings": None, **changed})
 
 
-def test_no_photos_and_a_file_for_a_folder(frcnn: Adapter, tmp_path: Path) -> None:
+def test_no_photos_and_a_file_for_a_folder(frcnn: Detector, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="photos must hold at least one image"):
         evaluate(frcnn, [], ["random"], tmp_path / "out")
     (tmp_path / "file").write_text("mine")
@@ -485,7 +485,7 @@ def test_no_photos_and_a_file_for_a_folder(frcnn: Adapter, tmp_path: Path) -> No
 
 
 def test_without_pyarrow_the_pip_line_comes_before_any_work(
-    frcnn: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    frcnn: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"pip install 'detxai\[tables\]'"):
@@ -515,14 +515,14 @@ def test_shared_settings_go_where_there_are_such() -> None:
     assert not {"stability", "randomisation", "road", "infidelity"} & {measure.name for measure in make_measures()}
 
 
-def test_a_method_runs_again_once_for_all_detections(frcnn: Adapter) -> None:
+def test_a_method_runs_again_once_for_all_detections(frcnn: Detector) -> None:
     image = photos(frcnn, ["local"], 1)[0].load()[0]
     found = Detections([[0, 0, 50, 50], [20, 20, 90, 90]], [0.9, 0.8], [1, 2])
     calls: list[int] = []
 
     @dataclass(frozen=True)
     class Counting(EigenCAM):
-        def __call__(self, detector: Adapter, image: Any) -> Explanation:
+        def __call__(self, detector: Detector, image: Any) -> Explanation:
             calls.append(1)
             return super().__call__(detector, image)
 
@@ -544,7 +544,7 @@ def test_a_method_runs_again_once_for_all_detections(frcnn: Adapter) -> None:
     assert not torch.equal(other, first)
 
 
-def test_the_default_measures_cost_few_passes(frcnn: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_measures_cost_few_passes(frcnn: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     """For one detection: 2 * 11 between the ends of two curves of 12 steps, the ends, and average drop's three."""
     image = photos(frcnn, ["local"], 1)[0].load()[0]
     found = frcnn.detect(image)[:1]
@@ -565,7 +565,7 @@ def test_the_default_measures_cost_few_passes(frcnn: Adapter, monkeypatch: pytes
 
 
 def test_one_map_for_all_boxes_is_measured_in_the_passes_of_one(
-    frcnn: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    frcnn: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """EigenCAM asks about no box: its figures are those of each detection alone, to the last bit."""
     measures = make_measures(["insertion_deletion", "road", "average_drop", "energy", "evidence_auc"], steps=3)
@@ -602,7 +602,7 @@ def test_no_more_maps_at_once_than_memory_affords() -> None:
     assert at_once(DRISE(), [0, 2, 5], 100) == [[0], [2], [5]]
 
 
-def test_a_plain_function_can_be_evaluated_too(frcnn: Adapter, tmp_path: Path) -> None:
+def test_a_plain_function_can_be_evaluated_too(frcnn: Detector, tmp_path: Path) -> None:
     def find(images: list[Any]) -> list[Detections]:
         return [frcnn.detect(image, 0.05) for image in images]
 

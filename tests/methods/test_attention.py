@@ -23,7 +23,7 @@ from detxai.scenes import CLASS_NAMES, erase, generate
 
 pytest.importorskip("transformers")
 import query_detectors
-from query_detectors import FAMILIES, Detector, photo
+from query_detectors import FAMILIES, SeededDetector, photo
 
 DENSE = ("detr", "conditional detr", "dab detr", "table transformer", "yolos")
 SAMPLING = (
@@ -34,15 +34,15 @@ IMAGE = photo(70, 110)
 
 
 @cache
-def detector_of(name: str) -> Detector:
+def detector_of(name: str) -> SeededDetector:
     return FAMILIES[name]()
 
 
-def wrapped(one: Detector) -> Any:
+def wrapped(one: SeededDetector) -> Any:
     return detxai.wrap(one.model, processor=one.processor)
 
 
-def attention(one: Detector) -> Attention:
+def attention(one: SeededDetector) -> Attention:
     adapter = wrapped(one)
     with adapter.borrowed():
         return attention_of(adapter, IMAGE)

@@ -16,7 +16,7 @@ from faster_rcnns import photo, small_faster_rcnn
 from torch import Tensor
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.scoring import scores_under
@@ -88,7 +88,7 @@ def test_the_image_is_larger_than_the_input_and_the_map_lies_where_the_patch_is(
 
 
 @pytest.fixture(scope="module")
-def scenes_detector() -> Adapter:
+def scenes_detector() -> Detector:
     return detxai.wrap(load_frcnn())
 
 
@@ -122,7 +122,7 @@ def test_one_map_for_two_processes() -> None:
     assert np.abs(shared.numpy() - np.stack([e.values for e in alone])).max() < 1e-6
 
 
-def test_targets_do_not_disturb_each_other(scenes_detector: Adapter) -> None:
+def test_targets_do_not_disturb_each_other(scenes_detector: Detector) -> None:
     image = next(
         image for seed in range(510, 540)
         if len(scenes_detector.detect(image := generate(seed=seed, kind="local").image, 0.3)) > 1
@@ -134,7 +134,7 @@ def test_targets_do_not_disturb_each_other(scenes_detector: Adapter) -> None:
     assert not np.allclose(together[0].values, alone.values, atol=1e-3)
 
 
-def test_class_vectors_are_those_of_the_candidate_behind_the_box(scenes_detector: Adapter) -> None:
+def test_class_vectors_are_those_of_the_candidate_behind_the_box(scenes_detector: Detector) -> None:
     image = generate(seed=501, kind="local").image
     detections = scenes_detector.detect(image, 0.3)
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_class_vectors_are_those_of_the_candidate_behind_the_box(scenes_detector
     assert SimilarityTarget.seen_in(candidates, detections[[]]) == []
 
 
-def test_it_finds_the_planted_cause(scenes_detector: Adapter) -> None:
+def test_it_finds_the_planted_cause(scenes_detector: Detector) -> None:
     """On held-out scenes whose cause is a small mark within the object: well above chance, for each object."""
     ratios = []
     for seed in (501, 503, 505):
@@ -169,7 +169,7 @@ def test_it_finds_the_planted_cause(scenes_detector: Adapter) -> None:
     assert min(ratios) > 1
 
 
-def test_an_object_that_is_hardly_found_still_gets_a_map(scenes_detector: Adapter) -> None:
+def test_an_object_that_is_hardly_found_still_gets_a_map(scenes_detector: Detector) -> None:
     """Candidates have no threshold, so weights do not collapse to zero as those of detections do."""
     image = (generate(seed=503, kind="local").image * 0.4 + 70).astype(np.uint8)
     faint = scenes_detector.detect(image, 0.05)

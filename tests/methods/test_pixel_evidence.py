@@ -9,7 +9,7 @@ from black_boxes import SIZE, WHITE, sees, share
 from faster_rcnns import photo, small_faster_rcnn
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.best_pixels import VIEWS_A_MAP, elected, try_best_pixels
 from detxai.engine.masking.perturbing import Canvas
@@ -24,7 +24,7 @@ from detxai.targets import BoxScoreTarget, ClassScoreTarget, ContrastTarget
 BLACK = {"fill": "black", "progress": False}
 
 
-def explain(detector: Adapter, **settings: object) -> list[detxai.Explanation]:
+def explain(detector: Detector, **settings: object) -> list[detxai.Explanation]:
     found = detector.detect(WHITE, 0.0)
     return detxai.PixelEvidence(**{**BLACK, **settings})(detector, WHITE, found)  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from plain_hooks import beside
-from query_detectors import Detector, d_fine, deformable_detr, detr, lw_detr, photo, rt_detr, yolos
+from query_detectors import SeededDetector, d_fine, deformable_detr, detr, lw_detr, photo, rt_detr, yolos
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -18,7 +18,7 @@ import detxai
 from detxai.adapters.views.grad_cam import GradCamView
 from detxai.targets import ClassScoreTarget
 
-MAKERS: dict[str, Callable[[], Detector]] = {
+MAKERS: dict[str, Callable[[], SeededDetector]] = {
     "detr": detr,
     "deformable": deformable_detr,
     "rt-detr": rt_detr,
@@ -28,7 +28,7 @@ MAKERS: dict[str, Callable[[], Detector]] = {
 IMAGE = photo(60, 90)
 
 
-def wrapped(own: Detector) -> Any:
+def wrapped(own: SeededDetector) -> Any:
     return detxai.wrap(own.model, processor=own.processor)
 
 
@@ -37,7 +37,7 @@ class PlainHook:
 
     spans: tuple[tuple[int, int], ...] = ()  # of each level's tokens
 
-    def __init__(self, own: Detector, layer: str) -> None:
+    def __init__(self, own: SeededDetector, layer: str) -> None:
         self.model = copy.deepcopy(own.model).double()
         self.module = self.model.get_submodule(layer)
         self.inputs = own.processor(images=IMAGE, return_tensors="pt")

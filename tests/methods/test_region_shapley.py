@@ -11,13 +11,13 @@ from faster_rcnns import photo, small_faster_rcnn
 from torch import Tensor
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.paths import Paths, follow
 from detxai.engine.masking.regions import random_partitions, split_regions
 
 
-def explain(detector: Adapter, **settings: object) -> list[detxai.Explanation]:
+def explain(detector: Detector, **settings: object) -> list[detxai.Explanation]:
     found = detector.detect(WHITE, 0.0)
     return detxai.RegionShapley(**{"fill": "black", "progress": False, **settings})(detector, WHITE, found)  # type: ignore[arg-type]
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.metrics import Case
 
 
 @cache
-def scenes_detector() -> Adapter:
+def scenes_detector() -> Detector:
     return detxai.wrap("scenes-frcnn")
 
 

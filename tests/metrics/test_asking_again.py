@@ -12,7 +12,7 @@ import torch
 from small_cases import noise, scene_case, scene_detections, scene_image, scenes_detector, smooth
 from torch import Tensor
 
-from detxai.adapters.adapter import Inputs
+from detxai.adapters.detector import Inputs
 from detxai.detections import Detections
 from detxai.engine.masking.perturbing import filling_image
 from detxai.metrics import ROAD, AverageDrop, Case, Infidelity

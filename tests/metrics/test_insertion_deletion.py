@@ -19,7 +19,7 @@ from torch import Tensor
 
 import detxai
 import detxai.metrics.inputs.scores
-from detxai.adapters.adapter import Adapter, Inputs
+from detxai.adapters.detector import Detector, Inputs
 from detxai.detections import Candidates, Detections
 from detxai.engine.masking.perturbing import filling_image
 from detxai.engine.masking.regions import Partitions
@@ -405,7 +405,7 @@ def test_many_targets_are_asked_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_model_is_left_alone() -> None:
-    detector: Adapter = scenes_detector()
+    detector: Detector = scenes_detector()
     before = {name: tensor.clone() for name, tensor in detector.model.state_dict().items()}
     detector.model.train()
     try:

@@ -13,7 +13,7 @@ from small_cases import noise, scene_case, scene_image, smooth
 from torch import Tensor, nn
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.metrics import Case, Randomisation, Stability
 from detxai.metrics.randomisation import cascade, layers_from_the_head, randomised
 from detxai.metrics.similarity import structural_similarity
@@ -21,16 +21,16 @@ from detxai.metrics.stability import redone, relative_change
 
 
 @pytest.fixture(scope="module")
-def detector() -> Adapter:
+def detector() -> Detector:
     return detxai.wrap(small_faster_rcnn(width=8))
 
 
-def eigen_case(detector: Adapter) -> Case:
+def eigen_case(detector: Detector) -> Case:
     """Eigen-CAM of a small detector, and how to make it again."""
     image = (photo(1).permute(1, 2, 0) * 255).byte().numpy()
     found = detector.detect(image, 0)[:2]
 
-    def redo(detector: Adapter, image: Any, seed: int) -> Tensor:
+    def redo(detector: Detector, image: Any, seed: int) -> Tensor:
         return torch.from_numpy(detxai.EigenCAM()(detector, image).values).expand(2, -1, -1)
 
     return Case(detector, image, found, redo(detector, image, 0), redo=redo)
@@ -66,7 +66,7 @@ def test_one_thing_is_changed_at_a_time() -> None:
     asked: list[tuple[float, int]] = []
     maps = smooth(2, 160, 160)
 
-    def redo(detector: Adapter, image: Any, seed: int) -> Tensor:
+    def redo(detector: Detector, image: Any, seed: int) -> Tensor:
         assert image.dtype == np.uint8
         asked.append((float(np.abs(image.astype(float) - scene_image()).mean()), seed))
         return maps
@@ -82,7 +82,7 @@ def test_means_and_maxima_over_the_repeats() -> None:
     maps = smooth(2, 160, 160)
     made = [maps, -maps]
 
-    def redo(detector: Adapter, image: Any, seed: int) -> Tensor:
+    def redo(detector: Detector, image: Any, seed: int) -> Tensor:
         return made[(seed - 1) % 2] if seed else maps
 
     found = Stability(n_repeats=2)(scene_case(maps, redo=redo))
@@ -134,7 +134,7 @@ def assert_unchanged(model: nn.Module, before: dict[str, Any]) -> None:
         assert torch.equal(numbers, values), name
 
 
-def test_the_model_comes_back_exactly(detector: Adapter) -> None:
+def test_the_model_comes_back_exactly(detector: Detector) -> None:
     case = eigen_case(detector)
     first = next(iter(detector.model.parameters()))
     first.grad = gradient = torch.ones_like(first)
@@ -147,12 +147,12 @@ def test_the_model_comes_back_exactly(detector: Adapter) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
-def test_the_model_comes_back_exactly_after_an_exception(detector: Adapter, error: BaseException) -> None:
+def test_the_model_comes_back_exactly_after_an_exception(detector: Detector, error: BaseException) -> None:
     case = eigen_case(detector)
     before = snapshot(detector.model)
     seen = []
 
-    def redo(detector: Adapter, image: Any, seed: int) -> Tensor:
+    def redo(detector: Detector, image: Any, seed: int) -> Tensor:
         seen.append({name: values.clone() for name, values in detector.model.named_parameters()})
         if len(seen) == 2:
             raise error
@@ -169,7 +169,7 @@ def test_the_model_comes_back_exactly_after_an_exception(detector: Adapter, erro
     assert all(torch.equal(seen[0][name], seen[1][name]) for name in changed[0]), "to the same weights"
 
 
-def test_the_stages_go_from_the_head_to_the_input(detector: Adapter) -> None:
+def test_the_stages_go_from_the_head_to_the_input(detector: Detector) -> None:
     case = eigen_case(detector)
     names = {module: name for name, module in detector.model.named_modules()}
     layers = [names[layer] for layer in layers_from_the_head(detector, case.image)]
@@ -180,7 +180,7 @@ def test_the_stages_go_from_the_head_to_the_input(detector: Adapter) -> None:
     assert set(layers) == owners
 
 
-def test_eigen_cam_does_not_see_the_head_and_forgets_the_backbone(detector: Adapter) -> None:
+def test_eigen_cam_does_not_see_the_head_and_forgets_the_backbone(detector: Detector) -> None:
     """It reads the pyramid: a random head leaves it as it was, random everything does not."""
     case = eigen_case(detector)
     head = [layer for layer in layers_from_the_head(detector, case.image) if isinstance(layer, nn.Linear)]
@@ -191,7 +191,7 @@ def test_eigen_cam_does_not_see_the_head_and_forgets_the_backbone(detector: Adap
     assert not torch.allclose(stages[-1], case.maps, atol=0.1)
 
 
-def test_random_weights_keep_their_spread(detector: Adapter) -> None:
+def test_random_weights_keep_their_spread(detector: Detector) -> None:
     layer: Any = detector.model.get_submodule("roi_heads.box_head.fc6")
     weight = layer.weight.detach().clone()
     with torch.no_grad(), randomised([layer], seed=0):
@@ -209,7 +209,7 @@ def test_randomisation_at_its_limits(kind: str, correlation: float, similarity: 
     """A map that ignores the weights is the worst there is; one that is drawn anew each time has nothing left."""
     maps = smooth(2, 160, 160)
 
-    def redo(detector: Adapter, image: Any, seed: int) -> Tensor:
+    def redo(detector: Detector, image: Any, seed: int) -> Tensor:
         return {"the same": maps, "upside down": -maps, "noise": noise(2, 160, 160)}[kind]
 
     found = Randomisation(n_stages=2)(scene_case(maps, redo=redo))

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
 from detxai.adapters.black_boxes.answers import Answer, as_candidates, check_answers, read_answers, suppressed
 from detxai.adapters.changes.own_context import ordinary_tensors
+from detxai.adapters.detector import Detector, Features, Inputs, as_uint8
 from detxai.detections import Candidates, Detections, check_score_threshold, name_of_each
 from detxai.geometry import Geometry
 from detxai.images import Image, to_tensor
@@ -24,7 +24,7 @@ from detxai.reshape import ReshapeTransform
 Function: TypeAlias = Callable[[list[npt.NDArray[np.uint8]]], Sequence[Any]]
 
 
-class FunctionAdapter(Adapter):
+class FunctionAdapter(Detector):
     """A detector of which nothing is known but its answers.
 
     The function takes a list of uint8 (H, W, 3) RGB arrays, copies that it may change, and returns a list with an
@@ -71,7 +71,7 @@ class FunctionAdapter(Adapter):
 
     def __init__(
         self, function: Function, *, class_names: Mapping[int, str] | Sequence[str] | None = None
-    ) -> None:  # not Adapter's: there is no module to borrow
+    ) -> None:  # not Detector's: there is no module to borrow
         if not is_function(function):
             kind = "the class " + function.__qualname__ if isinstance(function, type) else type(function).__name__
             raise TypeError(f"function must be callable with a list of images, and no class or module; got {kind}")
@@ -177,7 +177,7 @@ class FunctionAdapter(Adapter):
 
 def is_function(model: object) -> bool:
     """True for what ``FunctionAdapter`` takes: callable, but no class, whose call makes an object, and no module."""
-    return callable(model) and not isinstance(model, (type, nn.Module, Adapter))
+    return callable(model) and not isinstance(model, (type, nn.Module, Detector))
 
 
 def _arrays(inputs: Inputs) -> list[npt.NDArray[np.uint8]]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
+from detxai.adapters.detector import Detector, Features, Inputs, as_uint8
 from detxai.adapters.sliced.merging import merged
 from detxai.adapters.sliced.parts import ImageParts
 from detxai.adapters.sliced.rows import side_by_side, stacked
@@ -37,7 +37,7 @@ class SlicedInputs(Inputs):
     eight_bit: bool = True
 
 
-class SlicedAdapter(Adapter):
+class SlicedAdapter(Detector):
     """A detector that sees an image slice by slice.
 
     ``detect`` merges what the detector inside finds in each slice: boxes moved to the image, then joined or
@@ -65,8 +65,8 @@ class SlicedAdapter(Adapter):
     family = "sliced"
     sees_parts = True
 
-    def __init__(self, inner: Adapter, slicing: Slicing) -> None:  # not Adapter's: the model is the inner detector's
-        if not isinstance(inner, Adapter):
+    def __init__(self, inner: Detector, slicing: Slicing) -> None:  # not Detector's: the model is the inner detector's
+        if not isinstance(inner, Detector):
             raise TypeError(f"inner must be a detector from detxai.wrap, got {type(inner).__name__}")
         if isinstance(inner, SlicedAdapter):
             raise ValueError("slices: the detector is sliced already; wrap the detector inside it, detector.inner")

@@ -12,7 +12,7 @@ from detxai.detections import Candidates
 from detxai.images import Image
 
 if TYPE_CHECKING:
-    from detxai.adapters.adapter import Adapter
+    from detxai.adapters.detector import Detector
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class ImageParts:
             shown to the detector.
     """
 
-    inner: Adapter
+    inner: Detector
     windows: Tensor
     reach: Tensor
     eight_bit: bool
@@ -96,7 +96,7 @@ class ImageParts:
 
     @classmethod
     def of_image(
-        cls, inner: Adapter, windows: Tensor, image_size: tuple[int, int], *, whole_image: bool, eight_bit: bool
+        cls, inner: Detector, windows: Tensor, image_size: tuple[int, int], *, whole_image: bool, eight_bit: bool
     ) -> ImageParts:
         """The parts of an image of (height, width): slices, and the whole image last where it is one of them."""
         whole = torch.tensor([[0, 0, image_size[1], image_size[0]]], device="cpu")

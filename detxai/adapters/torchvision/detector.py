@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
+from detxai.adapters.detector import Detector, Features, Inputs, as_uint8
 from detxai.adapters.layers import level_names
 from detxai.detections import Candidates, Detections, check_score_threshold, name_of_each, names_of_classes
 from detxai.geometry import Geometry
@@ -22,7 +22,7 @@ from detxai.reshape import ReshapeTransform, fpn_reshape_transform
 N_COCO_CLASSES = 91  # torchvision's own builders: COCO's 91-style category ids, background first
 
 
-class TorchvisionAdapter(Adapter):
+class TorchvisionAdapter(Detector):
     """A torchvision detector; a family says what its heads make of the pyramid.
 
     Resuming from the pyramid reruns what lies behind it only.

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 
-from detxai.adapters.adapter import Features
 from detxai.adapters.changes.own_answer import Changes, changed_parts
 from detxai.adapters.changes.unchanged import ChangedPartError
+from detxai.adapters.detector import Features
 from detxai.adapters.structure import Dense, NoShortcut
 from detxai.adapters.torchvision.detector import TorchvisionAdapter, class_names_of
 from detxai.adapters.torchvision.one_stage_structure import Branch, anchor_decoder, require_torchvisions_own

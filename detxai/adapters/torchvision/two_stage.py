@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, FasterRCNN_ResNet50_FPN_Weights
 
-from detxai.adapters.adapter import Features, Inputs
 from detxai.adapters.changes.own_answer import Changes, changed_parts
+from detxai.adapters.detector import Features, Inputs
 from detxai.adapters.structure import NoShortcut, TwoStage, renamed
 from detxai.adapters.torchvision.detector import TorchvisionAdapter, class_names_of
 from detxai.adapters.torchvision.pixels import boxes_to_images, image_list, scales_and_sides

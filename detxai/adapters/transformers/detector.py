@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
 from detxai.adapters.attention import Attention
 from detxai.adapters.changes.own_answer import Changes
+from detxai.adapters.detector import Detector, Features, Inputs, as_uint8
 from detxai.adapters.layers import capture, changed_tensors
 from detxai.adapters.transformers.attention import attending_layers, attention_seen
 from detxai.adapters.transformers.levels import LayerOutput, expanded, features_of, grids_seen, traced_levels
@@ -49,7 +49,7 @@ class _Cache:
     before: Mapping[str, Any]
 
 
-class TransformersAdapter(Adapter):
+class TransformersAdapter(Detector):
     """Any of transformers' ``AutoModelForObjectDetection``: DETR, RT-DETR, D-FINE, RF-DETR, YOLOS and their relatives.
 
     Images are prepared, and detections made, by the model's own image processor. Candidates are all queries, each with
@@ -96,7 +96,7 @@ class TransformersAdapter(Adapter):
 
     def _lay_out(self, model: nn.Module, class_names: Mapping[int, str]) -> None:
         """What is known of the network, however images are prepared for it."""
-        Adapter.__init__(self, model, class_names)
+        Detector.__init__(self, model, class_names)
         self._n_queries: int | None = getattr(getattr(model, "config", None), "num_detection_tokens", None)
         self._backbone = shallowest(model, "backbone")
         self._encoder = shallowest(model, "encoder")

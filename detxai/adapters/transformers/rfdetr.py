@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import normalize, resize
 
-from detxai.adapters.adapter import Inputs, as_uint8
 from detxai.adapters.changes.own_answer import Changes
+from detxai.adapters.detector import Inputs, as_uint8
 from detxai.adapters.transformers.detector import TransformersAdapter
 from detxai.adapters.transformers.processing import query_candidates, sides_of, sigmoid_scores
 from detxai.detections import Candidates, Detections, check_score_threshold, names_of_classes

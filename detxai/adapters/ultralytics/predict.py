@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from detxai.adapters.adapter import Inputs
+from detxai.adapters.detector import Inputs
 from detxai.adapters.ultralytics.checkpoint import ultralytics_module
 from detxai.adapters.ultralytics.letterbox import boxes_to_images, rotated_to_images, shares_to_images
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from detxai.adapters.adapter import Adapter, Features, Inputs, as_uint8
 from detxai.adapters.changes.own_answer import Changes, changed_parts
+from detxai.adapters.detector import Detector, Features, Inputs, as_uint8
 from detxai.adapters.layers import changed_tensors, leaves_its_input, level_names, with_levels
 from detxai.adapters.structure import Dense, NoShortcut
 from detxai.adapters.ultralytics.checkpoint import load_checkpoint, ultralytics_module
@@ -75,7 +75,7 @@ class _Cache:
     kept: dict[int, Any]
 
 
-class YOLOAdapter(Adapter):
+class YOLOAdapter(Detector):
     """An ultralytics detector with a Detect, Segment, Pose, OBB or RT-DETR head.
 
     Candidates are all anchors (RT-DETR: all queries), with the sigmoid of every class. These heads have no separate

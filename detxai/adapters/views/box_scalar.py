@@ -14,7 +14,7 @@ from detxai.detections import Detections
 from detxai.targets import ClassScoreTarget, Target, ask_about, score_targets
 
 if TYPE_CHECKING:  # an adapter makes these modules
-    from detxai.adapters.adapter import Adapter, Inputs
+    from detxai.adapters.detector import Detector, Inputs
 
 
 class BoxScores(nn.Module):
@@ -27,7 +27,7 @@ class BoxScores(nn.Module):
         detector: from ``detxai.wrap``.
         inputs: one image, prepared. Where the boxes lie in the module's input is known from it alone.
         targets: T questions.
-        hold_proposals: see ``detxai.adapters.adapter.Adapter.scalar``.
+        hold_proposals: see ``detxai.adapters.detector.Detector.scalar``.
 
     Attributes:
         n_passes: how many images the detector has been shown so far.
@@ -37,7 +37,7 @@ class BoxScores(nn.Module):
     """
 
     def __init__(
-        self, detector: Adapter, inputs: Inputs, targets: Sequence[Target], *, hold_proposals: bool = False
+        self, detector: Detector, inputs: Inputs, targets: Sequence[Target], *, hold_proposals: bool = False
     ) -> None:
         super().__init__()
         if len(inputs) != 1:
@@ -148,14 +148,14 @@ class _WithNetwork(nn.Module):
 
 
 def box_scalar(
-    detector: Adapter,
+    detector: Detector,
     detection: Detections,
     inputs: Inputs,
     target: Callable[[Any, int], Target] = ClassScoreTarget,
     *,
     hold_proposals: bool = False,
 ) -> BoxScalar:
-    """The module of one box's score: see ``detxai.adapters.adapter.Adapter.scalar``.
+    """The module of one box's score: see ``detxai.adapters.detector.Detector.scalar``.
 
     Raises:
         TypeError, ValueError: an argument is not of its kind, or the box does not lie in the image.

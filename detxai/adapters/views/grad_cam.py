@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Candidates
 from detxai.images import Image
 
@@ -51,7 +51,7 @@ class GradCamView(nn.Module):
         >>> values = view.to_image(map_)                                           # doctest: +SKIP
     """
 
-    def __init__(self, detector: Adapter, image: Image, layers: Any = None) -> None:
+    def __init__(self, detector: Detector, image: Image, layers: Any = None) -> None:
         super().__init__()
         # a tuple, so that nn.Module does not make the user's model a part of this one
         self._detector = (detector,)

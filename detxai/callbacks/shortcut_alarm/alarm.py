@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.callbacks.panel import PanelImage, questions
 from detxai.callbacks.shortcut_alarm.hiding import Windows, hiding_effects
 from detxai.engine.masking.perturbing import Filling
@@ -80,7 +80,7 @@ class ShortcutAlarm:
             raise ValueError(f"least_images must be at least 2, got {self.least_images}: one image has only one place")
 
     def probe(
-        self, detector: Adapter, item: PanelImage, *, row: int | None = None, most: int = 16
+        self, detector: Detector, item: PanelImage, *, row: int | None = None, most: int = 16
     ) -> dict[int, Tensor]:
         """For each class in the image that scores enough, what each window takes of its score: label -> (W,).
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.perturbing import Canvas, Filling
 from detxai.images import Image
@@ -71,7 +71,7 @@ class Windows:
 
 
 def hiding_effects(
-    detector: Adapter,
+    detector: Detector,
     image: Image,
     detections: Detections,
     windows: Windows,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.callbacks.panel import PanelImage
 from detxai.callbacks.shortcut_alarm.alarm import Alarm, ShortcutAlarm
 
@@ -42,7 +42,7 @@ class Probes:
                 if item.name not in self._effects:
                     silent.add(item.name)
 
-    def look(self, detector: Adapter, row: int, item: PanelImage) -> None:
+    def look(self, detector: Detector, row: int, item: PanelImage) -> None:
         """Hide a row of windows on an image; what is known of classes that score too little now is forgotten."""
         windows = self.alarm.windows
         known, now = self._effects.pop(item.name, {}), self.alarm.probe(detector, item, row=row)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.scoring import scores_under
 from detxai.targets import Target
@@ -20,7 +20,7 @@ DOUBT = 0.03  # of the clean score: so little more does not speak against the ma
 
 
 def try_best_pixels(
-    detector: Adapter,
+    detector: Detector,
     canvas: Canvas,
     targets: Sequence[Target],
     maps: Tensor,

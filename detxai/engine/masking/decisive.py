@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.regions import Partitions
 from detxai.engine.masking.scoring import scores_under
@@ -19,7 +19,7 @@ MOST_ACROSS = 32  # cells across the image's longer side
 
 
 def decisive_cells(
-    detector: Adapter,
+    detector: Detector,
     canvas: Canvas,
     targets: Sequence[Target],
     maps: Tensor,

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.scoring import scores_under
 from detxai.engine.masking.soft.estimating import Estimate
@@ -75,7 +75,7 @@ class FineMasks:
 
 
 def sharpened(
-    detector: Adapter,
+    detector: Detector,
     canvas: Canvas,
     targets: Sequence[Target],
     coarse: Estimate,
@@ -98,7 +98,7 @@ def sharpened(
 
 
 def fine_masks(
-    detector: Adapter,
+    detector: Detector,
     canvas: Canvas,
     targets: Sequence[Target],
     coarse: Tensor,

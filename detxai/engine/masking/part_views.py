@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter, Inputs
+from detxai.adapters.detector import Detector, Inputs
 from detxai.adapters.sliced.parts import ImageParts, overlaps
 from detxai.adapters.sliced.rows import side_by_side, stacked
 from detxai.detections import Candidates
@@ -42,7 +42,7 @@ class PartViews:
         n_passes: how many parts the detector inside has looked at so far.
     """
 
-    detector: Adapter
+    detector: Detector
     parts: ImageParts
     known: Tensor
     n_passes: int = 0

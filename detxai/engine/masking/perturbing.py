@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter, Inputs
+from detxai.adapters.detector import Detector, Inputs
 from detxai.detections import Candidates
 from detxai.engine.batching import batch_size_for, images_at_once
 from detxai.engine.masking.part_views import PartViews
@@ -43,7 +43,7 @@ class Canvas:
     parts: PartViews | None = None
 
     @classmethod
-    def of(cls, detector: Adapter, image: Image, fill: Filling | Sequence[float] = "black", seed: int = 0) -> Canvas:
+    def of(cls, detector: Detector, image: Image, fill: Filling | Sequence[float] = "black", seed: int = 0) -> Canvas:
         """Prepare an image and its filling.
 
         Args:
@@ -60,7 +60,7 @@ class Canvas:
 
     @classmethod
     def with_fills(
-        cls, detector: Adapter, image: Image, fills: Sequence[Filling | Sequence[float]], seed: int = 0
+        cls, detector: Detector, image: Image, fills: Sequence[Filling | Sequence[float]], seed: int = 0
     ) -> Canvas:
         """Prepare an image and F fillings, for views that differ in what stands where the image is hidden.
 
@@ -96,7 +96,7 @@ class Canvas:
 
     def candidates(
         self,
-        detector: Adapter,
+        detector: Detector,
         views: Inputs,
         targets: Sequence[Target] | None = None,
         asked: Tensor | None = None,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.engine.ablation.loop import autocast
 from detxai.engine.batching import in_batches
 from detxai.engine.masking.perturbing import Canvas
@@ -19,7 +19,7 @@ from detxai.targets import Target, score_targets
 def scores_under(
     masks: Callable[[Tensor], Tensor],
     numbers: Sequence[int] | Tensor,
-    detector: Adapter,
+    detector: Detector,
     canvas: Canvas,
     targets: Sequence[Target],
     *,
@@ -70,7 +70,7 @@ def scores_under(
 
 
 def scores_of_ends(
-    detector: Adapter, canvas: Canvas, targets: Sequence[Target], settings: dict[str, Any]
+    detector: Detector, canvas: Canvas, targets: Sequence[Target], settings: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
     """The scores with nothing shown, (T, F) for each of the canvas's F fillings, and of the whole image, (T,).
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.engine.masking.paths import Paths, follow
 from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.regions import random_partitions, split_regions
@@ -106,7 +106,7 @@ class ShapleySampler:
         seen: called with the number of views after every batch.
     """
 
-    detector: Adapter
+    detector: Detector
     canvas: Canvas
     boxes: Tensor
     targets: Sequence[Target]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.perturbing import Filling
 from detxai.evaluate.peers.asking import Question, check_peer, explain_each
@@ -64,7 +64,7 @@ class AISE:
             raise ValueError(f"margin must be a number from 0, got {self.margin!r}")
         check_peer(self)
 
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         return explain_each(self, detector, image, detections, self._map)
 
     def _map(self, question: Question) -> Tensor:

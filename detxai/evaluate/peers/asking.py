@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.perturbing import FILLINGS, Canvas
 from detxai.engine.masking.scoring import scores_under
@@ -31,7 +31,7 @@ class Question:
         n_passes: so far.
     """
 
-    detector: Adapter
+    detector: Detector
     canvas: Canvas
     target: Target
     box: Tensor
@@ -64,7 +64,7 @@ def check_peer(method: Any) -> None:
 
 
 def explain_each(
-    method: Any, detector: Adapter, image: Image, detections: Detections, map_of: Callable[[Question], Tensor]
+    method: Any, detector: Detector, image: Image, detections: Detections, map_of: Callable[[Question], Tensor]
 ) -> list[Explanation]:
     """An explanation for each detection, by itself.
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.perturbing import Filling
 from detxai.explanation import Cost, Explanation, settings_of
@@ -65,7 +65,7 @@ class DRISEMixed:
             for place, p in enumerate(self.densities)
         ]  # fmt: skip
 
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         by_density = [part(detector, image, detections) for part in self.parts()]
         return [self._joined(of_box) for of_box in zip(*by_density, strict=True)]
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.perturbing import Filling
 from detxai.engine.masking.regions import INNER, OUTER, random_partitions
@@ -63,7 +63,7 @@ class KernelSHAP:
             check_count(name, getattr(self, name), least)
         check_peer(self)
 
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         return explain_each(self, detector, image, detections, self._map)
 
     def _map(self, question: Question) -> Tensor:

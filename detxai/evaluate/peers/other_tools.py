@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.adapters.views.grad_cam import GradCamView
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image, load_image, to_uint8
@@ -32,7 +32,7 @@ class GradCamEigenCAM:
     def __post_init__(self) -> None:
         import pytorch_grad_cam  # noqa: F401  (seconds: not to be counted as the first image's)
 
-    def __call__(self, detector: Adapter, image: Image) -> Explanation:
+    def __call__(self, detector: Detector, image: Image) -> Explanation:
         from pytorch_grad_cam import EigenCAM
 
         start = time.perf_counter()
@@ -71,7 +71,7 @@ class UltralyticsLayerCAM:
     score_threshold: float = 0.25
     most: int = 16
 
-    def __call__(self, detector: Adapter, image: Image) -> Explanation:
+    def __call__(self, detector: Detector, image: Image) -> Explanation:
         start = time.perf_counter()
         with detector.borrowed():
             seen = Traced.of(detector, image, self.layers)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.perturbing import Canvas, Filling
 from detxai.engine.masking.regions import import_slic, superpixels
@@ -68,7 +68,7 @@ class PhaseWin:
         import_slic()
         check_peer(self)
 
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         return explain_each(self, detector, image, detections, self._map)
 
     def _map(self, question: Question) -> Tensor:

@@ -10,14 +10,14 @@ import numpy.typing as npt
 import PIL.Image
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter, Inputs
+from detxai.adapters.detector import Detector, Inputs
 from detxai.engine.masking.perturbing import Filling, filling_image
 from detxai.images import load_image
 
 Baseline: TypeAlias = Filling | Sequence[float] | PIL.Image.Image | npt.NDArray[np.uint8] | Tensor
 
 
-def baseline_tensor(detector: Adapter, clean: Inputs, baseline: Baseline, seed: int = 0) -> Tensor:
+def baseline_tensor(detector: Detector, clean: Inputs, baseline: Baseline, seed: int = 0) -> Tensor:
     """(1, 3, h, w) the baseline of one image, prepared as the image is.
 
     Raises:

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from detxai.adapters.adapter import Adapter, Inputs
 from detxai.adapters.changes.own_context import in_full_precision
+from detxai.adapters.detector import Detector, Inputs
 from detxai.adapters.views.box_scalar import BoxScores
 from detxai.detections import Detections
 from detxai.engine.batching import images_at_once, in_batches
@@ -81,7 +81,7 @@ class Asked:
         notes: what was noticed on the way, for the explanations' details.
     """
 
-    detector: Adapter
+    detector: Detector
     clean: Inputs
     scores: BoxScores
     captum: Any
@@ -135,7 +135,7 @@ class GradientMethod(ABC):
 
     @in_full_precision
     @on_best_slice
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection.
 
         Raises:

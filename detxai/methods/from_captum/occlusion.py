@@ -10,8 +10,8 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
 from detxai.adapters.changes.own_context import in_full_precision
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.batching import check_batch_size
 from detxai.engine.masking.perturbing import Canvas, Filling
@@ -67,7 +67,7 @@ class Occlusion:
         check_batch_size(self.batch_size)
 
     @in_full_precision
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection.
 
         Raises:

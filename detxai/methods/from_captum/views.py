@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.scoring import scores_under
 from detxai.targets import Target
@@ -31,7 +31,7 @@ class ViewScores:
 
     def __init__(
         self,
-        detector: Adapter,
+        detector: Detector,
         canvas: Canvas,
         targets: Sequence[Target],
         batch_size: int | None = None,

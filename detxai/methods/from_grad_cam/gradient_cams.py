@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
 from detxai.adapters.changes.own_context import in_full_precision
+from detxai.adapters.detector import Detector
 from detxai.detections import Candidates, Detections
 from detxai.engine.batching import is_out_of_memory
 from detxai.explanation import Cost, Explanation, settings_of
@@ -57,7 +57,7 @@ class GradientCAM:
 
     @in_full_precision
     @on_best_slice
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection.
 
         Raises:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter, Features
 from detxai.adapters.changes.own_context import in_full_precision
+from detxai.adapters.detector import Detector, Features
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.methods.from_grad_cam.formulas import as_array, formula_of, join_levels
@@ -51,7 +51,7 @@ class FEM:
             raise ValueError(f"k must be a number from 0, got {self.k!r}")
 
     @in_full_precision
-    def __call__(self, detector: Adapter, image: Image) -> Explanation:
+    def __call__(self, detector: Detector, image: Image) -> Explanation:
         """One explanation for the image.
 
         Raises:
@@ -108,7 +108,7 @@ class KPCACAM:
             raise ValueError(f"max_cells must be a whole number from 1, got {self.max_cells!r}")
 
     @in_full_precision
-    def __call__(self, detector: Adapter, image: Image) -> Explanation:
+    def __call__(self, detector: Detector, image: Image) -> Explanation:
         """One explanation for the image.
 
         Raises:
@@ -156,7 +156,7 @@ def _own_numpy_randomness() -> Iterator[None]:
 
 def _explanation(
     method: Any,
-    detector: Adapter,
+    detector: Detector,
     features: Features,
     maps: Sequence[Tensor],
     start: float,

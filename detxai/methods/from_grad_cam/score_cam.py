@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from detxai.adapters.adapter import Adapter, Inputs
 from detxai.adapters.changes.own_context import in_full_precision
+from detxai.adapters.detector import Detector, Inputs
 from detxai.detections import Detections
 from detxai.engine.batching import check_batch_size, images_at_once, in_batches
 from detxai.explanation import Cost, Explanation, settings_of
@@ -66,7 +66,7 @@ class ScoreCAM:
 
     @in_full_precision
     @on_best_slice
-    def __call__(self, detector: Adapter, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         """One explanation for each detection.
 
         Raises:
@@ -107,7 +107,7 @@ class ScoreCAM:
             for maps, detection in zip(zip(*by_level, strict=True), detections, strict=True)
         ]
 
-    def _maps(self, detector: Adapter, inputs: Inputs, level: Tensor, targets: Sequence[Target], bar: tqdm) -> Tensor:
+    def _maps(self, detector: Detector, inputs: Inputs, level: Tensor, targets: Sequence[Target], bar: tqdm) -> Tensor:
         """(T, h, w) of one level (1, C, h, w)."""
 
         def score(channels: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.explanation import Explanation
 from detxai.metrics.inputs.maps import refuse_cropped
 
-Redo: TypeAlias = Callable[[Adapter, npt.NDArray[np.uint8], int], Tensor]
+Redo: TypeAlias = Callable[[Detector, npt.NDArray[np.uint8], int], Tensor]
 Reference = Literal["detection", "object"]
 REFERENCES: tuple[Reference, ...] = ("detection", "object")
 
@@ -103,7 +103,7 @@ class Case:
         ValueError: a shape does not fit, a map is not finite, or a map was cropped to its box.
     """
 
-    detector: Adapter
+    detector: Detector
     image: npt.NDArray[np.uint8]
     detections: Detections
     maps: Tensor
@@ -115,7 +115,7 @@ class Case:
     allow_cropped: bool = field(default=False, kw_only=True)
 
     @classmethod
-    def of(cls, detector: Adapter, explanations: Sequence[Explanation], detections: Detections, **known: Any) -> Case:
+    def of(cls, detector: Detector, explanations: Sequence[Explanation], detections: Detections, **known: Any) -> Case:
         """The case of a method's explanations.
 
         Args:

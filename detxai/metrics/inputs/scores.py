@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter, Inputs
+from detxai.adapters.detector import Detector, Inputs
 from detxai.detections import Candidates, Detections
 from detxai.engine.batching import images_at_once, in_batches
 from detxai.engine.masking.perturbing import Canvas
@@ -105,7 +105,7 @@ def every_target(targets: Sequence[BoxTarget]) -> Ask:
 
 
 def scores_of(
-    detector: Adapter, n: int, make: Callable[[Tensor], Inputs], ask: Ask, like: Tensor, batch_size: int | None = None
+    detector: Detector, n: int, make: Callable[[Tensor], Inputs], ask: Ask, like: Tensor, batch_size: int | None = None
 ) -> Tensor:
     """The answers for n changed images, in batches that fit the device.
 
@@ -144,7 +144,7 @@ def distinct(maps: Tensor) -> Tensor:
 
 
 def scores_by_map(
-    detector: Adapter,
+    detector: Detector,
     targets: Sequence[BoxTarget],
     n_maps: int,
     n_each: int,
@@ -173,7 +173,7 @@ def scores_by_map(
     return scores_of(detector, n_maps * n_each, make, ask, like, batch_size).view(len(targets), n_each)
 
 
-def clean_and_hidden(canvas: Canvas, detector: Adapter, targets: Sequence[BoxTarget]) -> tuple[Tensor, Tensor]:
+def clean_and_hidden(canvas: Canvas, detector: Detector, targets: Sequence[BoxTarget]) -> tuple[Tensor, Tensor]:
     """(T,) every target's score on the whole image, and (T, F) on nothing but each filling of the canvas."""
     n_fills = len(canvas.filling)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ultralytics.utils import ASSETS
 from yolo_seeded import bus, seeded
 
-from detxai.adapters.adapter import Features
+from detxai.adapters.detector import Features
 from detxai.adapters.structure import Dense, NoShortcut
 from detxai.adapters.ultralytics.yolo import YOLOAdapter, load_yolo
 from detxai.engine import batching

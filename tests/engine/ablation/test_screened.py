@@ -13,13 +13,13 @@ from torch import Tensor
 
 import detxai
 from detxai import scenes
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.engine.ablation.tails import screened, tail_of
 from detxai.engine.ablation.two_stage.screened import ScreenedTwoStage
 from detxai.targets import BoxScoreTarget, BoxSideTarget, ClassScoreTarget, SimilarityTarget, Target
 
 
-def questions(adapter: Adapter, image: Tensor) -> list[Target]:
+def questions(adapter: Detector, image: Tensor) -> list[Target]:
     """Of all kinds that one candidate answers, of what is found and of boxes where little is."""
     found = adapter.detect(image, 0)[:3]
     boxes = [*found.boxes.tolist(), [0.0, 0.0, 9.0, 7.0], [0.0, 0.0, 90.0, 70.0]]

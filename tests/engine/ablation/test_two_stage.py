@@ -17,7 +17,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import roi_align
 
 import detxai
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine import batching
 from detxai.engine.ablation.loop import FullTail
@@ -74,7 +74,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 
 
-def _targets(detector: Adapter, image: Tensor, reach: float) -> list[Any]:
+def _targets(detector: Detector, image: Tensor, reach: float) -> list[Any]:
     """Some of what is found, a box far away in a corner, a tiny one, and one as large as the image."""
     height, width = image.shape[1:]
     found = detector.detect(image, 0)[:3]

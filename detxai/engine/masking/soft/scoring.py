@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detxai.adapters.adapter import Adapter
+from detxai.adapters.detector import Detector
 from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.scoring import scores_under
 from detxai.engine.masking.soft.estimating import Estimate, estimate
@@ -37,7 +37,7 @@ def grid_for(size: tuple[int, int], boxes: Tensor) -> tuple[int, int]:
 
 
 def soft_masks(
-    detector: Adapter,
+    detector: Detector,
     canvas: Canvas,
     targets: Sequence[Target],
     boxes: Tensor,

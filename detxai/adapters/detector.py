@@ -97,7 +97,7 @@ class Features:
         return len(next(iter(self.levels.values())))
 
 
-class Adapter(ABC):
+class Detector(ABC):
     """A detector, wrapped.
 
     A family supplies ``prepare``, ``detect``, ``forward`` and its default layers. Features of any layer and resuming
