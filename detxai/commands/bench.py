@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from detxai.adapters.detector import Detector
-from detxai.adapters.loading import BUNDLED, load_detector
+from detxai.adapters.loading import BUNDLED
 from detxai.adapters.torchvision.spread import spread_like_trained
 from detxai.bench.ablation import as_records, as_table, bench_ablation
 from detxai.bench.d_rise import as_rate_records, as_rate_table, bench_d_rise
 from detxai.bench.eigen_cam import as_projection_table, bench_eigen_cam
-from detxai.commands.options import MODEL_HELP, a_path, fraction, on_device, whole
+from detxai.commands.model_options import add_model_options, load_model
+from detxai.commands.options import a_path, fraction, whole
 from detxai.detections import Detections
 from detxai.images import Array, load_image, to_tensor
 
@@ -26,8 +27,7 @@ def add_bench(commands: Any) -> argparse.ArgumentParser:
         "bench", help="side by side in one process: what a method costs here, at its peers, and by brute force"
     )
     command.add_argument("what", choices=["ablation", "d_rise", "eigen_cam"])
-    command.add_argument("--model", required=True, help=MODEL_HELP)
-    command.add_argument("--weights", type=a_path, metavar="FILE", help="a torchvision builder's state_dict")
+    add_model_options(command)
     command.add_argument("--image", required=True, type=a_path)
     command.add_argument("--score-threshold", type=fraction, default=0.25, metavar="S", help="default: 0.25")
     command.add_argument("--max-boxes", type=whole(1), default=20, metavar="N", help="the N best boxes; default: 20")
@@ -36,7 +36,6 @@ def add_bench(commands: Any) -> argparse.ArgumentParser:
         "--compare-masks", type=whole(0), default=400, metavar="N", help="d_rise: masks for the peer's map; 0: none"
     )
     command.add_argument("--batch-size", type=whole(1), default=None, metavar="B", help="d_rise: default: what fits")
-    command.add_argument("--device", default=None, help="such as cpu or cuda:0; default: where the model is")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_bench)
     return command
@@ -46,7 +45,7 @@ def _bench(given: argparse.Namespace) -> int:
     if given.n_masks is not None and given.what != "d_rise":
         raise ValueError("--n-masks is for d_rise only")
     array = load_image(given.image)
-    detector = on_device(load_detector(given.model, weights=given.weights), given.device)
+    detector = load_model(given)
     random = detector.family == "faster_rcnn" and given.weights is None and ":" not in given.model
     if random and given.model not in BUNDLED:
         spread_like_trained(detector.model, to_tensor(array).to(detector.device, detector.dtype))

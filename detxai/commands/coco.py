@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from detxai.adapters.loading import load_detector
 from detxai.coco.categories import label_to_category
 from detxai.coco.errors import ERRORS, FALSE_POSITIVES, KINDS
 from detxai.coco.explaining import quiet_method
@@ -21,18 +20,14 @@ from detxai.coco.planning import Shard
 from detxai.coco.running import Run
 from detxai.coco.schema import arrow
 from detxai.coco.selecting import Selection
+from detxai.commands.model_options import add_model_options, load_model
 from detxai.commands.options import (
     FAILED,
     LARGEST_SIDE,
-    MODEL_HELP,
     a_path,
-    add_slices,
     amount,
-    expect_file,
     fraction,
     no_repeats,
-    on_device,
-    read_class_names,
     setting,
     shows_progress,
     whole,
@@ -63,8 +58,7 @@ def add_coco(commands: Any) -> argparse.ArgumentParser:
 
 
 def _add_inputs(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", required=True, help=MODEL_HELP)
-    command.add_argument("--weights", type=a_path, metavar="FILE", help="a torchvision builder's state_dict")
+    add_model_options(command)
     command.add_argument("--images", required=True, type=a_path, metavar="DIR", help="folder of the images")
     command.add_argument("--annotations", required=True, type=a_path, metavar="FILE", help="COCO annotations")
     command.add_argument(
@@ -76,15 +70,9 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="settings",
         help="a setting of the method, such as ratio_channels_to_ablate=0.1; as often as needed",
     )  # fmt: skip
-    add_slices(command)
-    command.add_argument("--class-names", type=a_path, metavar="FILE", help="a name a line, label 0 first; or .json")
     command.add_argument(
         "--labels", metavar="HOW", help="which label is which category: by-name, by-id, or a JSON file of pairs"
     )
-    command.add_argument(
-        "--input-size", type=whole(1, LARGEST_SIDE), metavar="N", help="side that a YOLO resizes images to"
-    )
-    command.add_argument("--device", default=None, help="such as cpu or cuda:0; default: where the model is")
 
 
 def _add_selection(command: argparse.ArgumentParser) -> None:
@@ -152,7 +140,7 @@ def _coco(given: argparse.Namespace) -> int:
         raise ValueError(f"--out must be a folder, got the file {given.out}")
     annotations = read_annotations(given.annotations)
     predictions = None if given.predictions is None else read_predictions(given.predictions, annotations)
-    detector = _detector(given)
+    detector = load_model(given)
     pairs = label_to_category(detector, annotations, given.labels)
     about = {"command": shlex.join(["detxai", *sys.argv[1:]]), "annotations": str(given.annotations)}
     about |= {} if given.predictions is None else {"predictions": str(given.predictions)}
@@ -170,15 +158,6 @@ def _coco(given: argparse.Namespace) -> int:
         return FAILED
     _tell(finished, as_json=given.json)
     return FAILED if finished.failures else 0
-
-
-def _detector(given: argparse.Namespace) -> Any:
-    if given.weights is not None:
-        expect_file(given.weights, "--weights")
-    names = None if given.class_names is None else read_class_names(given.class_names)
-    size = {} if given.input_size is None else {"input_size": given.input_size}
-    detector = load_detector(given.model, weights=given.weights, class_names=names, slices=given.slices, **size)
-    return on_device(detector, given.device)
 
 
 def _options(given: argparse.Namespace) -> Options:

@@ -10,17 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from detxai.adapters.detector import Detector
-from detxai.adapters.loading import load_detector
+from detxai.commands.model_options import add_model_options, load_model
 from detxai.commands.options import (
     FAILED,
-    LARGEST_SIDE,
-    MODEL_HELP,
     a_path,
-    add_slices,
     fraction,
     no_repeats,
-    on_device,
-    read_class_names,
     setting,
     shows_progress,
     whole,
@@ -47,10 +42,7 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         "evaluate", help="rank methods on the same detections: a table, results.parquet and index.html; resumable"
     )
-    command.add_argument("--model", required=True, help=MODEL_HELP)
-    command.add_argument("--weights", type=a_path, metavar="FILE", help="a torchvision builder's state_dict")
-    add_slices(command)
-    command.add_argument("--class-names", type=a_path, metavar="FILE", help="as for explain")
+    add_model_options(command)
     command.add_argument(
         "--methods", required=True, type=_names, metavar="A,B",
         help=f"{', '.join([*METHODS, *PEERS, *BASELINES])}; all: every method, box_centre and random; "
@@ -59,10 +51,6 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("--out", required=True, type=a_path, metavar="DIR")
     _add_images(command)
     _add_measures(command)
-    command.add_argument(
-        "--input-size", type=whole(1, LARGEST_SIDE), metavar="PIXELS", help="of a YOLO; default: as it was trained"
-    )
-    command.add_argument("--device", default=None, help="such as cpu or cuda:0; default: where the model is")
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
     command.add_argument("--no-progress", action="store_true", help="no progress bar")
     command.set_defaults(run=_evaluate)
@@ -119,7 +107,7 @@ def _evaluate(given: argparse.Namespace) -> int:
         score=given.score,
         reference=given.reference,
     )
-    detector = on_device(_detector(given), given.device)
+    detector = load_model(given)
     photos, source = _photos(given, detector)
     try:
         found = _found(given, detector, photos, source, settings, measures)
@@ -165,19 +153,6 @@ def _tell(left: TimeLeft) -> None:
         "fewer with --max-detections, and cheaper with other --measures, --steps or --fill; what is finished is kept",
         file=sys.stderr,
     )
-
-
-def _detector(given: argparse.Namespace) -> Detector:
-    class_names = None if given.class_names is None else read_class_names(given.class_names)
-    options = {} if given.input_size is None else {"input_size": given.input_size}
-    try:
-        return load_detector(
-            given.model, weights=given.weights, class_names=class_names, slices=given.slices, **options
-        )
-    except TypeError as error:
-        if options and "input_size" in str(error):
-            raise ValueError(f"--input-size is for YOLO models, {given.model} brings images to its own size") from error
-        raise
 
 
 def _report(found: Evaluation, *, as_json: bool) -> None:

@@ -16,21 +16,16 @@ from typing import Any, get_args
 from tqdm import tqdm
 
 from detxai.adapters.detector import Detector
-from detxai.adapters.loading import load_detector
-from detxai.adapters.sliced import Slicing
 from detxai.commands.image_folders import folder_if_used, folder_names, safe_name, whole_folder, write_json
+from detxai.commands.model_options import add_model_options, load_model, model_arguments
 from detxai.commands.options import (
     FAILED,
-    MODEL_HELP,
     REFUSED,
     a_path,
-    add_slices,
     expect_file,
     fraction,
     no_repeats,
-    on_device,
     one_line,
-    read_class_names,
     setting,
     shows_progress,
 )
@@ -51,8 +46,7 @@ def add_explain(commands: Any) -> argparse.ArgumentParser:
         "explain", help="which pixels put each box there: an overlay, the raw map and a record for each"
     )
     command.add_argument("images", nargs="+", type=a_path, metavar="IMAGE")
-    command.add_argument("--model", required=True, help=MODEL_HELP)
-    command.add_argument("--weights", type=a_path, metavar="FILE", help="a torchvision builder's state_dict")
+    add_model_options(command)
     command.add_argument(
         "--method",
         default=DEFAULT_METHOD,
@@ -70,14 +64,6 @@ def add_explain(commands: Any) -> argparse.ArgumentParser:
         help="what overlays show: the evidence for the box, or with signs also what speaks against it",
     )
     command.add_argument("--score-threshold", type=fraction, default=0.25, metavar="S", help="default: 0.25")
-    command.add_argument(
-        "--class-names",
-        type=a_path,
-        metavar="FILE",
-        help="a name a line, label 0 first; or .json: list or {label: name}",
-    )
-    add_slices(command)
-    command.add_argument("--device", default=None, help="such as cpu or cuda:0; default: where the model is")
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
     command.add_argument("--no-progress", action="store_true", help="no progress bar")
     command.set_defaults(run=_explain)
@@ -87,17 +73,13 @@ def add_explain(commands: Any) -> argparse.ArgumentParser:
 def _explain(given: argparse.Namespace) -> int:
     for path in given.images:
         expect_file(path, "IMAGE")
-    if given.weights is not None:
-        expect_file(given.weights, "--weights")
-    class_names = None if given.class_names is None else read_class_names(given.class_names)
     if given.out.exists() and not given.out.is_dir():
         raise ValueError(f"--out must be a folder, got the file {given.out}")
     settings = no_repeats(given.settings)
     if "keep_partial" in setting_names(given.method):
         settings.setdefault("keep_partial", True)  # what Ctrl-C leaves is written, marked as partial
     method = make_method(given.method, **settings)
-    detector = load_detector(given.model, weights=given.weights, class_names=class_names, slices=given.slices)
-    detector = on_device(detector, given.device)
+    detector = load_model(given)
     run = _Run(detector, method, given.score_threshold, _request(given), given.mode)
 
     done: list[dict[str, Any]] = []
@@ -208,16 +190,11 @@ class _Run:
 
 def _request(given: argparse.Namespace) -> dict[str, Any]:
     """What was asked for, so that it can be asked for again: as values, and as the command (less the images)."""
-    command = ["detxai", "explain", "--model", given.model, "--method", given.method, "--out", str(given.out)]
+    model = model_arguments(given)
+    command = ["detxai", "explain", "--method", given.method, "--out", str(given.out)]
     command += ["--score-threshold", str(given.score_threshold)]
-    for flag, value in (
-        ("--weights", given.weights),
-        ("--class-names", given.class_names),
-        ("--slices", _as_given(given.slices)),
-        ("--device", given.device),
-        ("--mode", given.mode),
-    ):
-        command += [] if value is None else [flag, str(value)]
+    command += [] if given.mode is None else ["--mode", given.mode]
+    command += [part for option in model.items() for part in option]
     for name, value in given.settings:
         command += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     weights = given.weights or (Path(given.model) if given.model.endswith(".pt") else None)
@@ -227,14 +204,12 @@ def _request(given: argparse.Namespace) -> dict[str, Any]:
         "weights_sha256": None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest(),
         "settings": dict(given.settings),
         "score_threshold": given.score_threshold,
-        "slices": _as_given(given.slices),
+        "slices": model.get("--slices"),
+        "layout": given.layout,
+        "input_size": given.input_size,
         "device": given.device,
         "command": command,
     }
-
-
-def _as_given(slices: Slicing | None) -> str | None:
-    return None if slices is None else f"{slices.rows},{slices.columns},{slices.overlap}"
 
 
 def _boxes(detections: Detections) -> list[dict[str, Any]]:

@@ -11,10 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from detxai.adapters.detector import Detector
-from detxai.adapters.sliced import Slicing
 from detxai.settings import LARGEST
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit codes: some images failed; nothing was done; Ctrl-C
@@ -22,18 +18,13 @@ LARGEST_AMOUNT = 1e15  # of square pixels and scores
 LONGEST_LINE = 2000  # of an error: what somebody gave may be long
 LONGEST_PATH, LONGEST_NAME = 4096, 255
 LARGEST_SIDE = 65_536  # of an image
-MODEL_HELP = (
-    "a torchvision builder's name (fasterrcnn_resnet50_fpn; see detxai families), the path of a YOLO .pt, an exported "
-    ".onnx, .xml or .torchscript, module:function for a factory of your own (of a model, or of a function from images "
-    "to detections), or a bundled scenes-frcnn, scenes-yolo or scenes-rtdetr"
-)
 
 
 def setting(text: str) -> tuple[str, Any]:
     """``name=value``, the value read as JSON where it is JSON, else as text."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {_shown(text)}")
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {shown(text)}")
     try:
         return name, json.loads(value, parse_constant=_not_json)
     except (ValueError, RecursionError):
@@ -54,7 +45,7 @@ def no_repeats(settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def a_path(text: str) -> Path:
     """A path that the system can look for: others end in an error that does not say whose they are."""
     if "\0" in text or len(text) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in re.split(r"[\\/]", text)):
-        raise argparse.ArgumentTypeError(f"expected a path that this system can have, got {_shown(text)}")
+        raise argparse.ArgumentTypeError(f"expected a path that this system can have, got {shown(text)}")
     return Path(text)
 
 
@@ -62,7 +53,7 @@ def fraction(text: str) -> float:
     """A number in [0, 1]."""
     value = _float(text)
     if not 0 <= value <= 1:  # also where it is NaN
-        raise argparse.ArgumentTypeError(f"expected a number in [0, 1], got {_shown(text)}")
+        raise argparse.ArgumentTypeError(f"expected a number in [0, 1], got {shown(text)}")
     return value
 
 
@@ -70,31 +61,8 @@ def amount(text: str) -> float:
     """A finite number from 0."""
     value = _float(text)
     if not 0 <= value <= LARGEST_AMOUNT:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to {LARGEST_AMOUNT:g}, got {_shown(text)}")
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to {LARGEST_AMOUNT:g}, got {shown(text)}")
     return value
-
-
-def slices(text: str) -> Slicing:
-    """``rows,columns,overlap``, as ``detxai.wrap`` takes them."""
-    try:
-        rows, columns, overlap = text.split(",")
-        return Slicing(int(rows), int(columns), float(overlap))
-    except ValueError as error:
-        said = f": {error}" if str(error).startswith("slices") else ""
-        raise argparse.ArgumentTypeError(
-            f"expected ROWS,COLUMNS,OVERLAP such as 2,3,0.2, got {_shown(text)}{said}"
-        ) from error
-
-
-def add_slices(command: argparse.ArgumentParser) -> None:
-    """``--slices``, for commands that load a detector."""
-    command.add_argument(
-        "--slices",
-        type=slices,
-        default=None,
-        metavar="ROWS,COLUMNS,OVERLAP",
-        help="for large images: run the model on so many slices that overlap by this share (2,3,0.2), and on the whole",
-    )
 
 
 def whole(least: int, most: int = LARGEST) -> Callable[[str], int]:
@@ -103,7 +71,7 @@ def whole(least: int, most: int = LARGEST) -> Callable[[str], int]:
     def read(text: str) -> int:
         value = int(text) if re.fullmatch(r"\+?[0-9]{1,20}", text.strip()) else -1
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {_shown(text)}")
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {shown(text)}")
         return value
 
     return read
@@ -116,17 +84,8 @@ def _float(text: str) -> float:
         return math.nan
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     return repr(text) if len(text) <= 80 else f"{text[:77]!r}..."
-
-
-def on_device(detector: Detector, device: str | None) -> Detector:
-    if device is not None:
-        try:
-            detector.model.to(torch.device(device))
-        except Exception as error:  # torch has no one error for a device that it does not have
-            raise ValueError(f"--device: {device!r} cannot be used here: {one_line(error)}") from error
-    return detector
 
 
 def shows_progress(given: argparse.Namespace) -> bool:
