@@ -125,7 +125,9 @@ def test_an_exported_file(scene: tuple[str, ...], tmp_path: Path, capsys: pytest
     pytest.importorskip("ultralytics")
     path = tmp_path / "scenes.torchscript"
     yolo = load_scenes_yolo()
-    torch.jit.trace(FirstOutput(yolo.model.float().eval()), torch.rand(1, 3, 160, 160), check_trace=False).save(str(path))
+    torch.jit.trace(FirstOutput(yolo.model.float().eval()), torch.rand(1, 3, 160, 160), check_trace=False).save(
+        str(path)
+    )
     names = tmp_path / "names.json"
     names.write_text(json.dumps(yolo.names))
     command = ["evaluate", "--model", str(path), "--layout", "yolo", "--input-size", "160", "--class-names", str(names)]
