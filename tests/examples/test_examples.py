@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+from example_scripts import run_example
 
 from detxai.scenes import generate
 
-ROOT = Path(__file__).parents[1]
-MODELS = Path(__file__).with_name("faster_rcnns.py")
-
-
-def run(example: str, *arguments: object) -> str:
-    command = [sys.executable, str(ROOT / "examples" / example), *map(str, arguments)]
-    offline = {**os.environ, "YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true"}
-    done = subprocess.run(command, capture_output=True, text=True, env=offline, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+MODELS = Path(__file__).parents[1] / "faster_rcnns.py"
 
 
 @pytest.fixture
@@ -34,7 +23,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def test_explain_photo_offline_with_nothing_given(tmp_path: Path) -> None:
-    printed = run("explain_photo.py", "--method", "eigen_cam", "--out", tmp_path / "out")
+    printed = run_example("explain_photo.py", "--method", "eigen_cam", "--out", tmp_path / "out")
     assert "eigen_cam · asks about no box" in printed
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"00.png", "00.npz", "00.json"}
 
@@ -42,7 +31,9 @@ def test_explain_photo_offline_with_nothing_given(tmp_path: Path) -> None:
 def test_grad_cam_on_a_faster_rcnn(tmp_path: Path, image: Path) -> None:
     model = f"{MODELS}:small_faster_rcnn"
     out = tmp_path / "out"
-    printed = run("grad_cam_with_detxai.py", "--model", model, "--image", image, "--score-threshold", 0.1, "--out", out)
+    printed = run_example(
+        "grad_cam_with_detxai.py", "--model", model, "--image", image, "--score-threshold", 0.1, "--out", out
+    )
     assert "EigenCAM on the backbone" in printed
     assert {file.stem for file in out.iterdir()} == {"GradCAM", "HiResCAM", "LayerCAM", "EigenCAM"}
 
@@ -56,7 +47,7 @@ def test_grad_cam_on_a_yolo(tmp_path: Path, image: Path) -> None:
         f"def build():\n    return seeded('v8')\n"
     )
     out = tmp_path / "out"
-    run(
+    run_example(
         "grad_cam_with_detxai.py", "--model", f"{factory}:build", "--image", image, "--score-threshold", 0, "--out", out
     )
     assert {file.stem for file in out.iterdir()} == {"GradCAM", "HiResCAM", "LayerCAM", "EigenCAM"}
@@ -65,27 +56,10 @@ def test_grad_cam_on_a_yolo(tmp_path: Path, image: Path) -> None:
 def test_explain_onnx_agrees_with_pytorch(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    printed = run("explain_onnx.py", "--n-masks", 48, "--out", tmp_path / "out")
+    printed = run_example("explain_onnx.py", "--n-masks", 48, "--out", tmp_path / "out")
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"00.png", "detector.onnx"}
     assert "house-sun 1.00 · d_rise" in printed
     assert float(printed.rsplit(maxsplit=1)[-1]) > 0.9999
-
-
-def test_d_rise_gpu_runs_on_a_cpu_too(tmp_path: Path) -> None:
-    run("d_rise_gpu.py", "--device", "cpu", "--small", "--json", tmp_path / "gpu.json")
-    record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
-    exact = record["exactness"]["scenes-frcnn"]
-    assert exact == {"masks": 0, "scores": 0, "map, of its peak": 0}  # the device is the CPU: nothing may differ
-
-
-def test_pixel_evidence_gpu_runs_on_a_cpu_too(tmp_path: Path) -> None:
-    run("pixel_evidence_gpu.py", "--device", "cpu", "--small", "--json", tmp_path / "gpu.json")
-    record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
-    for exact in record["exactness"].values():  # the device is the CPU: nothing may differ
-        assert exact == {"partitions and orders": 0, "fine masks": 0, "region_shapley": 0, "pixel_evidence": 0}
-    for rates in record["speed"].values():
-        assert rates["region_shapley, 144 passes"]["passes"] <= 144
-        assert rates["pixel_evidence, 144 passes"]["passes"] <= 144
 
 
 def test_d_rise_convergence_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -93,25 +67,20 @@ def test_d_rise_convergence_goes_on_where_it_stopped(tmp_path: Path) -> None:
     folder.mkdir()
     PIL.Image.fromarray(generate(seed=501, kind="local").image).save(folder / "a.png")
     command = ["--model", "scenes-frcnn", "--images", folder, "--out", tmp_path / "out", "--n-images", 1]
-    printed = run("d_rise_convergence.py", *command, "--n-masks", 128)
+    printed = run_example("d_rise_convergence.py", *command, "--n-masks", 128)
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"a.npz", "convergence.json", "convergence.png"}
     (tmp_path / "out" / "convergence.json").unlink()
-    assert run("d_rise_convergence.py", *command, "--n-masks", 128) == printed
+    assert run_example("d_rise_convergence.py", *command, "--n-masks", 128) == printed
     record = json.loads((tmp_path / "out" / "convergence.json").read_text(encoding="utf-8"))
     assert record["masks"] == [8, 16, 32, 64, 128]
     assert record["rank_correlation"]["regression"][-1] > record["rank_correlation"]["none"][0]
 
 
-def test_gpu_check_runs_on_a_cpu_too(tmp_path: Path) -> None:
-    run("gpu_check.py", "--device", "cpu", "--small", "--json", tmp_path / "gpu.json")
-    record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
-    assert record["exactness"]["fasterrcnn"] == 0  # the device is the CPU: nothing may differ
-    assert record["speed"]["n_boxes"] == 2
-
-
 def test_ablation_ratio_prints_what_few_channels_give(tmp_path: Path) -> None:
     PIL.Image.fromarray(generate(seed=501, kind="local").image).save(tmp_path / "a.png")
-    printed = run("ablation_ratio.py", "--model", "scenes-frcnn", tmp_path / "a.png", "--json", tmp_path / "ratio.json")
+    printed = run_example(
+        "ablation_ratio.py", "--model", "scenes-frcnn", tmp_path / "a.png", "--json", tmp_path / "ratio.json"
+    )
     assert "1 images" in printed
     rows = {row["ratio"]: row for row in json.loads((tmp_path / "ratio.json").read_text(encoding="utf-8"))}
     assert rows[0.1]["channels"] == 32
