@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -19,6 +18,7 @@ from torch import Tensor
 from detxai.detections import Detections
 from detxai.low_pass import low_pass
 from detxai.runs.files import replacing
+from detxai.runs.versions import installed_versions
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Explanation:
             "cost": asdict(self.cost),
             "partial": self.partial,
             "details": plain(self.details),
-            "versions": {name: installed_version(name) for name in ("detxai", "torch", "torchvision", "ultralytics")},
+            "versions": installed_versions(("detxai", "torch", "torchvision", "ultralytics")),
         }
 
 
@@ -188,14 +188,6 @@ def _box_record(detection: Detections) -> dict[str, Any]:
         "label": int(detection.labels[0]),
         "name": detection.name(0),
     }
-
-
-def installed_version(package: str) -> str | None:
-    """The version of an installed package; None where it is not there."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def settings_of(method: object) -> dict[str, Any]:

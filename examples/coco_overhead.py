@@ -30,11 +30,11 @@ from detxai.coco.decoding import ImageFile
 from detxai.coco.detecting import Detecting
 from detxai.coco.errors import FALSE_POSITIVES, cases
 from detxai.coco.explaining import quiet_method
-from detxai.coco.folder import Folder
+from detxai.coco.folder import CocoFolder
 from detxai.coco.matching import evaluate, matching
 from detxai.coco.misses import Miss
 from detxai.coco.parts import Explaining
-from detxai.coco.planning import Job, plan
+from detxai.coco.plan import Job, plan
 from detxai.coco.selecting import Selection, select
 from detxai.data.coco_files import as_predictions, read_annotations, read_predictions
 from detxai.formats import category_names, to_coco_results
@@ -85,14 +85,15 @@ class Question:
         labels = {label: category for category, label in self.asker.category_to_label.items()}
         with tempfile.TemporaryDirectory(dir=self.folder) as out:
             threshold = self.asker.score_threshold
-            making = Detecting(self.asker.detector, labels, threshold, Folder(Path(out)), annotations=self.annotations)
+            made = CocoFolder(Path(out))
+            making = Detecting(self.asker.detector, labels, threshold, made, annotations=self.annotations)
             for _ in making.chunks([job.file for job in jobs]):
                 pass
             return making.misses(len(jobs))
 
     def explaining(self, jobs: Sequence[Job], misses: Mapping[int, Miss] | None) -> None:
         parts = plan([one.case for job in jobs for one in job.asked], [job.file for job in jobs], 32)
-        Explaining(replace(self.asker, misses=misses), Folder(self.folder)).make(parts)
+        Explaining(replace(self.asker, misses=misses), CocoFolder(self.folder)).make(parts)
 
     def bare(self, job: Job) -> None:
         labels = [self.asker.category_to_label[one.case.category_id] for one in job.asked]

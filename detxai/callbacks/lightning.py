@@ -15,8 +15,8 @@ from detxai.callbacks.loggers import Logger, TensorBoardLogger, WandbLogger
 from detxai.callbacks.loop import ExplanationMonitor
 from detxai.callbacks.panel import PanelImage, make_panel
 from detxai.callbacks.record.epoch_report import EpochReport, with_last
-from detxai.callbacks.record.run_folder import numbered_folders
 from detxai.images import Image
+from detxai.runs.numbered import numbered_folders
 
 FOLDER = "detxai"  # in the trainer's default root folder
 

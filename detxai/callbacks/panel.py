@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -16,6 +15,7 @@ from torch import Tensor
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.images import Image, load_image, to_uint8
+from detxai.runs.names import safe_name
 from detxai.targets import ClassScoreTarget, score_targets
 
 
@@ -86,13 +86,9 @@ def make_panel(images: Sequence[Image | PanelImage]) -> tuple[PanelImage, ...]:
     if not images:
         raise ValueError("images must not be empty")
     items = [one if isinstance(one, PanelImage) else PanelImage(one) for one in images]
-    names = [f"{place:02d}_{file_name(item.name)}".rstrip("_") for place, item in enumerate(items)]
+    endings = [f"_{safe_name(item.name, 60)}" if item.name else "" for item in items]
+    names = [f"{place:02d}{ending}" for place, ending in enumerate(endings)]
     return tuple(replace(item, name=name) for item, name in zip(items, names))
-
-
-def file_name(name: str) -> str:
-    """``name`` without what file systems dislike."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:60].strip("._")
 
 
 def questions(detector: Detector, item: PanelImage, *, most: int, score_threshold: float) -> Detections:

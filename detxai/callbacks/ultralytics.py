@@ -24,10 +24,10 @@ from detxai.callbacks.loop import ExplanationMonitor, first_rank
 from detxai.callbacks.mistakes import KINDS, Mistake, worst_images
 from detxai.callbacks.panel import PanelImage, make_panel
 from detxai.callbacks.record.epoch_report import EpochReport, with_last
-from detxai.callbacks.record.run_folder import numbered_folders, read_about
 from detxai.callbacks.shortcut_alarm.alarm import ShortcutAlarm
 from detxai.explain import Method, check_threshold, make_method
 from detxai.images import Image
+from detxai.runs.numbered import numbered_folders, read_about
 
 log = logging.getLogger(__name__)
 

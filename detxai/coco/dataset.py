@@ -9,13 +9,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, overload
 
-from detxai.coco.folder import Folder
+from detxai.coco.folder import CocoFolder
 from detxai.coco.maps import Cells, StoredMap, load_map
 from detxai.coco.rows import pixels_sha256
-from detxai.coco.schema import EXPLANATION_COLUMNS, arrow, arrow_schema
+from detxai.coco.schema import EXPLANATION_COLUMNS, arrow_schema
 from detxai.detections import Detections
 from detxai.explanation import Cost, Explanation
 from detxai.images import load_image, to_uint8
+from detxai.runs.tables import import_pyarrow, read_table
 
 
 class ExplainedBoxes(Sequence[Explanation]):
@@ -31,7 +32,7 @@ class ExplainedBoxes(Sequence[Explanation]):
     """
 
     def __init__(self, folder: str | PathLike[str], images: str | PathLike[str] | None = None) -> None:
-        self.folder = Folder(Path(folder))
+        self.folder = CocoFolder(Path(folder))
         manifest = self.folder.root / "manifest.json"
         if not manifest.is_file():
             raise FileNotFoundError(f"folder must be one that detxai coco wrote; there is no {manifest}")
@@ -43,7 +44,7 @@ class ExplainedBoxes(Sequence[Explanation]):
         self._files = sorted(self.folder.explanations.glob("part-*.parquet"))
         self._starts = [0]
         for path in self._files:
-            self._starts.append(self._starts[-1] + arrow().parquet.read_metadata(path).num_rows)
+            self._starts.append(self._starts[-1] + import_pyarrow().parquet.read_metadata(path).num_rows)
         self._open: tuple[int, list[dict[str, Any]]] | None = None
 
     def __len__(self) -> int:
@@ -72,7 +73,7 @@ class ExplainedBoxes(Sequence[Explanation]):
         index %= len(self)
         file = bisect_right(self._starts, index) - 1
         if self._open is None or self._open[0] != file:
-            self._open = (file, arrow().parquet.read_table(self._files[file]).to_pylist())
+            self._open = (file, read_table(self._files[file]))
         return self._open[1][index - self._starts[file]]
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -81,7 +82,7 @@ class ExplainedBoxes(Sequence[Explanation]):
 
     def table(self, columns: Sequence[str] | None = None) -> Any:
         """A ``pyarrow.Table`` of these columns; default: all but the maps. ``.to_pandas()`` goes on from there."""
-        pa, schema = arrow(), arrow_schema(EXPLANATION_COLUMNS)
+        pa, schema = import_pyarrow(), arrow_schema(EXPLANATION_COLUMNS)
         chosen = [name for name in schema.names if name != "map_png"] if columns is None else list(columns)
         tables = [pa.parquet.read_table(path, columns=chosen) for path in self._files]
         return pa.concat_tables([schema.empty_table().select(chosen), *tables])

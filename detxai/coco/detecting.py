@@ -14,7 +14,7 @@ from detxai.adapters.detector import Detector
 from detxai.coco.asking import Pixels
 from detxai.coco.decoding import ImageFile, decoded
 from detxai.coco.errors import xyxy
-from detxai.coco.folder import Folder
+from detxai.coco.folder import CocoFolder
 from detxai.coco.misses import Miss, look_for
 from detxai.coco.rows import Row, UnreadableImageError, image_failure, pixels_sha256
 from detxai.detections import Detections
@@ -45,7 +45,7 @@ class Detecting:
     detector: Detector
     label_to_category: Mapping[int, int]
     score_threshold: float
-    folder: Folder
+    folder: CocoFolder
     workers: int = 0
     fail_fast: bool = False
     annotations: Any | None = None

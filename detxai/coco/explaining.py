@@ -11,14 +11,14 @@ from typing import Any
 from detxai.adapters.detector import Detector
 from detxai.adapters.registry import wrap
 from detxai.coco.categories import label_to_category
-from detxai.coco.folder import Folder
+from detxai.coco.folder import CocoFolder
 from detxai.coco.matching import finished
 from detxai.coco.options import Finished, Options
 from detxai.coco.running import Run
-from detxai.coco.schema import arrow
 from detxai.coco.selecting import Selection
 from detxai.data.coco_files import as_annotations, as_predictions
 from detxai.explain import Method, make_method
+from detxai.runs.tables import import_pyarrow
 
 
 def explain_errors(
@@ -58,7 +58,7 @@ def explain_errors(
         TypeError, ValueError, LookupError: bad arguments, before anything is written.
         ImportError: pyarrow or pycocotools is not installed.
     """
-    arrow()
+    import_pyarrow()
     unknown = sorted(set(options) - {field.name for field in dataclasses.fields(Options)})
     if unknown:
         raise TypeError(f"explain_errors has no option {', '.join(unknown)}; see detxai.coco.options.Options")
@@ -85,7 +85,7 @@ def explain_errors(
         annotations,
         predictions,
         pairs,
-        Folder(Path(out)),
+        CocoFolder(Path(out)),
         Selection() if selection is None else selection,
         chosen,
         evaluation,

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from detxai.coco.folder import Folder
+from detxai.coco.folder import CocoFolder
 from detxai.coco.same_images import expect_same_images
 from detxai.coco.schema import FORMAT
-from detxai.explanation import installed_version, plain
-from detxai.runs.request import differences
+from detxai.explanation import plain
+from detxai.runs.request import different_entries
+from detxai.runs.versions import installed_versions
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,8 @@ def fingerprint(coco: Any) -> str:
     return digest.hexdigest()
 
 
-def versions() -> dict[str, str | None]:
-    """What is installed of what a run depends on."""
-    return {package: installed_version(package) for package in PACKAGES}
-
-
-def begin(folder: Folder, question: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Write the manifest of a new run, or check that this is the same run.
+def begin(folder: CocoFolder, question: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Write the manifest of a new run, or check that the folder holds this run.
 
     Args:
         folder: of the run.
@@ -50,62 +46,43 @@ def begin(folder: Folder, question: Mapping[str, Any], about: Mapping[str, Any])
         about: further entries that do not, such as the command.
 
     Raises:
-        ValueError: the folder holds another run, or something else, or the images are others than it explained.
+        ValueError: the folder holds another run, or something else, or other images than it explained.
         WriteError: nothing can be written there.
     """
     requested = json.loads(json.dumps({"format": FORMAT, **plain(question)}))  # as it will read back
-    path = folder.root / "manifest.json"
-    if not path.is_file():
-        folder.expect_no_other_files()
-        if folder.write_new_json(path, {"question": requested, "versions": versions(), **plain(about)}):
-            return
-    saved = read_manifest(path)
-    different = differences(saved["question"], requested)
-    if different and take_over(folder, saved["question"], requested):
-        folder.write_json(path, {"question": requested, "versions": versions(), **plain(about)})
-    elif different:
-        raise ValueError(
-            f"out: {folder.root} holds a run that was started with different settings ({different}); give a new folder"
-        )
-    folder.remove_abandoned()
-    if saved.get("versions") != versions():
+    versions = installed_versions(PACKAGES)
+    content = {"question": requested, "versions": versions, **plain(about)}
+    saved = folder.open(content)
+    if not isinstance(saved.get("question"), dict):
+        raise ValueError(f"out: {folder.request_path} is damaged; give a new folder")
+    if saved["question"] != requested and take_over(folder, saved["question"], requested):
+        folder.write_json(folder.request_path, content)
+    else:
+        folder.expect_same(saved["question"], requested)
+    if saved.get("versions") != versions:
         log.warning("this run was begun with other versions (%s): maps may differ a little", saved.get("versions"))
     if saved.get("images") != about.get("images"):
         expect_same_images(folder, Path(str(about.get("images"))))
-        folder.write_json(path, {**saved, "images": about.get("images")})
+        folder.write_json(folder.request_path, {**saved, "images": about.get("images")})
 
 
-def mark_refused(folder: Folder) -> None:
+def mark_refused(folder: CocoFolder) -> None:
     """Say that every image failed: another request may take the folder, unless something is explained after all."""
     folder.write_text(_refused(folder), "every image failed\n")
 
 
-def take_over(folder: Folder, saved: Mapping[str, Any], requested: Mapping[str, Any]) -> bool:
+def take_over(folder: CocoFolder, saved: Mapping[str, Any], requested: Mapping[str, Any]) -> bool:
     """Whether a folder whose own request was refused is free for this one; predictions that answer it stay."""
     if not _refused(folder).is_file() or folder.has_rows():
         return False
-    changed = {name for name in {**saved, **requested} if saved.get(name) != requested.get(name)}
+    changed = set(different_entries(saved, requested))
     stale = [folder.parts / "plan.txt"]
     if not changed <= {"method", "settings"}:
-        stale += [folder.root / "predictions.json", *folder.parts.glob("detected-*"), *folder.parts.glob("failures-*")]
+        stale += [folder.predictions, *folder.parts.glob("detected-*"), *folder.parts.glob("failures-*")]
     for path in (*stale, _refused(folder)):
         path.unlink(missing_ok=True)
     return True
 
 
-def _refused(folder: Folder) -> Path:
+def _refused(folder: CocoFolder) -> Path:
     return folder.parts / "refused.txt"
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The content of ``manifest.json``.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        dict(content["question"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"out: {path} is damaged; give a new folder") from error
-    return content

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from detxai.coco.planning import Shard
 from detxai.coco.rows import Row
 from detxai.explain import check_threshold
 from detxai.progress import hides_bar
+from detxai.runs.shards import Shard
 from detxai.settings import LARGEST
 
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detxai.coco.dataset import ExplainedBoxes
-from detxai.coco.folder import Folder
-from detxai.coco.planning import Part
+from detxai.coco.folder import CocoFolder
+from detxai.coco.plan import Part
 from detxai.coco.rows import Row
 from detxai.runs.failures import expect_item_failure
 from detxai.runs.files import make_folder, remove_abandoned
 from detxai.runs.interrupting import raise_if_interrupted
+from detxai.runs.names import safe_name
 
 log = logging.getLogger(__name__)
 
 
 def save_overlays(
-    folder: Folder, images: Path, parts: Sequence[Part], tick: Callable[[int], object] = lambda n: None
+    folder: CocoFolder, images: Path, parts: Sequence[Part], tick: Callable[[int], object] = lambda n: None
 ) -> None:
     """Write ``overlays/000012_cat_localisation.png`` for row 12 and so on, where it is not there yet.
 
@@ -52,8 +52,7 @@ def save_overlays(
 
 
 def _name(row: Row) -> str:
-    category = re.sub(r"[^\w-]+", "_", row["category"])[:40]
-    return f"{row['row']:06d}_{category}_{row['kind']}.png"
+    return f"{row['row']:06d}_{safe_name(row['category'])}_{row['kind']}.png"
 
 
 def _caption(row: Row) -> str:

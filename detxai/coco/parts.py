@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from detxai.coco.asking import Answer, Asker, Pixels
 from detxai.coco.decoding import decoded
-from detxai.coco.folder import Folder
-from detxai.coco.planning import Job, Part
+from detxai.coco.folder import CocoFolder
+from detxai.coco.plan import Job, Part
 from detxai.coco.recording import Recorder
 from detxai.coco.reusing import ArchivedRows
 from detxai.coco.rows import UnreadableImageError, image_failure
@@ -29,7 +29,7 @@ class Explaining:
     """
 
     asker: Asker
-    folder: Folder
+    folder: CocoFolder
     map_stride: int = 1
     workers: int = 0
     archive: ArchivedRows | None = None

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from detxai.coco.asking import Answer
-from detxai.coco.folder import Folder
+from detxai.coco.folder import CocoFolder
 from detxai.coco.rows import Evidence, Row, map_row
 
 BEHIND = 4  # answers that may wait to be recorded: bounds the memory they hold
@@ -23,7 +23,7 @@ class Recorder:
         map_stride: image pixels to a stored one, where answers have no cells.
     """
 
-    def __init__(self, folder: Folder, map_stride: int) -> None:
+    def __init__(self, folder: CocoFolder, map_stride: int) -> None:
         self.folder, self.map_stride = folder, map_stride
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="detxai-recorder")
         self._waiting: deque[Future[None]] = deque()

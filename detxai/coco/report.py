@@ -10,7 +10,7 @@ from typing import Any
 from detxai.coco.dataset import ExplainedBoxes
 from detxai.coco.errors import KINDS
 from detxai.coco.findings import Findings, Row, gather
-from detxai.coco.folder import Folder
+from detxai.coco.folder import CocoFolder
 from detxai.coco.pictures import average_picture, photo_under_map
 from detxai.coco.report_page import Average, Card, page
 from detxai.runs.interrupting import raise_if_interrupted
@@ -21,7 +21,7 @@ CARDS = 24  # of each kind
 
 
 def write_report(
-    folder: Folder, evaluation: dict[str, Any], images: Path, tick: Callable[[int], object] = lambda n: None
+    folder: CocoFolder, evaluation: dict[str, Any], images: Path, tick: Callable[[int], object] = lambda n: None
 ) -> Path:
     """Write the page of a dataset; a pass over its rows, one part in memory at a time.
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from detxai.coco.errors import Case
-from detxai.coco.folder import Folder, is_whole
-from detxai.coco.planning import Job
+from detxai.coco.folder import CocoFolder
+from detxai.coco.plan import Job
 from detxai.coco.rows import Row, box_row
-from detxai.coco.schema import arrow
 from detxai.runs.files import make_folder
+from detxai.runs.tables import import_pyarrow, is_whole_table
 
 
-def archive_parts(folder: Folder, plan: str) -> None:
+def archive_parts(folder: CocoFolder, plan: str) -> None:
     """Clear the dataset for a new plan, and keep what the old one has explained for ``ArchivedRows``.
 
     Args:
@@ -32,12 +32,12 @@ def archive_parts(folder: Folder, plan: str) -> None:
     shutil.rmtree(folder.overlays, ignore_errors=True)  # named by the rows of the old plan
 
 
-def delete_archive(folder: Folder) -> None:
+def delete_archive(folder: CocoFolder) -> None:
     """Remove what was archived."""
     shutil.rmtree(_archive(folder), ignore_errors=True)
 
 
-def _archive(folder: Folder) -> Path:
+def _archive(folder: CocoFolder) -> Path:
     return folder.parts / "earlier"
 
 
@@ -50,11 +50,11 @@ class ArchivedRows:
         again: parts of the dataset in which something failed.
     """
 
-    def __init__(self, folder: Folder, category_names: Mapping[int, str], again: Sequence[Path] = ()) -> None:
+    def __init__(self, folder: CocoFolder, category_names: Mapping[int, str], again: Sequence[Path] = ()) -> None:
         self.category_names = category_names
         self._file_of: dict[int, Path] = {}
-        for path in filter(is_whole, [*sorted(_archive(folder).glob("*.parquet")), *again]):
-            images = arrow().parquet.read_table(path, columns=["image_id"])["image_id"].to_pylist()
+        for path in filter(is_whole_table, [*sorted(_archive(folder).glob("*.parquet")), *again]):
+            images = import_pyarrow().parquet.read_table(path, columns=["image_id"])["image_id"].to_pylist()
             self._file_of.update(dict.fromkeys(images, path))
         self._open: tuple[Path, list[Row]] | None = None
 
@@ -68,7 +68,7 @@ class ArchivedRows:
             return None
         if self._open is None or self._open[0] != path:
             try:
-                self._open = (path, arrow().parquet.read_table(path).to_pylist())
+                self._open = (path, import_pyarrow().parquet.read_table(path).to_pylist())
             except OSError:  # another shard finished the dataset, and deleted the archive
                 return None
         rows = [row for row in self._open[1] if row["image_id"] == job.file.image_id]

@@ -16,18 +16,18 @@ from detxai.coco.decoding import ImageFile
 from detxai.coco.detecting import CHUNK, Detecting
 from detxai.coco.errors import Case
 from detxai.coco.evaluation import evaluation_record
-from detxai.coco.folder import Folder
+from detxai.coco.folder import CocoFolder
 from detxai.coco.labelling import label
 from detxai.coco.manifest import begin, fingerprint, mark_refused
 from detxai.coco.matching import evaluate
 from detxai.coco.options import Finished, Options
 from detxai.coco.overlays import save_overlays
 from detxai.coco.parts import Explaining
-from detxai.coco.planning import Part, plan
+from detxai.coco.plan import Part, plan
 from detxai.coco.report import write_report
 from detxai.coco.reusing import ArchivedRows, archive_parts, delete_archive
 from detxai.coco.rows import Row, box_row
-from detxai.coco.schema import BOX_COLUMNS, FAILURE_COLUMNS
+from detxai.coco.schema import BOX_COLUMNS, FAILURE_COLUMNS, arrow_schema
 from detxai.coco.selecting import Selection, select
 from detxai.data.coco_files import as_predictions
 from detxai.explain import Method
@@ -66,7 +66,7 @@ class Run:
     annotations: Any
     predictions: Any | None
     label_to_category: Mapping[int, int]
-    folder: Folder
+    folder: CocoFolder
     selection: Selection
     options: Options = field(default_factory=Options)
     evaluation: Any | None = None
@@ -218,7 +218,7 @@ class Run:
         self.folder.write_json(self.folder.root / "evaluation.json", record)
         file_names = {file.image_id: file.file_name for file in files}
         rows = [{"file_name": file_names[case.image_id], **box_row(case, self._names)} for case in found]
-        self.folder.write_table(self.folder.root / "boxes.parquet", rows, BOX_COLUMNS)
+        self.folder.write_table(self.folder.root / "boxes.parquet", rows, arrow_schema(BOX_COLUMNS))
         chosen = select(found, self.selection, self._names)
         known = set(self.label_to_category.values())
         return record, [case for case in chosen if case.category_id in known]
@@ -295,5 +295,5 @@ class Run:
         failures = None
         while failures != (now := self.folder.failures()):  # a shard that ends at the same instant may have added some
             failures = now
-            self.folder.write_table(self.folder.root / "failures.parquet", failures, FAILURE_COLUMNS)
+            self.folder.write_table(self.folder.root / "failures.parquet", failures, arrow_schema(FAILURE_COLUMNS))
         return failures

@@ -6,13 +6,13 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from detxai.coco.folder import Folder, is_whole
+from detxai.coco.folder import CocoFolder
 from detxai.coco.rows import pixels_sha256
-from detxai.coco.schema import arrow
 from detxai.images import load_image, to_uint8
+from detxai.runs.tables import import_pyarrow, is_whole_table
 
 
-def expect_same_images(folder: Folder, images: Path) -> None:
+def expect_same_images(folder: CocoFolder, images: Path) -> None:
     """Raise where an image in ``images`` is another picture than the run has seen under its name.
 
     Images that are not there, or damaged, are passed over: the run itself says so where it needs them.
@@ -36,13 +36,13 @@ def expect_same_images(folder: Folder, images: Path) -> None:
             )
 
 
-def seen_images(folder: Folder) -> dict[str, str]:
+def seen_images(folder: CocoFolder) -> dict[str, str]:
     """File name -> ``pixels_sha256`` of every image that was detected or explained in."""
     seen: dict[str, str] = {}
     for chunk in folder.parts.glob("detected-*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged one is made anew
             seen |= json.loads(chunk.read_text(encoding="utf-8"))["images"]
-    for part in filter(is_whole, folder.explanations.glob("part-*.parquet")):
-        table = arrow().parquet.read_table(part, columns=["file_name", "image_sha256"])
+    for part in filter(is_whole_table, folder.explanations.glob("part-*.parquet")):
+        table = import_pyarrow().parquet.read_table(part, columns=["file_name", "image_sha256"])
         seen |= dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
     return seen

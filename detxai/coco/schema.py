@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
+
+from detxai.runs.tables import import_pyarrow
 
 FORMAT = 3  # of the folder; raised when a column changes its meaning
 
@@ -78,20 +79,9 @@ FAILURE_COLUMNS: tuple[tuple[str, str, str], ...] = (
 TIMED = ("seconds",)  # columns that differ from run to run; all others are the same for the same question
 
 
-def arrow() -> ModuleType:
-    """pyarrow, or how to get it."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError("detxai.coco writes Parquet with pyarrow: python -m pip install 'detxai[tables]'") from error
-    module: ModuleType = pyarrow
-    return module
-
-
 def arrow_schema(columns: tuple[tuple[str, str, str], ...]) -> Any:
     """These columns as a ``pyarrow.Schema``; their meanings travel with the file."""
-    pa = arrow()
+    pa = import_pyarrow()
     types = {
         "int32": pa.int32(), "int64": pa.int64(), "float64": pa.float64(), "string": pa.string(),
         "binary": pa.binary(), "bool": pa.bool_(), "box": pa.list_(pa.float64()),

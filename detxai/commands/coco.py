@@ -14,11 +14,9 @@ from typing import Any
 from detxai.coco.categories import label_to_category
 from detxai.coco.errors import ERRORS, FALSE_POSITIVES, KINDS
 from detxai.coco.explaining import quiet_method
-from detxai.coco.folder import Folder
+from detxai.coco.folder import CocoFolder
 from detxai.coco.options import Finished, Options
-from detxai.coco.planning import Shard
 from detxai.coco.running import Run
-from detxai.coco.schema import arrow
 from detxai.coco.selecting import Selection
 from detxai.commands.model_options import add_model_options, load_model
 from detxai.commands.options import (
@@ -34,6 +32,8 @@ from detxai.commands.options import (
 )
 from detxai.data.coco_files import read_annotations, read_predictions
 from detxai.runs.files import WriteError
+from detxai.runs.shards import Shard
+from detxai.runs.tables import import_pyarrow
 
 GROUPS = {
     "all": tuple(kind for kind in KINDS if kind != "ignored"),
@@ -129,7 +129,7 @@ def _add_way(command: argparse.ArgumentParser) -> None:
 
 
 def _coco(given: argparse.Namespace) -> int:
-    arrow()
+    import_pyarrow()
     logging.getLogger("detxai.coco").setLevel(logging.INFO if not given.json else logging.WARNING)
     options = _options(given)
     selection = _selection(given)
@@ -146,7 +146,7 @@ def _coco(given: argparse.Namespace) -> int:
     about |= {} if given.predictions is None else {"predictions": str(given.predictions)}
     about |= {"weights": given.model if given.weights is None else str(given.weights)}
     run = Run(
-        detector, method, given.images, annotations, predictions, pairs, Folder(given.out), selection, options,
+        detector, method, given.images, annotations, predictions, pairs, CocoFolder(given.out), selection, options,
         about=about,
     )  # fmt: skip
     try:

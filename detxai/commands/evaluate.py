@@ -24,7 +24,6 @@ from detxai.engine.masking.perturbing import FILLINGS
 from detxai.evaluate import Evaluation, coco_photos, evaluate, make_measures, scene_photos
 from detxai.evaluate.contestants import BASELINES, PEERS
 from detxai.evaluate.measuring import DEAR
-from detxai.evaluate.records import import_pyarrow
 from detxai.evaluate.samples import Photo
 from detxai.evaluate.scene_photos import kinds_of
 from detxai.evaluate.table import rank_table
@@ -35,6 +34,7 @@ from detxai.metrics.inputs.case import REFERENCES, Measure
 from detxai.metrics.inputs.scores import SCORE_FUNCTIONS
 from detxai.metrics.insertion_deletion import UNITS
 from detxai.runs.files import WriteError
+from detxai.runs.tables import import_pyarrow
 from detxai.settings import LARGEST_SEED
 
 

@@ -16,7 +16,7 @@ from typing import Any, get_args
 from tqdm import tqdm
 
 from detxai.adapters.detector import Detector
-from detxai.commands.image_folders import folder_if_used, folder_names, safe_name, whole_folder, write_json
+from detxai.commands.image_folders import folder_if_used, folder_names, whole_folder
 from detxai.commands.model_options import add_model_options, load_model, model_arguments
 from detxai.commands.options import (
     FAILED,
@@ -35,8 +35,9 @@ from detxai.explanation import Explanation, plain
 from detxai.images import load_image
 from detxai.pages.overlays import Mode
 from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, let_go, reason
-from detxai.runs.files import WriteError
+from detxai.runs.files import WriteError, write_json
 from detxai.runs.interrupting import raise_if_interrupted
+from detxai.runs.names import safe_name
 
 LONG = 60  # seconds an image, from which it is said beforehand
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from detxai.runs.files import WriteError, make_folder, remove_abandoned, replacing, temporary_path
+from detxai.runs.files import WriteError, make_folder, remove_abandoned, temporary_path, write_json
+from detxai.runs.names import safe_name
 
 
 def folder_names(paths: Sequence[Path]) -> list[str]:
@@ -30,15 +30,6 @@ def folder_names(paths: Sequence[Path]) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
-
-
-def safe_name(text: str) -> str:
-    """Text as part of a file name: letters, digits, ``-``, ``_`` and inner dots; short, never empty.
-
-    >>> safe_name("../x"), safe_name("traffic light"), safe_name("..")
-    ('x', 'traffic_light', 'unnamed')
-    """
-    return re.sub(r"[^\w.-]+", "_", text).strip("._- ")[:40].rstrip("._-") or "unnamed"
 
 
 @contextmanager
@@ -70,11 +61,6 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         raise error if isinstance(error, WriteError) else WriteError(folder, error) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _files_of_earlier_run(folder: Path) -> list[str]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from detxai.adapters.detector import Detector
 from detxai.runs.files import is_temporary, make_folder, remove_abandoned, replacing, write_new
+from detxai.runs.names import distinct_name
 from detxai.runs.request import differences
 
 
@@ -87,18 +88,7 @@ class Folder:
             temporary.write_text(text + "\n", encoding="utf-8")
 
     def _part(self, number: int, what: str) -> Path:
-        return self.path / "parts" / f"{number:06d}.{_file_name(what)}.json"
-
-
-def _file_name(what: str) -> str:
-    """A name of its own for every ``what``, also where files whose names differ in case are one, and short.
-
-    >>> _file_name("d_rise"), _file_name("D_RISE")
-    ('d_rise', 'D_RISE-3c6d7a6d')
-    """
-    if what == what.casefold() and len(what) <= 80:
-        return what
-    return f"{what[:80]}-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
+        return self.path / "parts" / f"{number:06d}.{distinct_name(what)}.json"
 
 
 def _expect_no_other_files(folder: Path) -> None:

@@ -19,7 +19,7 @@ from detxai.evaluate.statistics import score_stratum, size_stratum
 from detxai.metrics.inputs.case import Measure, Quantity
 from detxai.metrics.inputs.maps import heatmaps
 from detxai.metrics.insertion_deletion import InsertionDeletion
-from detxai.runs.files import replacing
+from detxai.runs.tables import import_pyarrow, write_table
 
 THUMBNAIL = 64  # pixels along the longer side: enough to see where a map lies
 COLUMNS: dict[str, type] = {
@@ -107,20 +107,6 @@ def from_json(values: Mapping[str, float | None]) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in values.items()}
 
 
-def import_pyarrow() -> Any:
-    """The module ``pyarrow``.
-
-    Raises:
-        ImportError: with the pip line.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError("results.parquet needs pyarrow: pip install 'detxai[tables]'") from error
-    return pyarrow
-
-
 def quantities_of(measures: Iterable[Measure]) -> dict[str, tuple[Measure, Quantity]]:
     """Every quantity of the measures, by name, with the measure that it is of.
 
@@ -157,9 +143,7 @@ def write_parquet(
     ]
     types = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
     schema = pyarrow.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
-    columns = {name: [row[name] for row in rows] for name in COLUMNS}
-    with replacing(path) as temporary:
-        pyarrow.parquet.write_table(pyarrow.table(columns, schema=schema), temporary)
+    write_table(path, rows, schema)
 
 
 def _row(

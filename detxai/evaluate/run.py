@@ -24,7 +24,7 @@ from detxai.evaluate.contestants import Contestant, Methods, contestants
 from detxai.evaluate.folder import Folder
 from detxai.evaluate.measuring import Again, at_once, make_maps, make_measures, measure_some
 from detxai.evaluate.page import write_page
-from detxai.evaluate.records import Record, from_json, import_pyarrow, quantities_of, write_parquet
+from detxai.evaluate.records import Record, from_json, quantities_of, write_parquet
 from detxai.evaluate.samples import Photo, Sample, draw, fingerprint, objects_of, some
 from detxai.evaluate.summary import Summary
 from detxai.evaluate.time_left import TimeLeft
@@ -33,8 +33,9 @@ from detxai.explanation import plain, settings_of
 from detxai.metrics import Measure
 from detxai.progress import hides_bar
 from detxai.runs.failures import FailureGuard, expect_item_failure, let_go
-from detxai.runs.files import replacing
+from detxai.runs.files import write_json
 from detxai.runs.interrupting import ctrl_c_is_heard, raise_if_interrupted
+from detxai.runs.tables import import_pyarrow
 
 log = logging.getLogger(__name__)
 
@@ -315,6 +316,5 @@ def _write(evaluation: Evaluation, settings: Mapping[str, Mapping[str, Any]], ph
     out, summary = evaluation.out, evaluation.summary
     write_parquet(out / "results.parquet", evaluation.records, summary.measures, settings)
     for name, content in (("summary.json", summary.as_json()), ("failures.json", list(evaluation.failures))):
-        with replacing(out / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(out / name, content)
     write_page(out / "index.html", summary, photos, evaluation.request, evaluation.failures)

@@ -1,1 +1,6 @@
-"""What every run folder needs: files that are whole or not there, and the request that a folder belongs to."""
+"""Run folders: a long command fills one, can be killed at any moment, and goes on from there.
+
+``folder.RunFolder`` is the folder itself. Around it: ``files`` writes a file whole or not at all, ``tables`` a Parquet
+file; ``numbered`` picks a new folder where one is taken; ``names`` makes file names; ``request`` compares what was
+requested; ``shards`` divides the work; ``failures`` decides which exception ends a run; ``interrupting`` hears Ctrl-C.
+"""

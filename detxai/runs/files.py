@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 ABANDONED_AFTER = 3600.0  # seconds since anything was written to it: writing takes seconds
 _TEMPORARY = re.compile(r"\..*\.[\w-]+-\d+-[0-9a-f]{8}\.partial(\.\w+)?", re.DOTALL)
@@ -57,6 +59,34 @@ def write_new(path: Path, text: str, folder: Path | None = None) -> bool:
                 return False
             temporary.replace(path)
     return True
+
+
+def write_text(path: Path, text: str, folder: Path | None = None) -> None:
+    """Write a text file, whole or not at all; an earlier one is replaced.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with replacing(path, folder) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def as_json(content: Any) -> str:
+    """The text of a JSON file.
+
+    Raises:
+        ValueError: there is NaN or infinity in it, which JSON does not have.
+    """
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, content: Any, folder: Path | None = None) -> None:
+    """Write a JSON file, whole or not at all; an earlier one is replaced.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    write_text(path, as_json(content), folder)
 
 
 def make_folder(folder: Path) -> None:

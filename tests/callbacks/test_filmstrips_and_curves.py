@@ -29,9 +29,9 @@ from detxai.callbacks.record.filmstrip import (
     write_strip,
 )
 from detxai.callbacks.record.record import Record, class_rows
-from detxai.callbacks.record.run_folder import claim_folder, numbered_folders, read_about
 from detxai.callbacks.shortcut_alarm.alarm import Alarm
 from detxai.explanation import Cost
+from detxai.runs.numbered import claim_folder, numbered_folders, read_about
 
 
 def explained(values: object, label: int = 3, box: tuple[float, ...] = (2, 1, 6, 4)) -> tuple[Explanation, Detections]:

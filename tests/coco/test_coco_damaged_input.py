@@ -19,8 +19,9 @@ from detxai.cli import main
 from detxai.coco.categories import label_to_category
 from detxai.coco.errors import cases
 from detxai.coco.matching import evaluate, matching, summary
-from detxai.coco.planning import Shard, plan
+from detxai.coco.plan import plan
 from detxai.data.coco_files import as_annotations, as_predictions, read_annotations
+from detxai.runs.shards import Shard
 
 pytest.importorskip("pyarrow")
 

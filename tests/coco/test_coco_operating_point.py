@@ -22,8 +22,8 @@ import detxai.coco
 from detxai.cli import main
 from detxai.coco.labelling import label
 from detxai.coco.matching import evaluate
-from detxai.coco.schema import arrow
 from detxai.data.coco_files import as_annotations, as_predictions
+from detxai.runs.tables import import_pyarrow
 
 pytest.importorskip("pyarrow")
 
@@ -36,7 +36,7 @@ def run(data: dict[str, Path], out: Path, *more: object, code: int = 0) -> None:
 
 
 def parquet(path: Path) -> list[dict[str, Any]]:
-    content: list[dict[str, Any]] = arrow().parquet.read_table(path).to_pylist()
+    content: list[dict[str, Any]] = import_pyarrow().parquet.read_table(path).to_pylist()
     return content
 
 

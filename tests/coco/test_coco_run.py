@@ -21,10 +21,11 @@ from faster_rcnns import small_faster_rcnn
 import detxai
 import detxai.coco
 from detxai.cli import main
-from detxai.coco.schema import EXPLANATION_COLUMNS, TIMED, arrow
+from detxai.coco.schema import EXPLANATION_COLUMNS, TIMED
 from detxai.data.coco_files import read_annotations
 from detxai.metrics.energy import energy_share
 from detxai.metrics.inputs.maps import box_masks
+from detxai.runs.tables import import_pyarrow
 
 pytest.importorskip("pyarrow")
 
@@ -60,7 +61,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
 
 
 def parquet(path: Path) -> list[dict[str, Any]]:
-    content: list[dict[str, Any]] = arrow().parquet.read_table(path).to_pylist()
+    content: list[dict[str, Any]] = import_pyarrow().parquet.read_table(path).to_pylist()
     return content
 
 
@@ -310,18 +311,18 @@ def test_images_that_could_not_be_detected_in_are_retried_and_the_others_stay(
 def test_a_retry_that_was_killed_goes_on(
     whole: Path, data: dict[str, Path], damaged: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from detxai.coco.folder import Folder
+    from detxai.coco.folder import CocoFolder
 
-    out, write = tmp_path / "out", Folder.write_part
+    out, write = tmp_path / "out", CocoFolder.write_part
     run(damaged, out, *ABLATION, code=1)
     mend(damaged, data)
 
-    def once(folder: Folder, number: int, *given: Any) -> None:
+    def once(folder: CocoFolder, number: int, *given: Any) -> None:
         if number == 2:
             raise KeyboardInterrupt
         write(folder, number, *given)
 
-    monkeypatch.setattr(Folder, "write_part", once)
+    monkeypatch.setattr(CocoFolder, "write_part", once)
     run(damaged, out, *ABLATION, "--retry-failed", code=130)
     monkeypatch.undo()
     run(damaged, out, *ABLATION)
@@ -331,17 +332,17 @@ def test_a_retry_that_was_killed_goes_on(
 def test_a_part_that_cannot_be_written_leaves_nothing_in_the_next(
     whole: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from detxai.coco.folder import Folder
+    from detxai.coco.folder import CocoFolder
     from detxai.runs.files import WriteError
 
-    out, write = tmp_path / "out", Folder.write_part
+    out, write = tmp_path / "out", CocoFolder.write_part
 
-    def full(folder: Folder, number: int, *given: Any) -> None:
+    def full(folder: CocoFolder, number: int, *given: Any) -> None:
         if number == 0:
             raise WriteError(folder.part(number), OSError(28, "no space left on device"))
         write(folder, number, *given)
 
-    monkeypatch.setattr(Folder, "write_part", full)
+    monkeypatch.setattr(CocoFolder, "write_part", full)
     run(data, out, *ABLATION, code=1)
     monkeypatch.undo()
     run(data, out, *ABLATION)

@@ -26,9 +26,10 @@ import detxai
 import detxai.coco
 import detxai.coco.asking
 from detxai.cli import main
-from detxai.coco.schema import TIMED, arrow
+from detxai.coco.schema import TIMED
 from detxai.data.coco_files import read_annotations
 from detxai.explanation import Cost, Explanation
+from detxai.runs.tables import import_pyarrow
 
 pytest.importorskip("pyarrow")
 
@@ -55,7 +56,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
 
 
 def failures(out: Path) -> list[dict[str, Any]]:
-    content: list[dict[str, Any]] = arrow().parquet.read_table(out / "failures.parquet").to_pylist()
+    content: list[dict[str, Any]] = import_pyarrow().parquet.read_table(out / "failures.parquet").to_pylist()
     return content
 
 
@@ -197,9 +198,9 @@ def test_d_rise_that_keeps_what_it_had_stops_the_run_and_is_done_again(data: dic
 def test_a_retry_that_is_killed_while_it_writes_forgets_no_failure(
     whole: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from detxai.coco.folder import Folder
+    from detxai.coco.folder import CocoFolder
 
-    out, explain, write = tmp_path / "out", detxai.coco.asking.explain, Folder.write_table
+    out, explain, write = tmp_path / "out", detxai.coco.asking.explain, CocoFolder.write_table
     pictures = [detxai.coco.load(whole)[0].image, detxai.coco.load(whole)[-1].image]
 
     def failing(detector: Any, image: Any, *given: Any) -> Any:
@@ -207,7 +208,7 @@ def test_a_retry_that_is_killed_while_it_writes_forgets_no_failure(
             raise RuntimeError("no luck")
         return explain(detector, image, *given)
 
-    def killed(folder: Folder, path: Path, *given: Any) -> None:
+    def killed(folder: CocoFolder, path: Path, *given: Any) -> None:
         if path == folder.part(0):
             raise KeyboardInterrupt
         write(folder, path, *given)
@@ -217,7 +218,7 @@ def test_a_retry_that_is_killed_while_it_writes_forgets_no_failure(
     run(data, out, *given, code=1)
     pictures.pop()
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "write_table", killed)
+        patch.setattr(CocoFolder, "write_table", killed)
         run(data, out, *given, "--retry-failed", code=130)
     run(data, out, *given, code=1)
     assert sum(row["n_boxes"] for row in failures(out)) == len(rows(whole)) - len(rows(out)) > 0
@@ -307,10 +308,10 @@ def test_of_two_different_runs_at_the_same_instant_one_is_refused(data: dict[str
 
 
 def test_the_manifest_of_one_of_many_shards_is_everyones(tmp_path: Path) -> None:
-    from detxai.coco.folder import Folder
+    from detxai.coco.folder import CocoFolder
     from detxai.coco.manifest import begin
 
-    folder, start, errors = Folder(tmp_path / "out"), threading.Barrier(6), []
+    folder, start, errors = CocoFolder(tmp_path / "out"), threading.Barrier(6), []
 
     def begun() -> None:
         start.wait()

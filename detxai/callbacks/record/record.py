@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from detxai.callbacks.measuring import MEASURES, Sighting
-from detxai.callbacks.panel import file_name
 from detxai.callbacks.record.curves import Curves
 from detxai.callbacks.record.epoch_report import EpochReport
 from detxai.callbacks.record.filmstrip import (
@@ -27,7 +26,8 @@ from detxai.callbacks.record.filmstrip import (
     write_picture,
     write_strip,
 )
-from detxai.callbacks.record.run_folder import claim_folder, unused
+from detxai.runs.names import safe_name
+from detxai.runs.numbered import claim_folder, first_unused
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Record:
 
     def _set_aside(self, epoch: int) -> None:
         """Move the frames, mistakes and rows of this epoch and later ones away."""
-        aside = unused(self.folder / "superseded")
+        aside = first_unused(self.folder / "superseded")
         for folder in self._strips():
             frames = frames_of(folder)
             for file in (file for number, file in frames.items() if number >= epoch):
@@ -132,7 +132,7 @@ class Record:
         else:
             name = f"mistakes/{one.kind}_{one.place}"
             folder = self.folder / "mistakes" / f"epoch_{epoch:04d}"
-            write_picture(picture, folder / f"{one.kind}_{one.place}_{file_name(one.image)}.png")
+            write_picture(picture, folder / f"{one.kind}_{one.place}_{safe_name(one.image, 60)}.png")
         self._pictures[name] = as_array(picture)
 
     def write(self, report: EpochReport) -> None:

@@ -1,4 +1,4 @@
-"""The folder of one run: a new number where there is one already, so that nothing that exists is written over."""
+"""Numbered folders: ``out``, ``out2``, ``out3``, ..., so that a new run writes over nothing that exists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-MARK = "run.json"  # made before anything else: whoever makes it has the folder
+ABOUT = "run.json"  # made before anything else: the process that makes it has the folder
 
 
 def claim_folder(folder: Path, about: Mapping[str, Any]) -> Path:
@@ -22,7 +22,7 @@ def claim_folder(folder: Path, about: Mapping[str, Any]) -> Path:
             continue
         place.mkdir(parents=True, exist_ok=True)
         try:
-            with (place / MARK).open("x", encoding="utf-8") as file:
+            with (place / ABOUT).open("x", encoding="utf-8") as file:
                 json.dump(dict(about), file, indent=2)
         except FileExistsError:  # another process was quicker
             continue
@@ -30,7 +30,7 @@ def claim_folder(folder: Path, about: Mapping[str, Any]) -> Path:
     raise AssertionError  # the numbers do not end
 
 
-def unused(folder: Path) -> Path:
+def first_unused(folder: Path) -> Path:
     """The first of ``folder``, ``folder2``, ``folder3``, ... that is not there."""
     return next(place for place in _numbered(folder) if not place.exists())
 
@@ -58,7 +58,7 @@ def numbered_folders(folder: Path) -> list[Path]:
 def read_about(folder: Path) -> Mapping[str, Any]:
     """What a folder's ``run.json`` holds; empty where it has none that can be read."""
     try:
-        about = json.loads((folder / MARK).read_bytes())
+        about = json.loads((folder / ABOUT).read_bytes())
     except (OSError, ValueError):
         return {}
     return about if isinstance(about, dict) else {}
