@@ -25,7 +25,7 @@ from detxai.images import data_uri
 from detxai.methods import METHODS
 from detxai.pages.overlays import COLOURS
 from detxai.progress import hides_bar
-from detxai.scenes.files import write_atomically
+from detxai.runs.files import write_bytes
 from detxai.scenes.scene import Scene, erase, generate
 from detxai.scenes.world import CLASS_NAMES, KIND_DESCRIPTIONS, Kind
 
@@ -145,7 +145,7 @@ def make_demo(out: str | Path, *, progress: bool | None = None) -> Demo:
             sections.append(_section(scene, stories))
     methods = list(dict.fromkeys([*SHOWN, *(row.method for row in rows)]))
     html = page(sections, methods, _totals(rows), missing, time.perf_counter() - start)
-    write_atomically(folder / "index.html", html.encode())
+    write_bytes(folder / "index.html", html.encode())
     return Demo(folder / "index.html", tuple(rows), tuple(missing))
 
 

@@ -61,6 +61,17 @@ def write_new(path: Path, text: str, folder: Path | None = None) -> bool:
     return True
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all; an earlier one is replaced, and the folders above it are made.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    make_folder(path.parent)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(path: Path, text: str, folder: Path | None = None) -> None:
     """Write a text file, whole or not at all; an earlier one is replaced.
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from detxai.runs.files import write_bytes
 from detxai.scenes.detectors.detecting import load_scene_detector
 from detxai.scenes.detectors.proof import prove
 from detxai.scenes.detectors.rtdetr import import_transformers
 from detxai.scenes.detectors.yolo import YOLO_ARCHITECTURE
-from detxai.scenes.files import write_atomically
 from detxai.scenes.world import KIND_DESCRIPTIONS
 
 log = logging.getLogger("detxai.scenes")
@@ -54,8 +54,8 @@ def write_card(model: str, weights: Path, n_scenes: int, seed: int, training: st
         "versions": _versions(model),
         **prove(load_scene_detector(model, weights), n_scenes, seed),
     }
-    write_atomically(weights.parent / "model_card.json", (json.dumps(figures, indent=2) + "\n").encode())
-    write_atomically(weights.parent / "MODEL_CARD.md", _markdown(model, figures).encode())
+    write_bytes(weights.parent / "model_card.json", (json.dumps(figures, indent=2) + "\n").encode())
+    write_bytes(weights.parent / "MODEL_CARD.md", _markdown(model, figures).encode())
     return figures
 
 

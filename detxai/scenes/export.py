@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image as PillowImage
 from tqdm import tqdm
 
+from detxai.runs.files import write_bytes
 from detxai.scenes.draw import Bools
-from detxai.scenes.files import write_atomically
 from detxai.scenes.scene import Scene, check_integer, generate
 from detxai.scenes.world import CLASS_NAMES, DEFAULT_SIZE, Kind
 
@@ -95,7 +95,7 @@ def export_ultralytics(
         _write_json(target / f"annotations_{split}.json", records)
     names = "".join(f"  {number}: {name}\n" for number, name in enumerate(CLASS_NAMES))
     data = target / "data.yaml"
-    write_atomically(data, f"train: images/train\nval: images/val\nnames:\n{names}".encode())
+    write_bytes(data, f"train: images/train\nval: images/val\nnames:\n{names}".encode())
     return data
 
 
@@ -136,7 +136,7 @@ def _write_split(images: Path, split: str, scenes: Iterable[Scene], count: int, 
     bar = tqdm(scenes, total=count, unit="scene", disable=not (progress and sys.stderr.isatty()))
     for number, scene in enumerate(bar, start=1):
         name = f"{scene.seed:012d}.png"
-        write_atomically(images / split / name, _png(scene))
+        write_bytes(images / split / name, _png(scene))
         height, width = scene.image.shape[:2]
         file_name = str(Path("images", split, name).as_posix())
         size = {"height": height, "width": width}
@@ -168,7 +168,7 @@ def _with_label_files(folder: Path, scenes: Iterable[Scene]) -> Iterable[Scene]:
         for label, (left, top, right, bottom) in zip(scene.labels, scene.boxes / scene.image.shape[0], strict=True):
             centre = f"{(left + right) / 2:.6f} {(top + bottom) / 2:.6f}"
             lines.append(f"{label} {centre} {right - left:.6f} {bottom - top:.6f}\n")
-        write_atomically(folder / f"{scene.seed:012d}.txt", "".join(lines).encode())
+        write_bytes(folder / f"{scene.seed:012d}.txt", "".join(lines).encode())
         yield scene
 
 
@@ -179,5 +179,5 @@ def _png(scene: Scene) -> bytes:
 
 
 def _write_json(path: Path, records: dict[str, Any]) -> Path:
-    write_atomically(path, json.dumps(records).encode())
+    write_bytes(path, json.dumps(records).encode())
     return path

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
+from detxai.runs.files import write_bytes
 from detxai.scenes import CLASS_NAMES, SceneDataset, export_coco, export_ultralytics, generate
-from detxai.scenes.files import write_atomically
 
 
 def test_coco_annotations_hold_the_scene_and_its_evidence(tmp_path: Path) -> None:
@@ -96,14 +96,14 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    write_atomically(path, b"old")
+    write_bytes(path, b"old")
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new")
+        write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 

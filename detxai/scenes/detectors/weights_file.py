@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from detxai.scenes.files import write_atomically
+from detxai.runs.files import write_bytes
 
 
 def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -17,7 +17,7 @@ def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] 
         name: value.detach().cpu().to(torch.float16 if value.is_floating_point() else value.dtype).contiguous()
         for name, value in state.items()
     }
-    write_atomically(path, save(halved, metadata))
+    write_bytes(path, save(halved, metadata))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from detxai.scenes.files import write_atomically
+from detxai.runs.files import write_bytes
 
 log = logging.getLogger("detxai.scenes")
 
@@ -23,7 +23,7 @@ def save_checkpoint(path: Path, parts: Mapping[str, Any], settings: Any, step: i
     buffer = io.BytesIO()
     state = {name: part.state_dict() for name, part in parts.items()}
     torch.save({"parts": state, "settings": asdict(settings), "step": step, "seconds": seconds}, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path, parts: Mapping[str, Any], settings: Any) -> tuple[int, float]:
