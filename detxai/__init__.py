@@ -9,6 +9,7 @@ from detxai.detections import Candidates, Detections
 from detxai.explain import explain
 from detxai.explanation import Explanation
 from detxai.methods import DRISE, AblationCAM, EigenCAM, LayerCAM, PixelEvidence, RegionShapley
+from detxai.pages.showing import show
 
 __version__ = version("detxai")
 
@@ -27,6 +28,7 @@ __all__ = [
     "explain",
     "formats",
     "reshape",
+    "show",
     "targets",
     "wrap",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy.typing as npt
@@ -145,6 +146,29 @@ class Detections:
 
     def __iter__(self) -> Iterator[Detections]:
         return (self[i] for i in range(len(self)))
+
+    def __str__(self) -> str:
+        """A table: number, class, score, box."""
+        if not len(self):
+            return "no detections"
+        names = [self.name(i) for i in range(len(self))]
+        width = max(map(len, names))
+        rows = zip(names, self.scores.tolist(), self.boxes.tolist(), strict=True)
+        return "\n".join(
+            f"{i:3d}  {name:<{width}}  {score:.2f}  {' '.join(f'{side:7.1f}' for side in box)}"
+            for i, (name, score, box) in enumerate(rows)
+        )
+
+    def _repr_html_(self) -> str:
+        """The same table for a notebook."""
+        head = "".join(f"<th>{word}</th>" for word in ("", "class", "score", "x1", "y1", "x2", "y2"))
+        rows = "".join(
+            f"<tr><th>{i}</th><td>{escape(self.name(i))}</td><td>{float(self.scores[i]):.2f}</td>"
+            + "".join(f"<td>{side:.1f}</td>" for side in self.boxes[i].tolist())
+            + "</tr>"
+            for i in range(len(self))
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
     def name(self, index: int) -> str:
         """The class name of detection ``index``, or its number where it has none."""

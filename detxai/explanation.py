@@ -34,7 +34,7 @@ class Cost:
     forward_passes: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     """Which pixels put this box, with this class, here.
 
@@ -120,6 +120,26 @@ class Explanation:
         if self.detection is not None:
             of = f"{self.detection.name(0)} {float(self.detection.scores[0]):.2f} · {self.method}"
         return f"{of} · partial" if self.partial else of
+
+    def __repr__(self) -> str:
+        height, width = self.values.shape
+        return f"Explanation({self.caption}, {height} x {width} pixels)"
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows where an explanation is the last line of a cell."""
+        from detxai.pages.showing import overlay_png
+
+        return overlay_png(self)
+
+    def show(self, **style: Any) -> None:
+        """Show the overlay: below the cell of a notebook, elsewhere in the system's picture viewer.
+
+        Args:
+            style: settings of ``detxai.pages.overlays.overlay``.
+        """
+        from detxai.pages.showing import show
+
+        show(self, **style)
 
     def save(self, path: str | PathLike[str], **style: Any) -> Path:
         """Write an overlay for a report: photo, map, box, caption and colour bar.
