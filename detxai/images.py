@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from os import PathLike, fspath
 from os.path import exists
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -134,16 +132,3 @@ def to_uint8(array: Array) -> npt.NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array  # type: ignore[return-value]
     return np.clip(array * 255 + 0.5, 0, 255).astype(np.uint8)
-
-
-def data_uri(picture: PIL.Image.Image, kind: str, **settings: Any) -> str:
-    """The picture itself, written where an address would stand.
-
-    Args:
-        picture: the picture.
-        kind: its format, such as ``"PNG"`` or ``"WEBP"``.
-        settings: of Pillow's writer for that format.
-    """
-    encoded = io.BytesIO()
-    picture.save(encoded, kind, **settings)
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(encoded.getvalue()).decode("ascii")

@@ -9,15 +9,37 @@ from typing import Any
 
 from detxai.coco.dataset import ExplainedBoxes
 from detxai.coco.errors import KINDS
-from detxai.coco.findings import Findings, Row, gather
+from detxai.coco.findings import EVERY_CLASS, Findings, Row, gather
 from detxai.coco.folder import CocoFolder
-from detxai.coco.pictures import average_picture, photo_under_map
-from detxai.coco.report_page import Average, Card, page
+from detxai.coco.misses import STAGES
+from detxai.methods import METHODS
+from detxai.pages.coco_report import AverageMap, BoxCard, CocoReport, KindRow, StageRow, coco_report_page
+from detxai.pages.pictures import data_uri, fitted, heat_picture, outline, under_map
 from detxai.runs.interrupting import raise_if_interrupted
 
 log = logging.getLogger(__name__)
 
 CARDS = 24  # of each kind
+WIDTH = 380  # of a photo, pixels
+ANNOTATED, SUPPRESSING = (110, 231, 160), (255, 170, 60)
+KIND_MEANINGS = {
+    "true_positive": "found an annotation of its class",
+    "localisation": "the right class, but overlaps the object too little",
+    "classification": "on an object, but of another class",
+    "both": "near an object of another class, and overlaps it too little",
+    "duplicate": "on an object that a box with a higher score has found already",
+    "background": "where nothing is annotated",
+    "missed": "annotated, and no prediction found it",
+    "ignored": "on a crowd or an ignored annotation: counts neither way",
+}
+STAGE_MEANINGS = {
+    "found_now": "a box of its class covers it: COCOeval gave that box to a neighbour, or the file is of another run",
+    "no_proposal": "no candidate covers it",
+    "wrong_class": "candidates cover it, but for another class",
+    "low_score": "candidates cover it, but score too low",
+    "suppressed": "a box of its class with a higher score suppressed the candidate",
+    "cut_off": "scored enough and was not suppressed: a limit inside the detector",
+}
 
 
 def write_report(
@@ -36,27 +58,54 @@ def write_report(
     """
     explained = ExplainedBoxes(folder.root, images)
     findings = gather(explained, CARDS, tick)
+    manifest = explained.manifest
+    method = str(manifest["question"]["method"])
     cards = [card for kind in KINDS for index in findings.worst[kind] if (card := _card(explained, index)) is not None]
-    text = page(evaluation, explained.manifest, findings, _averages(findings), cards, len(folder.failures()))
+    report = CocoReport(
+        method=method,
+        asks_about_boxes=getattr(METHODS.get(method), "asks_about_boxes", True),
+        n_explained=findings.n,
+        n_failures=len(folder.failures()),
+        evaluation=evaluation,
+        kinds=_kinds(evaluation, findings),
+        stages=[StageRow(stage, STAGE_MEANINGS[stage], n) for stage in STAGES if (n := findings.stages[stage])],
+        averages=_averages(findings),
+        cards=cards,
+        outside={
+            category: (findings.found.get(category), findings.wrong.get(category))
+            for category in {**findings.found, **findings.wrong}
+        },
+        unreproduced=findings.unreproduced,
+        command=str(manifest.get("command", "")),
+        versions=manifest["versions"],
+    )
     path = folder.root / "report.html"
-    folder.write_text(path, text)
+    folder.write_text(path, coco_report_page(report))
     return path
 
 
-def _averages(findings: Findings) -> list[Average]:
+def _kinds(evaluation: dict[str, Any], findings: Findings) -> list[KindRow]:
+    rows = []
+    for kind, n in evaluation["kinds"].items():
+        average, n_empty = findings.averages.get((kind, EVERY_CLASS)), findings.flat[kind]
+        n_explained = n_empty + (0 if average is None else average.n)
+        rows.append(KindRow(kind, KIND_MEANINGS[kind], n, n_explained, n_empty, bool(findings.worst.get(kind))))
+    return rows
+
+
+def _averages(findings: Findings) -> list[AverageMap]:
     """Every average as a picture; all on one scale, so that they can be compared."""
-    top = max((float(average.mean().max()) for average in findings.averages.values()), default=0.0)
+    top = max((float(average.mean().max()) for average in findings.averages.values()), default=0.0) or 1.0
     order: dict[str, int] = {kind: place for place, kind in enumerate(KINDS)}
+    in_order = sorted(findings.averages.items(), key=lambda item: (order[item[0][0]], item[0]))
     return [
-        Average(kind, category, average.n, average_picture(average.mean(), top))
-        for (kind, category), average in sorted(
-            findings.averages.items(), key=lambda item: (order[item[0][0]], item[0])
-        )
+        AverageMap(kind, category, average.n, data_uri(heat_picture(average.mean() / top), "PNG", optimize=True))
+        for (kind, category), average in in_order
         if average.n
     ]
 
 
-def _card(explained: ExplainedBoxes, index: int) -> Card | None:
+def _card(explained: ExplainedBoxes, index: int) -> BoxCard | None:
     """One box of the gallery; None where its image is gone."""
     row = explained.row(index)
     try:
@@ -65,19 +114,25 @@ def _card(explained: ExplainedBoxes, index: int) -> Card | None:
         raise_if_interrupted()
         log.warning("report: row %d is not shown: %s", index, error)
         return None
-    photo, under_map = (
-        photo_under_map(explanation.image, explanation.heatmap, row, with_map=with_map) for with_map in (False, True)
-    )
-    return Card(
+    photo = explanation.image
+    scale = min(1.0, WIDTH / max(photo.shape[:2]))
+    size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
+    plain, mapped = fitted(photo, size), under_map(photo, explanation.heatmap, size)
+    for picture in (plain, mapped):
+        for name, colour in (("annotation_box", ANNOTATED), ("suppressor_box", SUPPRESSING)):
+            if row[name] is not None:
+                outline(picture, row[name], scale=scale, colour=colour)
+        if row["score"] is not None:
+            outline(picture, row["box"], scale=scale)
+    return BoxCard(
         row["kind"],
         row["category"],
         row["score"],
         row["ap_loss"],
-        row["energy_box"],
+        None if explanation.values.max() <= 0 else 1 - row["energy_box"],
         _story(row),
-        photo,
-        under_map,
-        flat=bool(explanation.values.max() <= 0),
+        data_uri(plain, "WEBP", quality=72),
+        data_uri(mapped, "WEBP", quality=72),
     )
 
 
@@ -95,14 +150,14 @@ def _story(row: Row) -> str:
         "background": f"nothing annotated here (largest IoU {iou or 0:.2f})",
         "ignored": "on a crowd: counts neither way",
     }[kind]
-    return said + ("; the detector no longer says so" if row["reproduced"] is False else "")
+    return said + ("; the detector does not report it now" if row["reproduced"] is False else "")
 
 
 def _story_of_miss(row: Row) -> str:
     score, iou = row["candidate_score"], row["candidate_iou"]
     best = f"best candidate {score:.3f} at IoU {iou:.2f}"
     if row["found_below"] is not None:
-        best += f"; found only by a prediction of {row['found_below']:.3f}, below the operating point"
+        best += f"; found only by a prediction with score {row['found_below']:.3f}, below the operating point"
     return {
         "found_now": f"found now ({best}): COCOeval gave that box away, or the predictions are of another run",
         "no_proposal": f"no candidate covers it: {best}",

@@ -33,7 +33,7 @@ from detxai.detections import Detections
 from detxai.explain import DEFAULT_METHOD, Method, explain, make_method, setting_names
 from detxai.explanation import Explanation, plain
 from detxai.images import load_image
-from detxai.pages.overlays import Mode
+from detxai.pages.colours import Mode
 from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, let_go, reason
 from detxai.runs.files import WriteError, write_json
 from detxai.runs.interrupting import raise_if_interrupted

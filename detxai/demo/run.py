@@ -9,9 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import colormaps
 from PIL import Image as PillowImage
-from PIL import ImageDraw
 from tqdm import tqdm
 
 from detxai.adapters.attention import has_attention
@@ -21,9 +19,8 @@ from detxai.demo.page import Panel, Section, Story, Total, page
 from detxai.detections import Detections
 from detxai.explain import explain
 from detxai.explanation import Explanation
-from detxai.images import data_uri
 from detxai.methods import METHODS
-from detxai.pages.overlays import COLOURS
+from detxai.pages.pictures import data_uri, outline, under_map
 from detxai.progress import hides_bar
 from detxai.runs.files import write_bytes
 from detxai.scenes.scene import Scene, erase, generate
@@ -275,14 +272,8 @@ def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 def _overlay(explanation: Explanation, detection: Detections) -> PillowImage.Image:
-    heat = np.array(PillowImage.fromarray(explanation.heatmap).resize(_display(explanation.image), PillowImage.BICUBIC))
-    heat = np.clip(heat, 0, 1)[..., None]
-    photo = np.array(_enlarged(explanation.image), np.float32)
-    colours = colormaps[COLOURS["evidence"]](heat[..., 0])[..., :3] * 255
-    # a grey ground: the colours of the map must not be mistaken for those of the picture
-    grey = photo.mean(axis=2, keepdims=True) * 0.75
-    blended = grey + 0.9 * heat * (colours - grey)
-    return _with_box(PillowImage.fromarray(blended.astype(np.uint8)), detection.boxes[0].cpu().numpy())
+    picture = under_map(explanation.image, explanation.heatmap, _display(explanation.image), opacity=0.9)
+    return outline(picture, detection.boxes[0].tolist(), scale=ENLARGED)
 
 
 def _highlighted(scene: Scene, index: int) -> Pixels:
@@ -293,15 +284,7 @@ def _highlighted(scene: Scene, index: int) -> Pixels:
 
 
 def _boxed(image: Pixels, box: npt.NDArray[np.float32]) -> PillowImage.Image:
-    return _with_box(_enlarged(image), box)
-
-
-def _with_box(picture: PillowImage.Image, box: npt.NDArray[np.float32]) -> PillowImage.Image:
-    left, top, right, bottom = (float(value) * ENLARGED for value in box)
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle((left - 2, top - 2, right + 2, bottom + 2), outline="black")
-    draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="white")
-    return picture
+    return outline(_enlarged(image), box.tolist(), scale=ENLARGED)
 
 
 def _display(image: Pixels) -> tuple[int, int]:

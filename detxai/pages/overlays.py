@@ -1,19 +1,17 @@
-"""Overlays for the eye: the only place that normalises, colours or draws a map."""
+"""Overlays as figures of matplotlib: one explanation with its colour bar, or several on a sheet."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
@@ -25,23 +23,11 @@ from matplotlib.patheffects import Normal, Stroke
 
 from detxai.detections import Detections
 from detxai.explanation import Explanation
-from detxai.methods import METHODS
+from detxai.pages.colours import Mode, bar_label, blend, colour_map, default_mode, end_of_scale, signed
+from detxai.pages.layout import Layout
 from detxai.runs.files import replacing
 
-Mode = Literal["evidence", "signed"]
 FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
-DPI = 100
-FLATTEST, TALLEST = 1 / 12, 6  # height : width of what is drawn; a photo beyond that is stretched to it
-NO_BOX_LABEL = "strength, as a share of its peak"  # evidence is evidence for a box
-# output pixels
-MARGIN, CAPTION_SPACE, BAR_SPACE, BAR_THICKNESS, LEAST_BAR, LEAST_WIDTH = 14, 36, 96, 14, 320, 420
-# inferno is perceptually uniform and survives grey print; coolwarm is even on both sides of its neutral zero
-COLOURS: dict[Mode, str] = {"evidence": "inferno", "signed": "coolwarm"}
-STRONGEST = 0.005  # of the pixels, which share a colour in maps of single pixels
-BAR_LABELS: dict[Mode, str] = {
-    "evidence": "evidence, as a share of its peak",
-    "signed": "against  -  evidence  -  for, as a share of its peak",
-}
 # the smallest sets of cells, by their names in ``details``: how they are outlined, and what that means
 SETS = {
     "sufficient": ("#35d07f", "solid", "enough to keep the box"),
@@ -95,15 +81,15 @@ def overlay(
     if sets and not has_sets:
         raise ValueError(f"sets must be among the explanation's details, got {list(explanation.details)}")
     mode = mode or default_mode(explanation)
-    colour_map, opacity = _colour_map(mode, colours), _checked(opacity)
-    layout = _Layout.of(explanation.image.shape, width, least=640, most=1600)
+    colours_of_map, opacity = colour_map(mode, colours), _checked(opacity)
+    layout = Layout.for_photo(explanation.image.shape, width, least=640, most=1600)
     figure, (axes,), bar_axes = layout.figure(1, 1, bar=True)
-    shown = _draw(axes, explanation, layout.panel, mode, colour_map, opacity, boxes)
+    shown = _draw(axes, explanation, layout.panel, mode, colours_of_map, opacity, boxes)
     if has_sets and sets is not False:
         _outline_sets(axes, {name: explanation.details[name]["cells"] for name in SETS})
     _caption(axes, explanation.caption if caption is None else caption, 13)
-    bar = figure.colorbar(shown, cax=bar_axes, orientation="horizontal" if layout.below else "vertical")
-    bar.set_label(_bar_label(explanation, mode), fontsize=10)
+    bar = figure.colorbar(shown, cax=bar_axes, orientation="horizontal" if layout.bar_below else "vertical")
+    bar.set_label(bar_label(explanation, mode), fontsize=10)
     bar.outline.set_visible(False)
     return figure
 
@@ -130,11 +116,11 @@ def sheet(
     if not explanations:
         raise ValueError("explanations must not be empty")
     modes = [mode or default_mode(explanation) for explanation in explanations]
-    colour_maps, opacity = [_colour_map(each, colours) for each in modes], _checked(opacity)
+    colour_maps, opacity = [colour_map(each, colours) for each in modes], _checked(opacity)
     n = len(explanations) + 1
     columns = columns or min(n, 4)
     first = explanations[0]
-    layout = _Layout.of(first.image.shape, width, least=240, most=520)
+    layout = Layout.for_photo(first.image.shape, width, least=240, most=520)
     figure, panels, _ = layout.figure(math.ceil(n / columns), columns, bar=False)
     _show(panels[0], _fitted(first.image, layout.panel), first.image.shape)
     _caption(panels[0], "photo", 11)
@@ -144,71 +130,8 @@ def sheet(
     return figure
 
 
-def _bar_label(explanation: Explanation, mode: Mode) -> str:
-    """What the colours stand for: evidence, where the method does not say that it shows something else."""
-    shown = getattr(METHODS.get(explanation.method), "shows", None)
-    if explanation.detection is None:
-        return NO_BOX_LABEL
-    return BAR_LABELS[mode] if shown is None else f"{shown}, as a share of its peak"
-
-
-def default_mode(explanation: Explanation) -> Mode:
-    """How the map is drawn where nobody says: as its method's class does."""
-    return "signed" if getattr(METHODS.get(explanation.method), "is_signed", False) else "evidence"
-
-
 def _caption(axes: Axes, text: str, size: int) -> None:
     axes.set_title(text, loc="left", fontsize=size, pad=8, parse_math=False)  # a class may be called "$5 note"
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where the panels of a figure lie, in output pixels, so that a picture comes out as crisp as it went in.
-
-    Attributes:
-        panel: (height, width) of one photo.
-        below: whether the colour bar lies below the photo (flat ones) instead of beside it.
-    """
-
-    panel: tuple[int, int]
-    below: bool = False
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...], width: int | None, least: int, most: int) -> _Layout:
-        """A panel for photos of this shape: ``width`` wide, or its own width between ``least`` and ``most``."""
-        if width is not None and width < 16:
-            raise ValueError(f"width must be at least 16 pixels, got {width}")
-        aspect = min(max(shape[0] / shape[1], FLATTEST), TALLEST)  # beyond these a line would be all there is to see
-        across = width or min(max(shape[1], least), most, round(most / aspect))
-        height = max(round(across * aspect), 1)
-        return cls((height, across), below=height < 240)
-
-    def figure(self, rows: int, columns: int, *, bar: bool) -> tuple[Figure, list[Axes], Axes | None]:
-        """An empty figure, its panels row by row, and the axes of its colour bar."""
-        height, width = self.panel
-        beside, under = (BAR_SPACE if bar and not self.below else 0), (BAR_SPACE if bar and self.below else 0)
-        total_width = max(columns * (width + MARGIN) + MARGIN + beside, LEAST_WIDTH if bar else 0)
-        total_height = rows * (height + CAPTION_SPACE) + MARGIN + under
-        figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI)
-
-        def place(left: float, top: float, across: float, down: float) -> Axes:
-            bottom = total_height - top - down
-            return figure.add_axes(
-                (left / total_width, bottom / total_height, across / total_width, down / total_height)
-            )
-
-        panels = [
-            place(MARGIN + column * (width + MARGIN), CAPTION_SPACE + row * (height + CAPTION_SPACE), width, height)
-            for row in range(rows)
-            for column in range(columns)
-        ]
-        for axes in panels:
-            axes.set_axis_off()
-        if not bar:
-            return figure, panels, None
-        if self.below:
-            return figure, panels, place(MARGIN, CAPTION_SPACE + height + MARGIN, max(width, LEAST_BAR), BAR_THICKNESS)
-        return figure, panels, place(2 * MARGIN + width, CAPTION_SPACE, BAR_THICKNESS, height)
 
 
 def _draw(
@@ -216,23 +139,22 @@ def _draw(
     explanation: Explanation,
     panel: tuple[int, int],
     mode: Mode,
-    colour_map: Colormap,
+    colours: Colormap,
     opacity: float,
     boxes: Detections | None = None,
 ) -> ScalarMappable:
-    shown = _fitted(explanation.heatmap if mode == "evidence" else _signed(explanation.values), panel)
-    end = _end_of_scale(explanation, shown)
+    shown = _fitted(explanation.heatmap if mode == "evidence" else signed(explanation.values), panel)
+    end = end_of_scale(explanation, shown)
     scale = Normalize(-end if mode == "signed" else 0, end, clip=True)
-    heat = np.asarray(colour_map(scale(shown)), dtype=np.float32)[..., :3]
-    share = opacity * np.minimum(np.abs(shown) / end, 1)[..., None]
+    heat = np.asarray(colours(scale(shown)), dtype=np.float32)[..., :3] * 255
     photo = _fitted(explanation.image, panel)
-    _show(axes, ((1 - share) * photo + share * 255 * heat + 0.5).astype(np.uint8), explanation.image.shape)
+    _show(axes, blend(photo, heat, opacity * np.minimum(np.abs(shown) / end, 1)), explanation.image.shape)
     if boxes is not None:
         for box in boxes.boxes.tolist():
             _outline(axes, box, 1.0)
     if explanation.detection is not None:
         _outline(axes, explanation.detection.boxes[0].tolist(), 2.2)
-    return ScalarMappable(scale, colour_map)
+    return ScalarMappable(scale, colours)
 
 
 def _show(axes: Axes, picture: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> None:
@@ -276,30 +198,6 @@ def _outline_sets(axes: Axes, sets: Mapping[str, Sequence[Sequence[float]]]) -> 
 def _edges(cell: Sequence[float]) -> list[tuple[tuple[float, float], tuple[float, float]]]:
     x1, y1, x2, y2 = cell
     return [((x1, y1), (x2, y1)), ((x1, y2), (x2, y2)), ((x1, y1), (x1, y2)), ((x2, y1), (x2, y2))]
-
-
-def _signed(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    peak = float(np.abs(values).max())
-    return values / peak if peak > 0 else values
-
-
-def _end_of_scale(explanation: Explanation, shown: npt.NDArray[np.float32]) -> float:
-    """Where the colours end: at 1, the peak; below the strongest few pixels where a map is of single ones.
-
-    Gradients of single pixels have peaks beside which all others are pale (Captum's pictures leave out 2 % likewise).
-    """
-    if not getattr(METHODS.get(explanation.method), "of_single_pixels", False) or "low_pass" in explanation.settings:
-        return 1.0
-    return float(np.quantile(np.abs(shown), 1 - STRONGEST)) or 1.0
-
-
-def _colour_map(mode: Mode, colours: str | None) -> Colormap:
-    if mode not in COLOURS:
-        raise ValueError(f"mode must be one of {list(COLOURS)}, got {mode!r}")
-    name = colours or COLOURS[mode]
-    if name not in colormaps:
-        raise ValueError(f"colours must be a matplotlib colour map, got {name!r}")
-    return colormaps[name]
 
 
 def _checked(opacity: float) -> float:

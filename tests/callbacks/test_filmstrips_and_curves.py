@@ -19,7 +19,6 @@ from detxai.callbacks.record.epoch_report import EpochReport
 from detxai.callbacks.record.filmstrip import (
     COLUMNS,
     HEIGHT,
-    LINE,
     MOST,
     frame,
     frame_path,
@@ -31,6 +30,7 @@ from detxai.callbacks.record.filmstrip import (
 from detxai.callbacks.record.record import Record, class_rows
 from detxai.callbacks.shortcut_alarm.alarm import Alarm
 from detxai.explanation import Cost
+from detxai.pages.pictures import LINE
 from detxai.runs.numbered import claim_folder, numbered_folders, read_about
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,24 +10,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
-from matplotlib import colormaps
-from PIL import ImageDraw, ImageFont
 
 from detxai.detections import Detections
 from detxai.explanation import Explanation
 from detxai.images import load_image, to_uint8
-from detxai.pages.overlays import COLOURS
+from detxai.pages.pictures import captioned, grid, outline, under_map
 from detxai.runs.files import replacing
 
 log = logging.getLogger(__name__)
 
 HEIGHT, WIDEST = 240, 480  # pixels of a frame's photo: small enough to write every epoch
-LINE = 18  # pixels of a line of the caption
-OPACITY = 0.75
 COLUMNS = 8
 MOST = 64  # frames on a strip; longer runs are thinned evenly
 MILLISECONDS = 400  # a frame of the GIF
-TITLE = "what speaks for the outlined box, each map as a share of its own peak"
+TITLE = "evidence for the outlined box, each map as a share of its own peak"
 FAST = 1  # zlib's level: a third of the time of the default, for a tenth more bytes
 PATTERN = re.compile(r"epoch_(\d+)\.png")
 
@@ -46,14 +41,10 @@ def frame(explanation: Explanation, detection: Detections | None, lines: Sequenc
     height, width = explanation.image.shape[:2]
     scale = min(HEIGHT / height, WIDEST / width)
     size = max(round(width * scale), 1), max(round(height * scale), 1)
-    photo = np.asarray(PIL.Image.fromarray(explanation.image).resize(size), dtype=np.float32)
-    heat = np.asarray(PIL.Image.fromarray(explanation.heatmap).resize(size)).clip(0, 1)
-    colours = colormaps[COLOURS["evidence"]](heat)[..., :3].astype(np.float32) * 255
-    share = OPACITY * heat[..., None]
-    picture = PIL.Image.fromarray(((1 - share) * photo + share * colours + 0.5).astype(np.uint8))
+    picture = under_map(explanation.image, explanation.heatmap, size, grey=False)
     if detection is not None:
-        _outline(picture, [side * scale for side in detection.boxes[0].tolist()])
-    return _captioned(picture, lines)
+        outline(picture, detection.boxes[0].tolist(), scale=scale)
+    return captioned(picture, lines, margin=4)
 
 
 def frame_path(folder: Path, epoch: int) -> Path:
@@ -83,17 +74,13 @@ def write_strip(folder: Path) -> tuple[Path, Path] | None:
     frames = [picture for picture in read if picture is not None]
     if not frames:
         return None
-    width, height = (max(picture.size[axis] for picture in frames) for axis in (0, 1))
-    columns = min(len(frames), COLUMNS)
-    strip = PIL.Image.new("RGB", (columns * width, math.ceil(len(frames) / columns) * height), "white")
-    for place, picture in enumerate(frames):
-        strip.paste(picture, (place % columns * width, place // columns * height))
-    strip = _captioned(strip, [f"{folder.name}: {TITLE}"], margin=0)
+    size = max(picture.width for picture in frames), max(picture.height for picture in frames)
+    strip = captioned(grid(frames, COLUMNS), [f"{folder.name}: {TITLE}"])
     png, gif = folder.with_name(f"{folder.name}.png"), folder.with_name(f"{folder.name}.gif")
     with replacing(png) as temporary:
         strip.save(temporary, compress_level=FAST)
     with replacing(gif) as temporary:
-        first, *rest = (_few_colours(_padded(picture, (width, height))) for picture in frames)
+        first, *rest = (_few_colours(_padded(picture, size)) for picture in frames)
         first.save(temporary, save_all=True, append_images=rest, duration=MILLISECONDS, loop=0)
     return png, gif
 
@@ -124,29 +111,6 @@ def _read(file: Path) -> PIL.Image.Image | None:
     except ValueError as error:  # a full disk or a crash cut it off: the others are shown
         log.warning("left out of the strip: %s", error)
         return None
-
-
-def _outline(picture: PIL.Image.Image, box: Sequence[float]) -> None:
-    x1, y1, x2, y2 = box
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=3)  # a rim for white ground
-    draw.rectangle((x1, y1, x2, y2), outline="white", width=1)
-
-
-def _captioned(picture: PIL.Image.Image, lines: Sequence[str], *, margin: int = 4) -> PIL.Image.Image:
-    whole = PIL.Image.new("RGB", (picture.width + margin, picture.height + LINE * len(lines) + margin), "white")
-    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(13)
-    for number, line in enumerate(lines):
-        draw.text((2, number * LINE + 1), _fitting(line, picture.width, draw, font), fill="black", font=font)
-    whole.paste(picture, (0, LINE * len(lines)))
-    return whole
-
-
-def _fitting(line: str, width: int, draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont) -> str:
-    shown = line
-    while len(shown) > 1 and draw.textlength(shown, font) > width:
-        shown = shown[:-2] + "…"
-    return shown
 
 
 def _padded(picture: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
