@@ -35,7 +35,9 @@ EXCEPTIONS = {("explanation", "pages")}  # Explanation.save draws
 MAY_USE_SCENES = {
     "detxai/adapters/loading.py",
     "detxai/demo/run.py",
-    "detxai/demo/page.py",
+    "detxai/demo/scene_pictures.py",
+    "detxai/demo/stories.py",
+    "detxai/demo/texts.py",
     "detxai/evaluate/scene_photos.py",
 }
 

@@ -23,8 +23,8 @@ from detxai.evaluate.baselines import PlantedMask
 from detxai.evaluate.contestants import Contestant, Methods, contestants
 from detxai.evaluate.folder import Folder
 from detxai.evaluate.measuring import Again, at_once, make_maps, make_measures, measure_some
-from detxai.evaluate.page import write_page
 from detxai.evaluate.records import Record, from_json, quantities_of, write_parquet
+from detxai.evaluate.report import write_report
 from detxai.evaluate.samples import Photo, Sample, draw, fingerprint, objects_of, some
 from detxai.evaluate.summary import Summary
 from detxai.evaluate.time_left import TimeLeft
@@ -317,4 +317,4 @@ def _write(evaluation: Evaluation, settings: Mapping[str, Mapping[str, Any]], ph
     write_parquet(out / "results.parquet", evaluation.records, summary.measures, settings)
     for name, content in (("summary.json", summary.as_json()), ("failures.json", list(evaluation.failures))):
         write_json(out / name, content)
-    write_page(out / "index.html", summary, photos, evaluation.request, evaluation.failures)
+    write_report(out / "index.html", summary, photos, evaluation.request, evaluation.failures)

@@ -158,6 +158,6 @@ def _rounded_up(top: float) -> float:
     return next((step for step in steps if step >= top), float(np.ceil(top)))
 
 
-def legend_entries(methods: Sequence[str], places: Mapping[str, int]) -> list[tuple[str, str, str]]:
-    """Name, colour and dashes (as SVG writes them) of each method."""
-    return [(method, colour(places[method]), " ".join(map(str, dashes(places[method])))) for method in methods]
+def legend_entries(methods: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Name, colour and dashes (as SVG writes them) of each method, by its place among them."""
+    return [(name, colour(place), " ".join(map(str, dashes(place)))) for place, name in enumerate(methods)]

@@ -8,7 +8,8 @@ import pytest
 
 import detxai
 from detxai.demo import run as demo_module
-from detxai.demo.run import SCENES, SHOWN, Demo, demo, make_demo
+from detxai.demo.run import SCENES, SHOWN, Demo, demo, make_demo, methods_of
+from detxai.demo.stories import grown, main_object, tell_story
 from detxai.explain import DEFAULT_METHOD
 from detxai.scenes import KINDS, generate
 
@@ -62,7 +63,8 @@ def test_the_rtdetr_is_shown_with_its_attention_and_without_what_takes_long(monk
     pytest.importorskip("transformers")
     monkeypatch.setattr(demo_module, "SHOWN", {"ablation_cam": {}, "layer_cam": {}})
     kind, seed = SCENES[2]
-    story, rows = demo_module._story(generate(seed, kind), "scenes-rtdetr", detxai.wrap("scenes-rtdetr"))
+    name = "scenes-rtdetr"
+    story, rows = tell_story(generate(seed, kind), name, detxai.wrap(name), methods_of(name))
     assert [row.method for row in rows] == [panel.title for panel in story.panels] == ["layer_cam", "attention"]
     assert rows[0].score > 0.9
     assert rows[0].score_erased < 0.1
@@ -72,17 +74,17 @@ def test_every_kind_has_a_scene_with_evidence() -> None:
     assert [kind for kind, _ in SCENES] == list(KINDS)
     for kind, seed in SCENES:
         scene = generate(seed, kind)
-        assert scene.evidence[demo_module._chosen(scene)].any()
+        assert scene.evidence[main_object(scene)].any()
 
 
 def test_grown_reaches_six_pixels() -> None:
     mask = np.zeros((40, 40), bool)
     mask[20, 20] = True
-    grown = demo_module._grown(mask)
-    assert grown[20, 26]
-    assert grown[24, 24]
-    assert not grown[20, 27]
-    assert not grown[25, 25]
+    near = grown(mask)
+    assert near[20, 26]
+    assert near[24, 24]
+    assert not near[20, 27]
+    assert not near[25, 25]
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
