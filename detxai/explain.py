@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from detxai.adapters.detector import Detector
+from detxai.adapters.detector import Detector, Features
 from detxai.adapters.registry import wrap
 from detxai.detections import Detections, check_score_threshold
 from detxai.explanation import Explanation
@@ -34,7 +34,7 @@ class Method(Protocol):
 
 def explain(
     detector: Detector | Any,
-    image: Image,
+    image: Image | Features,
     method: str | Method = DEFAULT_METHOD,
     detections: Detections | None = None,
     *,
@@ -45,7 +45,8 @@ def explain(
 
     Args:
         detector: from ``detxai.wrap``, or anything ``wrap`` takes.
-        image: a ``PIL.Image``, a path, a uint8 (H, W, 3) RGB array or a float (3, H, W) tensor in [0, 1].
+        image: a ``PIL.Image``, a path, a uint8 (H, W, 3) RGB array or a float (3, H, W) tensor in [0, 1]; or the
+            features of one, where a pass has been made already (``detector.features(image)``).
         method: a method's name (``layer_cam``), or a method with its settings (``EigenCAM(layers="model.15")``). The
             default, ``pixel_evidence``, takes some 300 passes a box (``max_passes=``); ``layer_cam`` takes one.
         detections: the boxes in question; default: what the detector finds above ``score_threshold``.
@@ -65,17 +66,26 @@ def explain(
     check_threshold(score_threshold)
     if detections is not None and not isinstance(detections, Detections):
         raise TypeError(f"detections must be detxai.Detections, got {type(detections).__name__}")
-    adapter = wrap(detector)
-    array = load_image(image)
+    wrapped = wrap(detector)
+    shown, (height, width) = _decoded(image)
     if detections is not None:
-        check_boxes(detections, array.shape[0], array.shape[1])
-    decoded = image if isinstance(image, Tensor) else array  # decode a file only once
+        check_boxes(detections, height, width)
     if not asked.asks_about_boxes:
-        return [asked(adapter, decoded)]
+        return [asked(wrapped, shown)]
     if detections is not None:
-        return list(asked(adapter, decoded, detections))
-    with adapter.remembering():  # the boxes and their maps, of one pass through the backbone
-        return list(asked(adapter, decoded, adapter.detect(decoded, score_threshold)))
+        return list(asked(wrapped, shown, detections))
+    with wrapped.borrowed():
+        if not isinstance(shown, Features):
+            shown = wrapped.shared_pass(shown)  # the boxes and their maps come of one pass through the backbone
+        return list(asked(wrapped, shown, wrapped.detections(shown, score_threshold)))
+
+
+def _decoded(image: Image | Features) -> tuple[Image | Features, tuple[int, int]]:
+    """The image, a file read only once, and its (height, width)."""
+    if isinstance(image, Features):
+        return image, image.inputs.geometries[0].image_size
+    array = load_image(image)
+    return image if isinstance(image, Tensor) else array, (array.shape[0], array.shape[1])
 
 
 def make_method(method: str | Method, /, **settings: Any) -> Method:

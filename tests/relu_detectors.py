@@ -11,6 +11,7 @@ from plain_hooks import OneStage, TwoStages
 from torch import Tensor, nn
 
 from detxai.adapters.detector import Detector
+from detxai.adapters.network import module_of
 
 
 def with_relus(model: nn.Module) -> nn.Module:
@@ -54,5 +55,5 @@ def own_score(case: TwoStages | OneStage, image: Tensor, box: Tensor, label: int
 def images_seen(detector: Detector) -> tuple[list[int], Any]:
     """How many images the detector's first layer has been shown, call by call, and the hook to remove."""
     seen: list[int] = []
-    first = next(module for module in detector.model.modules() if isinstance(module, nn.Conv2d))
+    first = next(module for module in module_of(detector).modules() if isinstance(module, nn.Conv2d))
     return seen, first.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))

@@ -93,7 +93,7 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a classifier": (lambda: detxai.wrap(classifier()), TypeError, "model must be a torchvision FasterRCNN.*ResNet"),
     "a segmenter": (lambda: detxai.wrap(segmenter()), TypeError, "model must be .*RetinaNet.*got .*LRASPP"),
     "no model": (lambda: detxai.wrap(None), TypeError, "model must be .*NoneType"),
-    "class_names a number": (lambda: detxai.wrap(small_faster_rcnn(), class_names=3), TypeError, "class_names"),  # type: ignore[arg-type]
+    "class_names a number": (lambda: detxai.wrap(small_faster_rcnn(), class_names=3), TypeError, "class_names"),  # type: ignore[call-overload]
     "unknown builder": (lambda: detxai.wrap("fasterrcnn_resnet5"), ValueError, "model must be .*fasterrcnn_resnet5"),
     "missing .pt": (lambda: detxai.wrap("nowhere.pt"), FileNotFoundError, "nowhere.pt"),
     "missing factory module": (lambda: detxai.wrap("no_such_module:build"), ValueError, "no module 'no_such_module'"),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import detxai
 from detxai.adapters.detector import Detector
+from detxai.adapters.network import module_of
 
 IMAGE = (photo(0, 60, 80).permute(1, 2, 0).numpy() * 255).astype(np.uint8)
 
@@ -165,7 +166,7 @@ def test_two_threads_get_the_answers_of_one(kind: str, question: str) -> None:
         for ours, alone in zip(one, expected, strict=True):
             torch.testing.assert_close(ours, alone, atol=1e-6, rtol=1e-4)
     if kind != "function":
-        assert not any(module.training for module in asked.model.modules())
+        assert not any(module.training for module in module_of(asked).modules())
 
 
 def test_a_model_made_in_inference_mode_is_explained_where_no_gradients_are_needed() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import detxai
+from detxai.adapters.network import require_network
 from detxai.methods.eigen_cam import principal_projection
 
 pytestmark = pytest.mark.slow
@@ -37,7 +38,7 @@ def test_a_faster_rcnns_features_lie_at_the_near_edge_of_their_cells(shared_data
     for photo in sorted((shared_data / "bccd" / "images").glob("*.jpg"))[100:130]:
         found = detector.detect(photo, 0.5)
         inside = (found.boxes[:, :2] > 5).all(1) & (found.boxes[:, 2:] < torch.tensor([635, 475])).all(1)
-        features = detector.features(photo)
+        features = require_network(detector).features(photo)
         heat = principal_projection(features.levels["backbone:2"])[0]
         for centre, entries in offsets.items():
             geometry = replace(features.inputs.geometries[0], cell_centre=centre)
@@ -65,7 +66,7 @@ def test_the_sign_rule_puts_objects_on_the_positive_side(shared_data: Path) -> N
             inside[int(y) : int(y + height) + 1, int(x) : int(x + width) + 1] = True
         if not 0 < float(inside.float().mean()) < 0.9:
             continue
-        features = detector.features(shared_data / "coco_dev" / "images" / entry["file_name"])
+        features = require_network(detector).features(shared_data / "coco_dev" / "images" / entry["file_name"])
         for name, level in features.levels.items():
             values = features.inputs.geometries[0].map_to_image(principal_projection(level)[0])
             upright = bool(values[inside].mean() > values[~inside].mean())

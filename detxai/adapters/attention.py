@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detxai.adapters.detector import Detector, Inputs
+from detxai.adapters.detector import Detector, Features, Inputs
+from detxai.adapters.network import require_network
 from detxai.detections import Candidates
 from detxai.images import Image
 
@@ -91,7 +92,7 @@ def has_attention(detector: Detector | type[Detector]) -> bool:
     return callable(getattr(detector, "attention", None))
 
 
-def attention_of(detector: Detector, image: Image) -> Attention:
+def attention_of(detector: Detector, image: Image | Features) -> Attention:
     """The attention of the detector's queries in an image; call it while the model is borrowed.
 
     Raises:
@@ -101,9 +102,8 @@ def attention_of(detector: Detector, image: Image) -> Attention:
     asked: Callable[[Inputs], Attention] | None = getattr(detector, "attention", None)
     if asked is not None:
         return asked(detector.prepare(image))
-    if not detector.has_network:
-        detector.layer_names()  # raises: a black box says best itself what it is
+    model = require_network(detector).model
     raise TypeError(
         "detector must have queries that attend to places of the image, as DETR and its relatives, got a "
-        f"{type(detector.model).__name__} (family {detector.family!r}), which has no such attention"
+        f"{type(model).__name__} (family {detector.family!r}), which has no such attention"
     )

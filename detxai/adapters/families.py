@@ -31,7 +31,7 @@ class Family:
     Attributes:
         takes: what a user calls them.
         recognises: whether a model is one.
-        adapter: wraps it; its ``has_network`` says whether features and gradients can be asked for.
+        adapter: wraps it; a ``NetworkDetector`` where features and gradients can be asked for.
         ablation: how Ablation-CAM is exact on it; None where there are no features to ablate.
         extra: the extra of detxai that installs what it needs; None: nothing.
         builders: how the names of torchvision's builders of it begin.
@@ -81,7 +81,7 @@ _SSD_CLASSES = _classes_by(
     (f"{_BOXES}module_list.0.weight", f"{_BOXES}module_list.0.1.weight"),
 )
 
-FAMILIES = (  # in the order in which they are tried; those without a network after the registered entry points
+FAMILIES = (  # in the order in which they are tried, after the registered entry points
     Family(
         "a torchvision FasterRCNN (also Mask and Keypoint R-CNN)",
         _is(FasterRCNN),

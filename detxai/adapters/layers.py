@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
@@ -85,6 +86,47 @@ def replaced(model: nn.Module, outputs: Mapping[str, Any], levels: Mapping[str, 
         yield
 
 
+@contextmanager
+def skipping(
+    model: nn.Module, outputs: Mapping[str, Any], may_ignore: Callable[[Any], bool] = lambda hook: False
+) -> Iterator[None]:
+    """While the ``with`` block runs, each module in ``outputs`` puts out that without running.
+
+    A module that somebody hooked still runs, so that the hooks on it and inside it do; then its output is replaced.
+
+    Args:
+        may_ignore: whether a hook need not run.
+    """
+    with ExitStack() as undo:
+        for name, output in outputs.items():
+            module = find_layer(model, name)
+            if isinstance(module, torch.jit.ScriptModule) or _is_hooked(module, may_ignore):
+                undo.callback(module.register_forward_hook(_returning(output)).remove)
+                continue
+            undo.callback(_set_forward, module, vars(module).get("forward"))
+            _set_forward(module, _returning(output))
+        yield
+
+
+def _returning(output: Any) -> Callable[..., Any]:
+    return lambda *args, **named: output
+
+
+def _is_hooked(module: nn.Module, may_ignore: Callable[[Any], bool]) -> bool:
+    """Whether there are hooks on a module, inside it, or on every module that there is."""
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return True
+    kept = (hooks for part in module.modules() for hooks in (part._forward_hooks, part._forward_pre_hooks))
+    return not all(may_ignore(hook) for hooks in kept for hook in hooks.values())
+
+
+def _set_forward(module: nn.Module, forward: Callable[..., Any] | None) -> None:
+    """None: the method of its class again."""
+    vars(module).pop("forward", None)
+    if forward is not None:
+        vars(module)["forward"] = forward
+
+
 # where nn.Module keeps hooks, and what it notes about them
 HOOKS = (
     "_forward_hooks",
@@ -137,17 +179,12 @@ def leaves_its_input(layer: nn.Module) -> bool:
     Known are torch's and ultralytics' own layers: their in-place activations stand behind a convolution, unless one is
     a layer by itself or a part of a sequence.
     """
-    if not getattr(own_forward(layer), "__module__", "").startswith(("torch.nn.modules.", "ultralytics.nn.")):
+    if not getattr(layer.forward, "__module__", "").startswith(("torch.nn.modules.", "ultralytics.nn.")):
         return False
     if _is_in_place(layer):
         return False
     behind = not isinstance(layer, nn.Sequential)
     return all((behind and _is_in_place(part)) or leaves_its_input(part) for part in layer.children())
-
-
-def own_forward(layer: nn.Module) -> Any:
-    """The layer's ``forward``, also where ``detxai.adapters.remembering`` stands in for it."""
-    return getattr(layer.forward, "forward", layer.forward)
 
 
 def _is_in_place(layer: nn.Module) -> bool:

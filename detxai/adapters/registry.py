@@ -5,15 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from os import PathLike
-from typing import Any
+from typing import Any, overload
 
 from torch import nn
 
 from detxai.adapters.detector import Detector
 from detxai.adapters.families import FAMILIES
+from detxai.adapters.network import NetworkDetector
 from detxai.adapters.sliced import SlicedAdapter, Slicing
 
 ENTRY_POINTS = "detxai.adapters"
+
+
+@overload
+def wrap(
+    model: nn.Module,
+    *,
+    class_names: Mapping[int, str] | Sequence[str] | None = None,
+    slices: None = None,
+    **options: Any,
+) -> NetworkDetector: ...
+
+
+@overload
+def wrap(
+    model: Any,
+    *,
+    class_names: Mapping[int, str] | Sequence[str] | None = None,
+    slices: tuple[int, int, float] | Slicing | None = None,
+    **options: Any,
+) -> Detector: ...
 
 
 def wrap(
@@ -54,15 +75,11 @@ def wrap(
 
         return load_detector(model, class_names=class_names, **options)
     model = _innermost(model)
-    black_boxes = [family for family in FAMILIES if not family.adapter.has_network]
-    for family in (family for family in FAMILIES if family not in black_boxes):
-        if family.recognises(model):
-            return family.adapter(model, class_names=class_names, **options)
     for entry in entry_points(group=ENTRY_POINTS):
         adapter = entry.load()(model, class_names=class_names, **options)
         if adapter is not None:
             return _checked(adapter, entry.name)
-    for family in black_boxes:
+    for family in FAMILIES:
         if family.recognises(model):
             return family.adapter(model, class_names=class_names, **options)
     kind, what = (model, "the class ") if isinstance(model, type) else (type(model), "")

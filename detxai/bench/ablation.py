@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from detxai.adapters.detector import Detector, Features, Inputs
+from detxai.adapters.layers import replaced
+from detxai.adapters.network import NetworkDetector, require_network
 from detxai.adapters.structure import TwoStage
 from detxai.detections import Candidates, Detections
 from detxai.engine.ablation.loop import FullTail, Tail
@@ -87,6 +89,7 @@ def bench_ablation(
     """
     if len(detections) == 0:
         raise ValueError("detections must not be empty: there is nothing to explain")
+    detector = require_network(detector)
     inputs = detector.prepare(image)
     features = detector.features(inputs)
     targets = ClassScoreTarget.of(detections)
@@ -113,7 +116,7 @@ def bench_ablation(
 
 
 def _time_part(
-    detector: Detector,
+    detector: NetworkDetector,
     image: Image,
     detections: Detections,
     settings: Mapping[str, Any],
@@ -137,7 +140,7 @@ def _maps(explanations: Sequence[Explanation]) -> Tensor:
 
 
 def _ways(
-    detector: Detector, inputs: Inputs, features: Features, targets: Sequence[Target]
+    detector: NetworkDetector, inputs: Inputs, features: Features, targets: Sequence[Target]
 ) -> list[tuple[str, Callable[[], Tail]]]:
     ways: list[tuple[str, Callable[[], Tail]]] = [
         ("full pass with the layer's output replaced", lambda: FullPassTail(detector, inputs, features, targets)),
@@ -171,12 +174,16 @@ def _two_stage_ways(
 class FullPassTail(FullTail):
     """The naive loop: the whole detector, with the ablated layer's output replaced by a hook."""
 
-    def __init__(self, detector: Detector, inputs: Inputs, features: Features, targets: Sequence[Target]) -> None:
-        # the base class' way, which every adapter inherits and ours override with something quicker
-        super().__init__(detector, Detector._features(detector, inputs, features.layers), targets)
+    def __init__(
+        self, detector: NetworkDetector, inputs: Inputs, features: Features, targets: Sequence[Target]
+    ) -> None:
+        # the base class's way, which every family inherits and ours override with something quicker
+        super().__init__(detector, NetworkDetector._features(detector, inputs, features.layers), targets)
 
     def resumed(self, features: Features) -> Candidates:
-        return Detector._resume(self.detector, features)
+        inputs = features.inputs.repeated(features.batch_size)
+        with replaced(self.detector.model, features.cache, features.levels):
+            return self.detector._forward(inputs)
 
 
 @dataclass(frozen=True)
@@ -228,7 +235,7 @@ def _time_tail(name: str, make: Callable[[], Tail], reference: Reference, featur
     return Row(name, seconds, sampled=n * len(features.levels), error=error)
 
 
-def _grad_cam(detector: Detector, inputs: Inputs, detections: Detections, features: Features, n: int) -> Row:
+def _grad_cam(detector: NetworkDetector, inputs: Inputs, detections: Detections, features: Features, n: int) -> Row:
     """grad-cam's own AblationCAM, on a copy of the model: it can leave one broken."""
     name = "grad-cam's AblationCAM"
     if detector.family != "faster_rcnn":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detxai.adapters.detector import Detector
+from detxai.adapters.network import require_network
 from detxai.images import Image
 from detxai.methods.eigen_cam import principal_projection
 
@@ -43,7 +44,7 @@ def bench_eigen_cam(detector: Detector, image: Image) -> list[Projection]:
     from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection  # heavy, and only a peer
 
     found = []
-    for name, level in detector.features(image).levels.items():
+    for name, level in require_network(detector).features(image).levels.items():
         taken = []
         for _ in range(REPEATS):
             start = time.perf_counter()

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from detxai.adapters.network import module_of
 from detxai.adapters.registry import wrap
 from detxai.callbacks.loggers import Logger, TensorBoardLogger, WandbLogger
 from detxai.callbacks.loop import ExplanationMonitor
@@ -120,7 +121,7 @@ def first_detector(module: nn.Module) -> nn.Module:
     """
     for inner in module.modules():
         try:
-            return wrap(inner).model
+            return module_of(wrap(inner))
         except TypeError:
             continue
     raise TypeError(f"{type(module).__name__} holds no detector that detxai.wrap takes; pass detector=")

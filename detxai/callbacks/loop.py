@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from detxai.adapters.detector import Detector
+from detxai.adapters.network import module_of
 from detxai.adapters.registry import wrap
 from detxai.callbacks.budget import TimeBudget
 from detxai.callbacks.loggers import Logger, automatic_loggers
@@ -242,7 +243,7 @@ class ExplanationMonitor:
 
     @contextmanager
     def _looking(self, model: nn.Module | Detector) -> Iterator[Detector]:
-        with undisturbed(model.model if isinstance(model, Detector) else model):
+        with undisturbed(module_of(model) if isinstance(model, Detector) else model):
             yield wrap(model, class_names=self.class_names)
 
     def _written(self, detector: Detector, report: EpochReport) -> EpochReport:

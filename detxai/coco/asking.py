@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from detxai.adapters.detector import Detector
+from detxai.adapters.detector import Detector, Features
+from detxai.adapters.network import require_network
 from detxai.coco.decoding import ImageFile
 from detxai.coco.errors import Case
 from detxai.coco.maps import Cells
@@ -22,6 +23,7 @@ from detxai.coco.rows import Row, box_row, image_failure, pixels_sha256
 from detxai.detections import Detections
 from detxai.explain import Method, explain
 from detxai.explanation import Explanation, plain
+from detxai.images import Image
 from detxai.runs.failures import expect_item_failure, let_go, reason
 
 log = logging.getLogger(__name__)
@@ -113,13 +115,15 @@ class Asker:
         return Answer(rows, explanations, failures, cells)
 
     def _ask(self, file: ImageFile, image: Pixels, asked: Sequence[Asked]) -> Answer:
-        detector, now = self.detector, _Now(self, image)
-        # where only the method asks, there is nothing to share but the borrowing
-        shared = self.layer_maps or any(self._asks_now(one.case) for one in asked)
-        with detector.remembering() if shared else detector.borrowed():
+        detector = self.detector
+        with detector.borrowed():
+            # where only the method asks, there is no pass to share
+            shared = self.layer_maps or any(self._asks_now(one.case) for one in asked)
+            shown = detector.shared_pass(image) if shared else image
+            now = _Now(self, shown)
             found = [self._found_now(one.case, now) for one in asked]
-            explanations = explain(detector, image, self.method, self._detections(asked, found))
-            cells = self._cells(image) if self.layer_maps else None
+            explanations = explain(detector, shown, self.method, self._detections(asked, found))
+            cells = self._cells(shown) if self.layer_maps else None
         if any(explanation.partial for explanation in explanations):
             raise KeyboardInterrupt  # the method gave what it had when Ctrl-C came: the image is explained anew
         if not self.method.asks_about_boxes:
@@ -132,8 +136,8 @@ class Asker:
         ]
         return Answer(rows, explanations, [], cells)
 
-    def _cells(self, image: Pixels) -> Cells:
-        return Cells.finest(self.detector.features(image, getattr(self.method, "layers", None)))
+    def _cells(self, image: Image | Features) -> Cells:
+        return Cells.finest(require_network(self.detector).features(image, getattr(self.method, "layers", None)))
 
     def _about(self, one: Asked) -> Row:
         return {"row": one.row, "label": self.category_to_label[one.case.category_id]} | box_row(
@@ -203,12 +207,12 @@ class Asker:
 class _Now:
     """What the detector says of an image now; asked once, and only if somebody wants to know."""
 
-    def __init__(self, asker: Asker, image: Pixels) -> None:
+    def __init__(self, asker: Asker, image: Image | Features) -> None:
         self.asker, self.image = asker, image
 
     @cached_property
     def detections(self) -> Detections:
-        return self.asker.detector.detect(self.image, self.asker.score_threshold).to("cpu")
+        return self.asker.detector.detections(self.image, self.asker.score_threshold).to("cpu")
 
     @cached_property
     def candidates(self) -> Any:

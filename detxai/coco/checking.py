@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from detxai.adapters.layers import find_layer
+from detxai.adapters.network import require_network
 from detxai.coco.matching import expect_iou
 from detxai.coco.selecting import check_selection
 from detxai.formats import category_names
@@ -25,8 +25,7 @@ def check_request(run: Run) -> None:
     check_selection(run.selection, category_names(content["categories"]), run.annotations.imgs)
     layers = getattr(run.method, "layers", None)
     if layers is not None:
-        for name in run.detector.layer_names(layers):
-            find_layer(run.detector.model, name)
+        require_network(run.detector).layer_names(layers)  # finds each of them
     names = [image["file_name"] for image in content["images"]]
     if names and not any((run.images / name).exists() for name in names):
         raise ValueError(f"images: none of the {len(names)} images that are annotated is in {run.images}")

@@ -163,9 +163,10 @@ class Detecting:
         asked = [one for one in records if one["category_id"] in labels and not one["iscrowd"]]
         if not asked:
             return self.detector.detect(image, self.score_threshold).to("cpu"), {}
-        with self.detector.remembering(heads=True), torch.no_grad():
-            found = self.detector.detect(image, self.score_threshold).to("cpu")
-            candidates = self.detector.candidates(image)
+        with self.detector.borrowed(), torch.no_grad():
+            shown = self.detector.shared_pass(image)
+            found = self.detector.detections(shown, self.score_threshold).to("cpu")
+            candidates = self.detector.candidates(shown)
         counted = found[found.scores >= self.operating_point]
         return found, {
             one["id"]: asdict(

@@ -12,6 +12,7 @@ import torch
 
 from detxai.adapters.detector import Detector
 from detxai.adapters.loading import BUNDLED
+from detxai.adapters.network import module_of
 from detxai.adapters.torchvision.spread import spread_like_trained
 from detxai.bench.ablation import as_records, as_table, bench_ablation
 from detxai.bench.d_rise import as_rate_records, as_rate_table, bench_d_rise
@@ -48,7 +49,7 @@ def _bench(given: argparse.Namespace) -> int:
     detector = load_model(given)
     random = detector.family == "faster_rcnn" and given.weights is None and ":" not in given.model
     if random and given.model not in BUNDLED:
-        spread_like_trained(detector.model, to_tensor(array).to(detector.device, detector.dtype))
+        spread_like_trained(module_of(detector), to_tensor(array).to(detector.device, detector.dtype))
     detections = detector.detect(array, given.score_threshold)[: given.max_boxes]
     records, table = _measured(given, detector, array, detections)
     threads = torch.get_num_threads()

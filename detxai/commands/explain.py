@@ -158,12 +158,13 @@ class _Run:
         """Explain one image into ``folder``, whole or not at all; its summary."""
         array = load_image(path)
         asks = self.method.asks_about_boxes
-        with self.detector.remembering():  # the boxes and their maps, of one pass through the backbone
+        with self.detector.borrowed():
             start = time.perf_counter()
-            detections = self.detector.detect(array, self.score_threshold)
-            seconds, network = time.perf_counter() - start, self.detector.has_network
-            _warn_of_long(self.method, len(detections), seconds, path, network=network)
-            found = explain(self.detector, array, self.method, detections) if len(detections) or not asks else []
+            shown = self.detector.shared_pass(array)  # the boxes and their maps come of one pass through the backbone
+            detections = self.detector.detections(shown, self.score_threshold)
+            seconds, has_network = time.perf_counter() - start, self.detector.network is not None
+            _warn_of_long(self.method, len(detections), seconds, path, network=has_network)
+            found = explain(self.detector, shown, self.method, detections) if len(detections) or not asks else []
         request = {**self.request, "image": str(path), "redo": self._redo(path)}
         record: dict[str, Any] = {
             "image": str(path), "height": array.shape[0], "width": array.shape[1], "folder": str(folder),

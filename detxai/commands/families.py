@@ -10,6 +10,7 @@ from typing import Any
 
 from detxai.adapters.attention import has_attention
 from detxai.adapters.families import FAMILIES
+from detxai.adapters.network import NetworkDetector
 from detxai.adapters.registry import ENTRY_POINTS
 
 
@@ -27,8 +28,8 @@ def _families(given: argparse.Namespace) -> int:
         {
             "family": family.name,
             "takes": family.takes,
-            "features": family.adapter.has_network,
-            "gradients": family.adapter.has_network,
+            "features": issubclass(family.adapter, NetworkDetector),
+            "gradients": issubclass(family.adapter, NetworkDetector),
             "attention": has_attention(family.adapter),
             "exact_ablation": family.ablation,
             "extra": family.extra,

@@ -11,6 +11,7 @@ from detxai.adapters.detector import Detector
 from detxai.adapters.exported import SUFFIXES
 from detxai.adapters.exported.layouts import LAYOUTS
 from detxai.adapters.loading import load_detector
+from detxai.adapters.network import module_of
 from detxai.adapters.sliced import Slicing
 from detxai.commands.options import LARGEST_SIDE, a_path, expect_file, one_line, read_class_names, shown, whole
 
@@ -107,8 +108,9 @@ def slices(text: str) -> Slicing:
 
 def _on_device(detector: Any, device: str | None) -> Detector:
     if device is not None:
+        module = module_of(detector)
         try:
-            detector.model.to(torch.device(device))
+            module.to(torch.device(device))
         except Exception as error:  # torch has no one error for a device that it does not have
             raise ValueError(f"--device: {device!r} cannot be used here: {one_line(error)}") from error
     return detector

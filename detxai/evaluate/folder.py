@@ -10,9 +10,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from detxai.adapters.detector import Detector
 from detxai.runs.files import is_temporary, make_folder, remove_abandoned, replacing, write_new
 from detxai.runs.names import distinct_name
 from detxai.runs.request import differences
@@ -97,14 +94,6 @@ def _expect_no_other_files(folder: Path) -> None:
     empty = all(path.name == "parts" and path.is_dir() and not any(path.iterdir()) for path in others)
     if not empty and not (folder / "request.json").exists():  # now it may: of a run begun at the same instant
         raise ValueError(f"out: {folder} holds files, but no evaluation; give an empty or a new folder")
-
-
-def network_of(detector: Detector) -> nn.Module | None:
-    """The network inside a detector; None for a plain function, which has none to look into."""
-    try:
-        return detector.model
-    except TypeError:
-        return None
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -18,7 +18,6 @@ from detxai.detections import Detections
 from detxai.engine.ranking import PIXELS_AT_ONCE
 from detxai.evaluate.baselines import PlantedMask
 from detxai.evaluate.contestants import CROPPED_BY_CONSTRUCTION, Contestant
-from detxai.evaluate.folder import network_of
 from detxai.evaluate.records import as_json, thumbnail
 from detxai.evaluate.samples import Pixels, Sample, Truth
 from detxai.explain import Method
@@ -129,7 +128,7 @@ class Again:
 
 
 def _weights(detector: Detector) -> tuple[float, ...]:
-    network = network_of(detector)
+    network = detector.network
     with torch.no_grad():
         parameters = () if network is None else network.parameters()
         sums = [s for p in parameters for s in (p.float().sum(), p.float().abs().sum())]

@@ -13,7 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from detxai.adapters.changes.own_context import in_full_precision
-from detxai.adapters.detector import Detector, Features
+from detxai.adapters.detector import Detector, Features, Inputs
+from detxai.adapters.network import NetworkDetector, require_network
 from detxai.detections import Detections
 from detxai.engine.ablation.channels import (
     Channels,
@@ -50,7 +51,7 @@ class _Asked:
         fill: (C,) what ablated channels are set to.
     """
 
-    detector: Detector
+    detector: NetworkDetector
     groups: Sequence[Features]
     targets: Sequence[Target]
     tail: Tail
@@ -165,6 +166,7 @@ class AblationCAM:
             LookupError: a layer is unknown.
         """
         start = time.perf_counter()
+        detector = require_network(detector)
         groups = self._features(detector, image)
         if len(detections) == 0:
             return []
@@ -191,11 +193,12 @@ class AblationCAM:
             for i in range(len(detections))
         ]
 
-    def _features(self, detector: Detector, image: Image) -> list[Features]:
+    def _features(self, detector: NetworkDetector, image: Image | Features) -> list[Features]:
         """Of the image, in the model's own precision, whatever they were computed in; a group that is held together."""
         names = detector.layer_names(self.layers)
-        inputs = detector.prepare([image])
+        inputs: Inputs | Features = image if isinstance(image, Features) else detector.prepare_one(image)
         if self.channels_last:
+            inputs = detector.prepare_one(inputs)
             inputs = replace(inputs, tensor=inputs.tensor.contiguous(memory_format=torch.channels_last))
         groups = []
         for group in [(name,) for name in names] if self.propagate else [names]:

@@ -35,7 +35,7 @@ def on_best_slice(call: Call) -> Call:
     def called(method: Any, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         inputs = detector.prepare(image) if detector.sees_parts else None
         parts = None if inputs is None else detector.parts(inputs)
-        if inputs is None or parts is None or not parts.inner.has_network:
+        if inputs is None or parts is None or parts.inner.network is None:
             return call(method, detector if parts is None else parts.inner, image, detections)
         start = time.perf_counter()
         pixels = parts.pixels(inputs.tensor)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.detector import Detector
+from detxai.adapters.network import require_network
 from detxai.detections import Detections
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.geometry import Geometry
@@ -45,6 +46,7 @@ def explain_attributes(
         method: has ``name``, ``layers``, ``target`` and ``attribute``.
         level_map: the method's formula.
     """
+    detector = require_network(detector)
     names = detector.layer_names(method.layers)
     start = time.perf_counter()
     if len(detections) == 0:

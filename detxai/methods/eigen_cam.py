@@ -14,6 +14,7 @@ from torch import Tensor
 
 from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector, Features, as_uint8
+from detxai.adapters.network import require_network
 from detxai.engine.eigen import eigh
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Array, Image, load_image, to_tensor
@@ -53,7 +54,7 @@ class EigenCAM:
             kind = type(self.reshape_transform).__name__
             raise TypeError(f"reshape_transform must be callable with a layer's output, got {kind}")
 
-    def __call__(self, detector: Detector, image: Image) -> Explanation:
+    def __call__(self, detector: Detector, image: Image | Features) -> Explanation:
         """One explanation for the image.
 
         Raises:
@@ -63,20 +64,23 @@ class EigenCAM:
         return self.batch(detector, [image])[0]
 
     @in_full_precision
-    def batch(self, detector: Detector, images: Sequence[Image]) -> list[Explanation]:
+    def batch(self, detector: Detector, images: Sequence[Image | Features]) -> list[Explanation]:
         """One explanation for each image, from one forward pass over all images of a size.
 
         Of a size, because what a batch of several sizes is padded with reaches into the features of its images.
         """
         start = time.perf_counter()
-        arrays = [load_image(image) for image in images]
+        arrays = [load_image(image.inputs.original if isinstance(image, Features) else image) for image in images]
         by_size: dict[tuple[int, ...], list[int]] = {}
         for place, array in enumerate(arrays):
             by_size.setdefault(array.shape, []).append(place)
         values: dict[int, Tensor] = {}
+        detector = require_network(detector)
         layers = detector.layer_names(self.layers)
         for places in by_size.values():
-            features = detector.features([_as_image(arrays[place]) for place in places], layers)
+            known = images[places[0]] if len(places) == 1 else None
+            batch = known if isinstance(known, Features) else [_as_image(arrays[place]) for place in places]
+            features = detector.features(batch, layers)
             values.update(zip(places, self._values(features), strict=True))
         cost = Cost(time.perf_counter() - start, forward_passes=len(by_size))
         model = {**detector.describe(), "layers": list(layers)}

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.changes.own_context import in_full_precision
-from detxai.adapters.detector import Detector, Inputs
+from detxai.adapters.detector import Detector, Features, Inputs
+from detxai.adapters.network import require_network
 from detxai.detections import Candidates, Detections
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
@@ -103,13 +104,14 @@ class Traced:
 
     @classmethod
     def of(
-        cls, detector: Detector, image: Image, layers: Sequence[str] | str | None, *, propagate: bool = True
+        cls, detector: Detector, image: Image | Features, layers: Sequence[str] | str | None, *, propagate: bool = True
     ) -> Traced:
         """The graph of the whole network, or, without ``propagate``, of what reads the layers, each for itself."""
+        detector = require_network(detector)
         names = detector.layer_names(layers)
         clean = detector.prepare(image)
         if not propagate:
-            features = detector.features(clean, names)
+            features = detector.features(image if isinstance(image, Features) else clean, names)
             held = {name: level.clone().requires_grad_() for name, level in features.levels.items()}
             with torch.enable_grad():
                 return cls(held, detector.resume(features.with_levels(held)), clean)

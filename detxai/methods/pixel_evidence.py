@@ -289,7 +289,7 @@ class PixelEvidence:
     ) -> tuple[Tensor, list[str], int]:
         """The start's shape (T, h, w), each summing to 1, what it is made of, and how many passes that took."""
         parts, names, n_passes = [hills(canvas.size, boxes_on(canvas, detections))], ["box_centre"], 0
-        if detector.has_network:
+        if detector.network is not None:
             try:
                 found = LayerCAM(target=self.target)(detector, image, detections)
             except ValueError as error:  # a target of the user's own need not have gradients

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detxai.adapters.detector import Detector
+from detxai.adapters.network import module_of
 from detxai.engine.ranking import rank_correlation
 from detxai.images import Image
 from detxai.metrics.inputs.case import Case, Quantity
@@ -88,7 +89,7 @@ def layers_from_the_head(detector: Detector, image: Image) -> list[nn.Module]:
 
     Those that no pass calls (a head used in training only, parameters read by their parent) count with the head.
     """
-    owners = [module for module in detector.model.modules() if module._parameters]
+    owners = [module for module in module_of(detector).modules() if module._parameters]
     called: list[nn.Module] = []
     with ExitStack() as hooks, torch.no_grad():
         for module in owners:

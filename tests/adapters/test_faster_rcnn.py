@@ -16,6 +16,7 @@ from torch import nn
 from torchvision.models import detection as tv
 
 import detxai
+from detxai.adapters.network import module_of
 from detxai.adapters.torchvision.two_stage import FasterRCNNAdapter
 from detxai.targets import BoxScoreTarget, BoxSideTarget, ClassScoreTarget, SimilarityTarget, score_targets
 
@@ -253,7 +254,7 @@ def test_real_cells(shared_data: Any) -> None:
         found = detector.detect(photo_path, 0)
         pixels = torch.from_numpy(np.array(PIL.Image.open(photo_path).convert("RGB"))).permute(2, 0, 1) / 255
         with torch.no_grad():
-            (own,) = detector.model([pixels])
+            (own,) = module_of(detector)([pixels])
             scores = score_targets(ClassScoreTarget.of(found, reach=0), detector.candidates(photo_path))[:, 0]
         assert torch.equal(found.boxes, own["boxes"])
         assert len(found) > 5

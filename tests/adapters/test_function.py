@@ -390,10 +390,10 @@ def test_what_the_function_raises_comes_through() -> None:
 
 
 def test_what_needs_the_network_is_refused() -> None:
-    detector = detxai.wrap(two_lamps)
+    detector: Any = detxai.wrap(two_lamps)
     calls: list[Any] = [
         lambda: detector.features(white()),
-        lambda: detector.resume(None),  # type: ignore[arg-type]
+        lambda: detector.resume(None),
         lambda: detector.default_layers,
         lambda: detector.reshape_transform,
         lambda: detector.model,
@@ -431,7 +431,7 @@ def test_wrap_takes_what_can_be_called_and_is_no_class() -> None:
     with pytest.raises(TypeError, match=r"function must be callable .*got the class .*Engine"):
         FunctionAdapter(Engine)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="class_names"):
-        detxai.wrap(two_lamps, class_names=3)  # type: ignore[arg-type]
+        detxai.wrap(two_lamps, class_names=3)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="score_threshold"):
         detxai.wrap(two_lamps).detect(white(), 25)
 

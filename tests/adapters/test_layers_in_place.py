@@ -12,13 +12,13 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 import detxai
-from detxai.adapters.detector import Detector
 from detxai.adapters.layers import capture, copied
+from detxai.adapters.network import NetworkDetector
 from detxai.detections import Candidates
 from detxai.targets import ClassScoreTarget
 
 
-def resnet() -> tuple[Detector, str]:
+def resnet() -> tuple[NetworkDetector, str]:
     """Behind each ``bn2`` of a ResNet an addition writes into its output, and a ReLU into that."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -27,13 +27,13 @@ def resnet() -> tuple[Detector, str]:
     return detxai.wrap(model.eval()), "backbone.body.layer1.0.bn2"
 
 
-def head_that_writes() -> tuple[Detector, str]:
+def head_that_writes() -> tuple[NetworkDetector, str]:
     model = small_faster_rcnn()
     model.rpn.head.conv.insert(0, nn.ReLU(inplace=True))
     return detxai.wrap(model), "backbone"
 
 
-def yolo() -> tuple[Detector, str]:
+def yolo() -> tuple[NetworkDetector, str]:
     """Layer 16 of a YOLOv8 reads layer 15, which the head reads too, and now writes into it first."""
     pytest.importorskip("ultralytics")
     import copy
@@ -51,7 +51,7 @@ def yolo() -> tuple[Detector, str]:
     return YOLOAdapter(model, input_size=SIZE), "model.15"
 
 
-def yolo_head_that_writes() -> tuple[Detector, str]:
+def yolo_head_that_writes() -> tuple[NetworkDetector, str]:
     """The box branch of the first level writes into what the class branch reads next."""
     pytest.importorskip("ultralytics")
     import copy
@@ -66,12 +66,12 @@ def yolo_head_that_writes() -> tuple[Detector, str]:
 
 
 @pytest.fixture(params=[resnet, head_that_writes, yolo, yolo_head_that_writes], ids=lambda make: make.__name__)
-def case(request: pytest.FixtureRequest) -> tuple[Detector, str]:
-    made: tuple[Detector, str] = request.param()
+def case(request: pytest.FixtureRequest) -> tuple[NetworkDetector, str]:
+    made: tuple[NetworkDetector, str] = request.param()
     return made
 
 
-def put_out(detector: Detector, layer: str, image: Any) -> list[Tensor]:
+def put_out(detector: NetworkDetector, layer: str, image: Any) -> list[Tensor]:
     """The layer's tensors, by a plain hook on the model."""
     seen: list[Tensor] = []
 
@@ -85,7 +85,7 @@ def put_out(detector: Detector, layer: str, image: Any) -> list[Tensor]:
     return seen
 
 
-def with_half(detector: Detector, layer: str, image: Any) -> Candidates:
+def with_half(detector: NetworkDetector, layer: str, image: Any) -> Candidates:
     """The candidates where the layer puts out half of what it does, by a plain hook on the model."""
 
     def halve(module: nn.Module, given: Any, output: Any) -> Any:
@@ -98,14 +98,14 @@ def with_half(detector: Detector, layer: str, image: Any) -> Candidates:
     return candidates
 
 
-def test_features_are_what_the_layer_put_out(case: tuple[Detector, str]) -> None:
+def test_features_are_what_the_layer_put_out(case: tuple[NetworkDetector, str]) -> None:
     detector, layer = case
     features = detector.features(photo(), layer)
     for ours, theirs in zip(features.levels.values(), put_out(detector, layer, photo()), strict=True):
         assert torch.equal(ours, theirs)
 
 
-def test_resuming_is_the_full_pass_and_leaves_the_levels_alone(case: tuple[Detector, str]) -> None:
+def test_resuming_is_the_full_pass_and_leaves_the_levels_alone(case: tuple[NetworkDetector, str]) -> None:
     detector, layer = case
     features = detector.features(photo(), layer)
     expected = with_half(detector, layer, photo())

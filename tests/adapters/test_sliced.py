@@ -15,6 +15,7 @@ from torch import Tensor
 
 import detxai
 from detxai.adapters.detector import Detector
+from detxai.adapters.network import module_of
 from detxai.adapters.sliced import SlicedAdapter, Slicing
 from detxai.adapters.sliced.merging import merged
 from detxai.detections import Candidates, Detections
@@ -193,8 +194,8 @@ def test_merged_boxes_cover_all_and_match_no_longer(seed: int, metric: Any, thre
 @pytest.mark.parametrize("raised", [RuntimeError, KeyboardInterrupt])
 def test_the_model_comes_back_as_it_was(raised: type[BaseException]) -> None:
     inner = two_stages()
-    inner.model.train()
-    state = {name: value.clone() for name, value in inner.model.state_dict().items()}
+    module_of(inner).train()
+    state = {name: value.clone() for name, value in module_of(inner).state_dict().items()}
     detector = sliced(inner, 2, 2)
     detector.detect(photo())
     calls = 0
@@ -205,11 +206,11 @@ def test_the_model_comes_back_as_it_was(raised: type[BaseException]) -> None:
         if calls == 3:
             raise raised
 
-    with inner.model.register_forward_pre_hook(stop), pytest.raises(raised):
+    with module_of(inner).register_forward_pre_hook(stop), pytest.raises(raised):
         detector.detect(photo())
-    assert all(module.training for module in inner.model.modules())
-    assert all(torch.equal(value, state[name]) for name, value in inner.model.state_dict().items())
-    assert not any(module._forward_hooks for module in inner.model.modules())
+    assert all(module.training for module in module_of(inner).modules())
+    assert all(torch.equal(value, state[name]) for name, value in module_of(inner).state_dict().items())
+    assert not any(module._forward_hooks for module in module_of(inner).modules())
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +323,7 @@ def test_a_score_threshold_out_of_range() -> None:
 
 
 def test_layers_features_and_gradients_are_refused_with_what_works_instead() -> None:
-    detector = sliced(two_stages(), 2, 2)
+    detector: Any = sliced(two_stages(), 2, 2)
     found = Detections([[1, 1, 20, 20]], [0.5], [1])
     asks: list[Any] = [
         lambda: detector.default_layers,
@@ -346,7 +347,7 @@ def test_it_says_what_it_is() -> None:
     assert told["slices"]["merge"] == "nms"
     assert detector.fingerprint() == inner.fingerprint()
     assert detector.class_names == inner.class_names
-    assert detector.model is inner.model
+    assert detector.model is module_of(inner)
 
 
 def test_candidates_have_no_graph() -> None:

@@ -239,18 +239,17 @@ def test_a_box_that_ends_before_it_starts_is_no_detection() -> None:
 
 
 @pytest.mark.parametrize("make", [detr, rt_detr], ids=lambda make: make.__name__)
-def test_what_is_remembered_of_an_image_changes_no_answer(make: Any) -> None:
+def test_what_one_pass_computed_gives_the_same_answers(make: Any) -> None:
     detector = wrapped(make())
     found, features = detector.detect(IMAGE, 0), detector.features(IMAGE)
     with torch.no_grad():
         candidates = detector.candidates(IMAGE)
-        with detector.remembering(heads=True):
-            for _ in range(2):
-                assert torch.equal(detector.detect(IMAGE, 0).boxes, found.boxes)
-                assert torch.equal(detector.candidates(IMAGE).class_scores, candidates.class_scores)
-                levels = detector.features(IMAGE).levels
-                assert all(torch.equal(levels[name], level) for name, level in features.levels.items())
-                assert torch.equal(detector.resume(features).boxes, candidates.boxes)
+        for _ in range(2):
+            assert torch.equal(detector.detections(features, 0).boxes, found.boxes)
+            assert torch.equal(detector.candidates(features).class_scores, candidates.class_scores)
+            levels = detector.features(features).levels
+            assert all(torch.equal(levels[name], level) for name, level in features.levels.items())
+            assert torch.equal(detector.resume(features).boxes, candidates.boxes)
 
 
 def _config(kind: str, **settings: Any) -> Any:

@@ -24,7 +24,7 @@ from yolo_seeded import (
 )
 
 import detxai
-from detxai.adapters.detector import Detector
+from detxai.adapters.network import NetworkDetector
 from detxai.adapters.ultralytics.graph import tail_from
 from detxai.adapters.ultralytics.yolo import YOLOAdapter
 from detxai.reshape import yolo_reshape_transform
@@ -84,8 +84,8 @@ def test_versions_of_one_image_resume_as_brute_force_does(layers: tuple[str, ...
     found = adapter.resume(features.with_levels({first: versions}))
     inputs = adapter.prepare(bus())
     with adapter.borrowed(), torch.no_grad():
-        hooked = Detector._features(adapter, inputs, features.layers)
-        slow = [Detector._resume(adapter, hooked.with_levels({first: version[None]})) for version in versions]
+        hooked = NetworkDetector._features(adapter, inputs, features.layers)
+        slow = [NetworkDetector._resume(adapter, hooked.with_levels({first: version[None]})) for version in versions]
     assert len(found) == 3
     for version, expected in zip(found, slow, strict=True):
         assert same(version, expected) < 1e-6

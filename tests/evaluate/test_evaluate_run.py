@@ -22,6 +22,7 @@ from forking import needs_fork
 import detxai.evaluate.folder
 import detxai.evaluate.run
 from detxai.adapters.detector import Detector, Inputs
+from detxai.adapters.network import module_of
 from detxai.detections import Candidates, Detections
 from detxai.evaluate import Evaluation, evaluate, make_measures, scene_photos
 from detxai.evaluate.measuring import Again, at_once, explained
@@ -311,7 +312,7 @@ def test_another_request_in_the_same_folder_is_refused(
 def test_other_weights_are_another_request(whole: Evaluation) -> None:
     other = detxai.wrap("scenes-frcnn")
     with torch.no_grad():
-        next(other.model.parameters()).add_(1e-3)
+        next(module_of(other).parameters()).add_(1e-3)
     with pytest.raises(ValueError, match="weights: "):
         small_run(other, whole.out)
 
@@ -533,7 +534,7 @@ def test_a_method_runs_again_once_for_all_detections(frcnn: Detector) -> None:
     assert len(calls) == 1
     again.of([1])(frcnn, image, 1)
     again.of([1])(frcnn, 255 - image, 0)
-    weights = next(frcnn.model.parameters())
+    weights = next(module_of(frcnn).parameters())
     kept = weights.data
     try:
         weights.data = kept + 1

@@ -12,7 +12,7 @@ from faster_rcnns import photo, small_faster_rcnn
 from torch import Tensor, nn
 
 import detxai
-from detxai.adapters.detector import Detector
+from detxai.adapters.network import NetworkDetector
 from detxai.adapters.torchvision.pixels import image_list
 from detxai.adapters.views.grad_cam import GradCamView
 from detxai.detections import Detections
@@ -28,11 +28,11 @@ def agreement(a: detxai.Explanation, b: detxai.Explanation) -> float:
 
 
 @pytest.fixture(scope="module")
-def detector() -> Detector:
+def detector() -> NetworkDetector:
     return detxai.wrap(small_faster_rcnn(width=8).double())
 
 
-def _by_hand(detector: Detector, image: Tensor, target: Any, fill: Any = "zero") -> tuple[Tensor, Tensor]:
+def _by_hand(detector: NetworkDetector, image: Tensor, target: Any, fill: Any = "zero") -> tuple[Tensor, Tensor]:
     """Drops (C,) and map (H, W), one channel at a time through the whole detector."""
     features = detector.features(image)
     geometry = features.inputs.geometries[0]
@@ -52,7 +52,7 @@ def _by_hand(detector: Detector, image: Tensor, target: Any, fill: Any = "zero")
 
 
 @pytest.mark.parametrize("fill", ["zero", 0.7, "mean"])
-def test_is_the_papers_formula(detector: Detector, fill: Any) -> None:
+def test_is_the_papers_formula(detector: NetworkDetector, fill: Any) -> None:
     image = photo(1)
     found = detector.detect(image, 0)[:3]
     explanations = AblationCAM(fill=fill)(detector, image, found)
@@ -65,7 +65,7 @@ def test_is_the_papers_formula(detector: Detector, fill: Any) -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.001, 0.1, 0.25, 0.3, 1 / 3, 0.5, 0.6, 0.7, 0.9, 0.99, 1.0])
-def test_the_ratio_ablates_exactly_that_many_channels(detector: Detector, ratio: float) -> None:
+def test_the_ratio_ablates_exactly_that_many_channels(detector: NetworkDetector, ratio: float) -> None:
     image = photo(1)
     found = detector.detect(image, 0)[:2]
     for explanation in AblationCAM(ratio_channels_to_ablate=ratio)(detector, image, found):
@@ -76,7 +76,7 @@ def test_the_ratio_ablates_exactly_that_many_channels(detector: Detector, ratio:
 
 
 @pytest.mark.parametrize("ranking", ["tracked", "first_order", "energy", lambda features: torch.arange(24.0)])
-def test_the_ratio_keeps_the_weights_of_the_channels_it_ablates(detector: Detector, ranking: Any) -> None:
+def test_the_ratio_keeps_the_weights_of_the_channels_it_ablates(detector: NetworkDetector, ranking: Any) -> None:
     image = photo(2)
     found = detector.detect(image, 0)[:2]
     whole = AblationCAM()(detector, image, found)
@@ -91,7 +91,7 @@ def test_the_ratio_keeps_the_weights_of_the_channels_it_ablates(detector: Detect
 
 
 @pytest.mark.parametrize(("ranking", "least"), [("tracked", 0.5), ("first_order", 0.45)])
-def test_ranking_finds_the_channels_that_matter(detector: Detector, ranking: Any, least: float) -> None:
+def test_ranking_finds_the_channels_that_matter(detector: NetworkDetector, ranking: Any, least: float) -> None:
     """A quarter of the channels holds far more than a quarter of the drops."""
     shares = []
     for seed in range(4):
@@ -107,7 +107,7 @@ def test_ranking_finds_the_channels_that_matter(detector: Detector, ranking: Any
     assert np.mean(shares) > least
 
 
-def test_the_rest_weighs_what_the_gradient_predicts(detector: Detector) -> None:
+def test_the_rest_weighs_what_the_gradient_predicts(detector: NetworkDetector) -> None:
     """Predicted drops are the slope of the score as the channel goes towards its fill, by small steps."""
     image = photo(2)
     found = detector.detect(image, 0)[:2]
@@ -157,7 +157,7 @@ def _with_clean_proposals(detector: Any, features: Any) -> Any:
     return candidates
 
 
-def test_ranking_by_gradient_needs_gradients(detector: Detector) -> None:
+def test_ranking_by_gradient_needs_gradients(detector: NetworkDetector) -> None:
     found = detector.detect(photo(2), 0)[:1]
     method = AblationCAM(
         ratio_channels_to_ablate=0.5, ranking="first_order", target=lambda b, c: lambda output: torch.tensor(1.0)
@@ -177,7 +177,7 @@ def own_target(*, gradients: bool) -> Any:
 
 
 def test_what_cannot_be_tracked_is_ranked_by_gradient_or_energy_where_the_rest_weighs_nothing(
-    detector: Detector,
+    detector: NetworkDetector,
 ) -> None:
     image = photo(2)
     found = detector.detect(image, 0)[:1]
@@ -210,7 +210,7 @@ def test_what_cannot_be_tracked_has_the_map_of_all_channels_at_any_ratio(caplog:
             assert other.cost.forward_passes == one.cost.forward_passes
 
 
-def test_fidelity_stops_early_but_not_too_early(detector: Detector) -> None:
+def test_fidelity_stops_early_but_not_too_early(detector: NetworkDetector) -> None:
     image = photo(2)
     found = detector.detect(image, 0)[:2]
     whole = AblationCAM()(detector, image, found)
@@ -222,14 +222,14 @@ def test_fidelity_stops_early_but_not_too_early(detector: Detector) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
-def test_batch_size_changes_nothing(detector: Detector, batch_size: int) -> None:
+def test_batch_size_changes_nothing(detector: NetworkDetector, batch_size: int) -> None:
     image = photo(3)
     found = detector.detect(image, 0)[:2]
     for a, b in zip(AblationCAM()(detector, image, found), AblationCAM(batch_size=batch_size)(detector, image, found)):
         np.testing.assert_allclose(a.values, b.values, atol=1e-9)
 
 
-def test_many_detections_at_once_are_each_alone(detector: Detector) -> None:
+def test_many_detections_at_once_are_each_alone(detector: NetworkDetector) -> None:
     image = photo(3)
     found = detector.detect(image, 0)[:4]
     together = AblationCAM()(detector, image, found)
@@ -239,7 +239,7 @@ def test_many_detections_at_once_are_each_alone(detector: Detector) -> None:
 
 
 @pytest.mark.parametrize(("sign", "offset"), [(-1.0, 0.0), (1.0, 0.0)])
-def test_a_negative_score_keeps_the_sign_of_its_drops(detector: Detector, sign: float, offset: float) -> None:
+def test_a_negative_score_keeps_the_sign_of_its_drops(detector: NetworkDetector, sign: float, offset: float) -> None:
     """Divided by y < 0, what holds the score up would seem to push it down (HOTPATH, defect 5)."""
     image = photo(1)
     found = detector.detect(image, 0)[:1]
@@ -253,7 +253,7 @@ def test_a_negative_score_keeps_the_sign_of_its_drops(detector: Detector, sign: 
     np.testing.assert_allclose(explanation.values, sign * plain.values, atol=1e-6)
 
 
-def test_a_score_of_zero_is_not_divided_by(detector: Detector) -> None:
+def test_a_score_of_zero_is_not_divided_by(detector: NetworkDetector) -> None:
     image = photo(1)
     nowhere = detxai.Detections([[0.0, 0.0, 0.5, 0.5]], [0.5], [1])
     (explanation,) = AblationCAM()(detector, image, nowhere)
@@ -261,11 +261,11 @@ def test_a_score_of_zero_is_not_divided_by(detector: Detector) -> None:
     assert not explanation.heatmap.any()
 
 
-def test_no_detections_no_explanations(detector: Detector) -> None:
+def test_no_detections_no_explanations(detector: NetworkDetector) -> None:
     assert detxai.explain(detector, photo(1), "ablation_cam", detxai.Detections([], [], [])) == []
 
 
-def test_an_inner_layer_goes_through_the_full_tail(detector: Detector) -> None:
+def test_an_inner_layer_goes_through_the_full_tail(detector: NetworkDetector) -> None:
     image = photo(1)
     found = detector.detect(image, 0)[:1]
     layer = "backbone.blocks.1"
@@ -277,7 +277,7 @@ def test_an_inner_layer_goes_through_the_full_tail(detector: Detector) -> None:
     torch.testing.assert_close(explanation.channel_effects, (tail.clean[:, None] - scores)[0], atol=1e-12, rtol=0)
 
 
-def test_agrees_with_grad_cam_where_grad_cam_is_right(detector: Detector) -> None:
+def test_agrees_with_grad_cam_where_grad_cam_is_right(detector: NetworkDetector) -> None:
     """One box, its layer, features whose least value is 0 (so that its fill is 0), batch size 1."""
     from pytorch_grad_cam import AblationCAM as Peer
     from pytorch_grad_cam.ablation_layer import AblationLayer
@@ -330,12 +330,12 @@ def test_agrees_with_grad_cam_where_grad_cam_is_right(detector: Detector) -> Non
         ),
     ],
 )
-def test_bad_settings(detector: Detector, settings: dict[str, Any], message: str) -> None:
+def test_bad_settings(detector: NetworkDetector, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         detxai.explain(detector, photo(1), "ablation_cam", detxai.Detections([[0, 0, 9, 9]], [0.5], [1]), **settings)
 
 
-def test_lower_precision_changes_the_features_and_not_how_they_are_ablated(detector: Detector) -> None:
+def test_lower_precision_changes_the_features_and_not_how_they_are_ablated(detector: NetworkDetector) -> None:
     single = detxai.wrap(small_faster_rcnn(width=8))
     image = photo(1)
     found = single.detect(image, 0)[:2]
@@ -364,7 +364,7 @@ def test_a_compiled_backbone_of_the_users_own_is_explained_too() -> None:
         np.testing.assert_allclose(one.values, other.values, atol=1e-6)
 
 
-def test_channels_last_gives_the_same(detector: Detector) -> None:
+def test_channels_last_gives_the_same(detector: NetworkDetector) -> None:
     found = detector.detect(photo(1).double(), 0)[:2]
     plain, last = (AblationCAM(channels_last=last)(detector, photo(1).double(), found) for last in (False, True))
     for one, other in zip(plain, last, strict=True):

@@ -14,6 +14,7 @@ from sliced_detectors import Spots, detections_by_hand, one_stage, photo, with_s
 from torch import Tensor
 
 import detxai
+from detxai.adapters.network import module_of
 from detxai.adapters.sliced import SlicedAdapter, Slicing
 from detxai.cli import main
 from detxai.detections import Detections
@@ -152,7 +153,7 @@ def test_no_boxes_no_explanations(detector: SlicedAdapter) -> None:
 
 def test_ctrl_c_keeps_the_model_as_it_was_and_the_map_so_far() -> None:
     inner = one_stage()
-    inner.model.train()
+    module_of(inner).train()
     detector = sliced(inner, 2, 2)
     found = detector.detect(photo(2), 0.1)[:1]
     calls = 0
@@ -163,13 +164,13 @@ def test_ctrl_c_keeps_the_model_as_it_was_and_the_map_so_far() -> None:
         if calls == 10:
             raise KeyboardInterrupt
 
-    with inner.model.backbone.register_forward_pre_hook(stop):  # type: ignore[union-attr]
+    with module_of(inner).backbone.register_forward_pre_hook(stop):  # type: ignore[union-attr]
         (explanation,) = detxai.explain(
             detector, photo(2), "d_rise", found, n_masks=48, batch_size=16, keep_partial=True
         )
     assert explanation.partial
     assert explanation.details["n_masks"] < 48
-    assert all(module.training for module in inner.model.modules())
+    assert all(module.training for module in module_of(inner).modules())
 
 
 # the command line

@@ -19,7 +19,8 @@ from torch import Tensor
 
 import detxai
 import detxai.metrics.inputs.scores
-from detxai.adapters.detector import Detector, Inputs
+from detxai.adapters.detector import Inputs
+from detxai.adapters.network import require_network
 from detxai.detections import Candidates, Detections
 from detxai.engine.masking.perturbing import filling_image
 from detxai.engine.masking.regions import Partitions
@@ -405,7 +406,7 @@ def test_many_targets_are_asked_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_model_is_left_alone() -> None:
-    detector: Detector = scenes_detector()
+    detector = require_network(scenes_detector())
     before = {name: tensor.clone() for name, tensor in detector.model.state_dict().items()}
     detector.model.train()
     try:

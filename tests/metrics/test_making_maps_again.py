@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import detxai
 from detxai.adapters.detector import Detector
+from detxai.adapters.network import NetworkDetector, module_of
 from detxai.metrics import Case, Randomisation, Stability
 from detxai.metrics.randomisation import cascade, layers_from_the_head, randomised
 from detxai.metrics.similarity import structural_similarity
@@ -21,11 +22,11 @@ from detxai.metrics.stability import redone, relative_change
 
 
 @pytest.fixture(scope="module")
-def detector() -> Detector:
+def detector() -> NetworkDetector:
     return detxai.wrap(small_faster_rcnn(width=8))
 
 
-def eigen_case(detector: Detector) -> Case:
+def eigen_case(detector: NetworkDetector) -> Case:
     """Eigen-CAM of a small detector, and how to make it again."""
     image = (photo(1).permute(1, 2, 0) * 255).byte().numpy()
     found = detector.detect(image, 0)[:2]
@@ -134,7 +135,7 @@ def assert_unchanged(model: nn.Module, before: dict[str, Any]) -> None:
         assert torch.equal(numbers, values), name
 
 
-def test_the_model_comes_back_exactly(detector: Detector) -> None:
+def test_the_model_comes_back_exactly(detector: NetworkDetector) -> None:
     case = eigen_case(detector)
     first = next(iter(detector.model.parameters()))
     first.grad = gradient = torch.ones_like(first)
@@ -147,13 +148,13 @@ def test_the_model_comes_back_exactly(detector: Detector) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
-def test_the_model_comes_back_exactly_after_an_exception(detector: Detector, error: BaseException) -> None:
+def test_the_model_comes_back_exactly_after_an_exception(detector: NetworkDetector, error: BaseException) -> None:
     case = eigen_case(detector)
     before = snapshot(detector.model)
     seen = []
 
     def redo(detector: Detector, image: Any, seed: int) -> Tensor:
-        seen.append({name: values.clone() for name, values in detector.model.named_parameters()})
+        seen.append({name: values.clone() for name, values in module_of(detector).named_parameters()})
         if len(seen) == 2:
             raise error
         return case.maps
@@ -169,7 +170,7 @@ def test_the_model_comes_back_exactly_after_an_exception(detector: Detector, err
     assert all(torch.equal(seen[0][name], seen[1][name]) for name in changed[0]), "to the same weights"
 
 
-def test_the_stages_go_from_the_head_to_the_input(detector: Detector) -> None:
+def test_the_stages_go_from_the_head_to_the_input(detector: NetworkDetector) -> None:
     case = eigen_case(detector)
     names = {module: name for name, module in detector.model.named_modules()}
     layers = [names[layer] for layer in layers_from_the_head(detector, case.image)]
@@ -180,7 +181,7 @@ def test_the_stages_go_from_the_head_to_the_input(detector: Detector) -> None:
     assert set(layers) == owners
 
 
-def test_eigen_cam_does_not_see_the_head_and_forgets_the_backbone(detector: Detector) -> None:
+def test_eigen_cam_does_not_see_the_head_and_forgets_the_backbone(detector: NetworkDetector) -> None:
     """It reads the pyramid: a random head leaves it as it was, random everything does not."""
     case = eigen_case(detector)
     head = [layer for layer in layers_from_the_head(detector, case.image) if isinstance(layer, nn.Linear)]
@@ -191,7 +192,7 @@ def test_eigen_cam_does_not_see_the_head_and_forgets_the_backbone(detector: Dete
     assert not torch.allclose(stages[-1], case.maps, atol=0.1)
 
 
-def test_random_weights_keep_their_spread(detector: Detector) -> None:
+def test_random_weights_keep_their_spread(detector: NetworkDetector) -> None:
     layer: Any = detector.model.get_submodule("roi_heads.box_head.fc6")
     weight = layer.weight.detach().clone()
     with torch.no_grad(), randomised([layer], seed=0):

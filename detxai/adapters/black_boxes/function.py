@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +13,9 @@ import torch
 from torch import nn
 
 from detxai.adapters.black_boxes.answers import Answer, as_candidates, check_answers, read_answers, suppressed
-from detxai.adapters.changes.own_context import ordinary_tensors
-from detxai.adapters.detector import Detector, Features, Inputs, as_uint8
+from detxai.adapters.detector import Detector, Inputs, unresized_inputs
 from detxai.detections import Candidates, Detections, check_score_threshold, name_of_each
-from detxai.geometry import Geometry
-from detxai.images import Image, to_tensor
-from detxai.reshape import ReshapeTransform
+from detxai.images import Image
 
 Function: TypeAlias = Callable[[list[npt.NDArray[np.uint8]]], Sequence[Any]]
 
@@ -66,12 +62,9 @@ class FunctionAdapter(Detector):
     """
 
     family = "function"
-    has_network = False
-    _kind: ClassVar[str] = "a plain function"
+    what_it_is = "a plain function"
 
-    def __init__(
-        self, function: Function, *, class_names: Mapping[int, str] | Sequence[str] | None = None
-    ) -> None:  # not Detector's: there is no module to borrow
+    def __init__(self, function: Function, *, class_names: Mapping[int, str] | Sequence[str] | None = None) -> None:
         if not is_function(function):
             kind = "the class " + function.__qualname__ if isinstance(function, type) else type(function).__name__
             raise TypeError(f"function must be callable with a list of images, and no class or module; got {kind}")
@@ -79,28 +72,6 @@ class FunctionAdapter(Detector):
         names = getattr(function, "class_names", {}) if class_names is None else class_names
         self.class_names = name_of_each(names)
         self._n_classes = None if isinstance(names, Mapping) else len(self.class_names)  # a list names them all
-
-    @property
-    def device(self) -> torch.device:
-        """Where images are made; where the function computes is its own affair."""
-        return torch.device("cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
-
-    @contextmanager
-    def borrowed(self) -> Iterator[None]:
-        """No module: there is none to borrow. Inside, tensors are ordinary ones."""
-        with ordinary_tensors(self.device):
-            yield
-
-    borrowed_afresh = borrowed
-
-    @contextmanager
-    def remembering(self, *, heads: bool = False) -> Iterator[None]:
-        """Nothing: what a function would answer again is its own affair."""
-        yield
 
     def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
         check_score_threshold(score_threshold)
@@ -111,12 +82,7 @@ class FunctionAdapter(Detector):
         return replace(kept, class_names={**kept.class_names, **self.class_names})
 
     def _prepare(self, arrays: Sequence[npt.NDArray[Any]]) -> Inputs:
-        sizes = [(array.shape[0], array.shape[1]) for array in arrays]
-        largest = max(height for height, _ in sizes), max(width for _, width in sizes)
-        tensor = torch.zeros(len(arrays), 3, *largest, dtype=self.dtype)
-        for row, array in zip(tensor, arrays, strict=True):
-            row[:, : array.shape[0], : array.shape[1]] = to_tensor(array)
-        return Inputs(tensor, tuple(Geometry(size, largest, size) for size in sizes), as_uint8(arrays))
+        return unresized_inputs(arrays)
 
     def _forward(self, inputs: Inputs) -> Candidates:
         return as_candidates(self._answers(inputs))
@@ -128,51 +94,13 @@ class FunctionAdapter(Detector):
         check_answers(found, [geometry.image_size for geometry in inputs.geometries], self._n_classes)
         return found
 
-    def describe(self) -> dict[str, Any]:
-        """What is explained, for the record: family, name of the function, number of classes."""
-        return {"family": self.family, "model": self._name, "n_classes": len(self.class_names)}
-
-    def fingerprint(self) -> None:
-        """None: a plain function shows no weights."""
-        return None
-
     @property
-    def _name(self) -> str:
+    def model_name(self) -> str:
         named: Any = self.function
         while isinstance(named, functools.partial):
             named = named.func
         named = named if hasattr(named, "__qualname__") else type(named)
         return f"{named.__module__}.{named.__qualname__}"
-
-    def _parameters(self) -> tuple[()]:
-        return ()
-
-    @property
-    def model(self) -> NoReturn:  # type: ignore[override]
-        self._refuse("it decides itself where it runs, and has no module to move, hook or copy")
-
-    @property
-    def default_layers(self) -> NoReturn:
-        self._refuse("it has no layers")
-
-    @property
-    def reshape_transform(self) -> ReshapeTransform:
-        self._refuse("it has no layers")
-
-    def features(self, images: object, layers: object = None) -> NoReturn:
-        self._refuse("it has no layers")
-
-    def resume(self, features: Features) -> NoReturn:
-        self._refuse("it has no layers to resume from")
-
-    def structure(self, features: Features) -> NoReturn:
-        self._refuse("it has no layers")
-
-    def _refuse(self, reason: str) -> NoReturn:
-        raise TypeError(
-            f"{self._name} is {self._kind}: {reason}; 'detxai methods' lists what each method needs: CAMs need the "
-            "network inside, d_rise needs none"
-        )
 
 
 def is_function(model: object) -> bool:

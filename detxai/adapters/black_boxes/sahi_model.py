@@ -77,7 +77,7 @@ class SahiAdapter(FunctionAdapter):
     """
 
     family = "sahi"
-    _kind = "a SAHI model, whose answers alone are known"
+    what_it_is = "a SAHI model, whose answers alone are known"
     function: SahiDetector
 
     def __init__(self, model: Any, *, class_names: Mapping[int, str] | Sequence[str] | None = None) -> None:
@@ -91,7 +91,7 @@ class SahiAdapter(FunctionAdapter):
         return above.detect(image, score_threshold)
 
     @property
-    def _name(self) -> str:
+    def model_name(self) -> str:
         kind = type(self.function.model)
         return f"{kind.__module__}.{kind.__qualname__}"
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from detxai.adapters.changes.unchanged import is_our_own
-from detxai.adapters.layers import own_forward
 from detxai.detections import Candidates, Detections
 
 Changes = Mapping[str, object]
@@ -29,7 +28,7 @@ def changed_parts(parts: Mapping[str, nn.Module], package: str, besides: Collect
     for name, module in parts.items():
         kind: Any = type(module)
         for method in _methods(kind, package):
-            now = own_forward(module) if method == "forward" else getattr(module, method)
+            now = getattr(module, method)
             function = getattr(now, "__func__", None)  # None: no method, but something put in its place
             if method not in besides and (function is None or not function.__module__.startswith(package)):
                 changed[f"{name}.{method}"] = now

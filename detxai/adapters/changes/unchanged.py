@@ -88,7 +88,6 @@ def _replaced_method(part: Any, may_replace: Collection[Callable[..., Any]]) -> 
         own = inspect.getattr_static(kind, name, None)
         # ultralytics keeps a name as ``type``: hidden is then a method that nobody calls
         if callable(value) and isinstance(own, (types.FunctionType, staticmethod, classmethod)):
-            value = _beneath(value)
             bound = getattr(value, "__func__", None) if getattr(value, "__self__", None) is part else None
             if bound is None or (bound is not own and bound not in may_replace):
                 return name
@@ -100,16 +99,9 @@ def _replaced_method(part: Any, may_replace: Collection[Callable[..., Any]]) -> 
     return None
 
 
-def _beneath(forward: Any) -> Any:
-    """The method beneath what detxai itself has put in its place."""
-    while is_our_own(type(forward)):
-        forward = forward.forward
-    return forward
-
-
-def is_our_own(what: Any) -> bool:
-    """Whether a hook, or a class, is detxai's."""
-    return _package(getattr(what, "__module__", None) or "") == "detxai"
+def is_our_own(hook: Any) -> bool:
+    """Whether a hook is detxai's."""
+    return _package(getattr(hook, "__module__", None) or "") == "detxai"
 
 
 def _package(module: str) -> str:

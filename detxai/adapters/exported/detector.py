@@ -94,20 +94,19 @@ class ExportedAdapter(FunctionAdapter):
     """The detector in an exported file: see ``load_exported``."""
 
     family = "exported"
-    _kind = "an exported model"
+    what_it_is = "an exported model"
     function: ExportedDetector
 
     def describe(self) -> dict[str, Any]:
         layout = self.function.layout
-        told = {"family": self.family, "model": self.function.file.path.name, "n_classes": len(self.class_names)}
-        return told | ({} if layout is None else {"layout": layout.name})
+        return super().describe() | ({} if layout is None else {"layout": layout.name})
 
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         """SHA-256 of the file."""
         return self.function.file.fingerprint()
 
     @property
-    def _name(self) -> str:
+    def model_name(self) -> str:
         return self.function.file.path.name
 
 

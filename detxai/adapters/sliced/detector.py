@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NoReturn
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from detxai.adapters.detector import Detector, Features, Inputs, as_uint8
+from detxai.adapters.detector import Detector, Inputs, unresized_inputs
+from detxai.adapters.network import module_of
 from detxai.adapters.sliced.merging import merged
 from detxai.adapters.sliced.parts import ImageParts
 from detxai.adapters.sliced.rows import side_by_side, stacked
 from detxai.adapters.sliced.slicing import Slicing
 from detxai.detections import Candidates, Detections, check_score_threshold
-from detxai.geometry import Geometry
-from detxai.images import Image, to_tensor
-from detxai.reshape import ReshapeTransform
+from detxai.images import Image
 
 SLICES_AT_ONCE = 8  # of a single image; views of an image are batched to the device by whoever asks for many
 JOINING_FROM = 0.1  # score threshold below which SAHI suppresses instead of joining, since joined boxes would grow
-
-
-@dataclass(frozen=True, eq=False)
-class SlicedInputs(Inputs):
-    """Images as they are, to be cut: ``tensor`` (B, 3, h, w) float32 in [0, 1], padded to the largest.
-
-    Attributes:
-        eight_bit: whether all came with whole levels from 0 to 255.
-    """
-
-    eight_bit: bool = True
 
 
 class SlicedAdapter(Detector):
@@ -65,43 +53,35 @@ class SlicedAdapter(Detector):
     family = "sliced"
     sees_parts = True
 
-    def __init__(self, inner: Detector, slicing: Slicing) -> None:  # not Detector's: the model is the inner detector's
+    def __init__(self, inner: Detector, slicing: Slicing) -> None:
         if not isinstance(inner, Detector):
             raise TypeError(f"inner must be a detector from detxai.wrap, got {type(inner).__name__}")
         if isinstance(inner, SlicedAdapter):
             raise ValueError("slices: the detector is sliced already; wrap the detector inside it, detector.inner")
         self.inner = inner
         self.slicing = slicing
-        self.has_network = inner.has_network  # type: ignore[misc]  # of a box, its best slice goes through the network
+        self.class_names = inner.class_names
 
     @property
-    def class_names(self) -> dict[int, str]:  # type: ignore[override]
-        return self.inner.class_names
+    def model(self) -> nn.Module:
+        """The network inside; a black box has none."""
+        return module_of(self.inner)
 
     @property
-    def model(self) -> nn.Module:  # type: ignore[override]
-        return self.inner.model
+    def network(self) -> nn.Module | None:
+        return self.inner.network
+
+    @property
+    def model_name(self) -> str:
+        return self.inner.model_name
 
     @property
     def device(self) -> torch.device:
         return self.inner.device
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the pixels; the detector inside computes in its own."""
-        return torch.float32
-
     @contextmanager
     def borrowed(self) -> Iterator[None]:
         with self.inner.borrowed():
-            yield
-
-    borrowed_afresh = borrowed
-
-    @contextmanager
-    def remembering(self, *, heads: bool = False) -> Iterator[None]:
-        """Nothing but the model: one image is many to the detector inside."""
-        with self.borrowed():
             yield
 
     def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
@@ -140,23 +120,17 @@ class SlicedAdapter(Detector):
             self.slicing.windows(size),
             size,
             whole_image=self.slicing.whole_image,
-            eight_bit=not isinstance(inputs, SlicedInputs) or inputs.eight_bit,
+            eight_bit=not inputs.originals,
         )
 
     def _prepare(self, arrays: Sequence[npt.NDArray[Any]]) -> Inputs:
-        sizes = [(array.shape[0], array.shape[1]) for array in arrays]
-        for size in dict.fromkeys(sizes):
+        for size in {(array.shape[0], array.shape[1]) for array in arrays}:
             self.slicing.windows(size)  # refuses what is too small, before any work
-        largest = max(height for height, _ in sizes), max(width for _, width in sizes)
-        tensor = torch.zeros(len(arrays), 3, *largest, dtype=self.dtype, device="cpu")
-        for row, array in zip(tensor, arrays, strict=True):
-            row[:, : array.shape[0], : array.shape[1]] = to_tensor(array)
-        geometries = tuple(Geometry(size, largest, size) for size in sizes)
-        eight_bit = all(array.dtype == np.uint8 for array in arrays)
-        return SlicedInputs(tensor.to(self.device), geometries, as_uint8(arrays), eight_bit)
+        inputs = unresized_inputs(arrays)
+        return replace(inputs, tensor=inputs.tensor.to(self.device))
 
     def _forward(self, inputs: Inputs) -> Candidates:
-        """All parts of all images; without gradients, which end where an image is cut and rounded."""
+        """All parts of all images, without gradients."""
         groups: dict[tuple[int, int], list[int]] = {}
         for place, geometry in enumerate(inputs.geometries):
             groups.setdefault(geometry.image_size, []).append(place)
@@ -176,34 +150,9 @@ class SlicedAdapter(Detector):
         """Of the detector inside."""
         return self.inner.fingerprint()
 
-    def _gradients_where_there_are(self) -> AbstractContextManager[Any]:
-        return torch.no_grad()
-
-    def _check_candidates(self, inputs: Inputs) -> None:
-        """The detector inside checks its own."""
-
     @property
-    def default_layers(self) -> NoReturn:
-        self._refuse()
-
-    @property
-    def reshape_transform(self) -> ReshapeTransform:
-        self._refuse()
-
-    def layer_names(self, layers: Sequence[str] | str | None = None) -> NoReturn:
-        self._refuse()
-
-    def features(self, images: object, layers: object = None) -> NoReturn:
-        self._refuse()
-
-    def resume(self, features: Features) -> NoReturn:
-        self._refuse()
-
-    def scalar(self, *args: object, **named: object) -> NoReturn:
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise TypeError(
+    def _why_no_network(self) -> str:
+        return (
             "detector is sliced, and has layers and gradients only within each slice: pixel_evidence, region_shapley "
             "and d_rise explain its boxes across slices; CAMs that ask about a box (layer_cam, ablation_cam) run on "
             "the slice that holds it best; for anything else take detector.inner and a slice as its image"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detxai.adapters.detector import Detector, Features, Inputs, as_uint8
-from detxai.adapters.layers import level_names
+from detxai.adapters.detector import Features, Inputs, as_uint8
+from detxai.adapters.layers import level_names, skipping
+from detxai.adapters.network import NetworkDetector
 from detxai.detections import Candidates, Detections, check_score_threshold, name_of_each, names_of_classes
 from detxai.geometry import Geometry
 from detxai.images import Image, load_image, to_tensor
@@ -22,7 +24,7 @@ from detxai.reshape import ReshapeTransform, fpn_reshape_transform
 N_COCO_CLASSES = 91  # torchvision's own builders: COCO's 91-style category ids, background first
 
 
-class TorchvisionAdapter(Detector):
+class TorchvisionAdapter(NetworkDetector):
     """A torchvision detector; a family says what its heads make of the pyramid.
 
     Resuming from the pyramid reruns what lies behind it only.
@@ -87,10 +89,15 @@ class TorchvisionAdapter(Detector):
     def _resume(self, features: Features) -> Candidates:
         if features.layers != self.default_layers:
             return super()._resume(features)
-        # copies: a head of the user's may write into what it reads
-        pyramid = OrderedDict((name.partition(":")[2] or "0", level.clone()) for name, level in features.levels.items())
         geometries = features.inputs.geometries
-        return self._candidates(pyramid, geometries * (features.batch_size // len(geometries)))
+        return self._candidates(_pyramid(features), geometries * (features.batch_size // len(geometries)))
+
+    def _putting_out(self, features: Features) -> AbstractContextManager[Any]:
+        if features.layers != self.default_layers:
+            return super()._putting_out(features)
+        pyramid = _pyramid(features)
+        has_levels = list(features.levels) != ["backbone"]
+        return skipping(self.model, {"backbone": pyramid if has_levels else pyramid["0"]})
 
     def _anything_found(self, image: npt.NDArray[np.uint8]) -> Detections:
         found, keeper = self.detect(image, 0.0), self._score_filter
@@ -101,6 +108,11 @@ class TorchvisionAdapter(Detector):
             return self.detect(image, 0.0)
         finally:
             keeper.score_thresh = threshold
+
+
+def _pyramid(features: Features) -> OrderedDict[str, Tensor]:
+    """The backbone's output by the model's own names of levels; copies, which a user's head may write into."""
+    return OrderedDict((name.partition(":")[2] or "0", level.clone()) for name, level in features.levels.items())
 
 
 def class_names_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from detxai.adapters.attention import Attention
 from detxai.adapters.changes.own_answer import Changes
-from detxai.adapters.detector import Detector, Features, Inputs, as_uint8
-from detxai.adapters.layers import capture, changed_tensors
+from detxai.adapters.detector import Features, Inputs, as_uint8
+from detxai.adapters.layers import capture, changed_tensors, skipping
+from detxai.adapters.network import NetworkDetector
 from detxai.adapters.transformers.attention import attending_layers, attention_seen
 from detxai.adapters.transformers.levels import LayerOutput, expanded, features_of, grids_seen, traced_levels
 from detxai.adapters.transformers.places import blocks_before, last_norm, modules_before, shallowest
@@ -32,7 +33,7 @@ from detxai.adapters.transformers.processing import (
     scoring_of,
 )
 from detxai.adapters.transformers.recognising import check_model
-from detxai.adapters.transformers.standing_in import putting_out, recorders_taken_off
+from detxai.adapters.transformers.recorders import is_recorder, recorders_removed
 from detxai.detections import Candidates, Detections, check_score_threshold, name_of_each, names_of_classes
 from detxai.geometry import Geometry
 from detxai.images import Image
@@ -49,7 +50,7 @@ class _Cache:
     before: Mapping[str, Any]
 
 
-class TransformersAdapter(Detector):
+class TransformersAdapter(NetworkDetector):
     """Any of transformers' ``AutoModelForObjectDetection``: DETR, RT-DETR, D-FINE, RF-DETR, YOLOS and their relatives.
 
     Images are prepared, and detections made, by the model's own image processor. Candidates are all queries, each with
@@ -96,7 +97,7 @@ class TransformersAdapter(Detector):
 
     def _lay_out(self, model: nn.Module, class_names: Mapping[int, str]) -> None:
         """What is known of the network, however images are prepared for it."""
-        Detector.__init__(self, model, class_names)
+        NetworkDetector.__init__(self, model, class_names)
         self._n_queries: int | None = getattr(getattr(model, "config", None), "num_detection_tokens", None)
         self._backbone = shallowest(model, "backbone")
         self._encoder = shallowest(model, "encoder")
@@ -129,7 +130,7 @@ class TransformersAdapter(Detector):
                 return
             self._is_lent = True
             try:
-                with recorders_taken_off(self.model):
+                with recorders_removed(self.model):
                     yield
             finally:
                 self._is_lent = False
@@ -145,10 +146,16 @@ class TransformersAdapter(Detector):
         """
         check_score_threshold(score_threshold)
         with self.borrowed(), torch.no_grad():
-            inputs = self.prepare(image)
-            (found,) = self.processor.post_process_object_detection(
-                self._outputs(inputs), threshold=score_threshold, target_sizes=[inputs.geometries[0].image_size]
-            )
+            return self._detected(self.prepare(image), score_threshold)
+
+    def _detections(self, features: Features, score_threshold: float) -> Detections:
+        with self._putting_out(features):
+            return self._detected(features.inputs, score_threshold)
+
+    def _detected(self, inputs: Inputs, score_threshold: float) -> Detections:
+        (found,) = self.processor.post_process_object_detection(
+            self._outputs(inputs), threshold=score_threshold, target_sizes=[inputs.geometries[0].image_size]
+        )
         boxes = found["boxes"].float()
         kept = (boxes[:, 2:] >= boxes[:, :2]).all(1)
         return Detections(boxes[kept], found["scores"].float()[kept], found["labels"][kept], self.class_names)
@@ -237,14 +244,11 @@ class TransformersAdapter(Detector):
             raise ValueError(f"model must run its attention, {names[0]!r} and the like, to be asked for it; none ran")
         return Attention(candidates, inputs, layers)
 
-    def _resume(self, features: Features) -> Candidates:
-        inputs, many = features.inputs, features.batch_size
-        if many != len(inputs):
-            inputs = Inputs(inputs.tensor.expand(many, -1, -1, -1), inputs.geometries * many, inputs.images * many)
+    def _putting_out(self, features: Features) -> AbstractContextManager[Any]:
+        many = features.batch_size
         known = {name: expanded(output, many) for name, output in features.cache.before.items()}
         known.update({name: output.with_levels(features.levels) for name, output in features.cache.outputs.items()})
-        with putting_out(self.model, known):
-            return self._forward(inputs)
+        return skipping(self.model, known, is_recorder)
 
     def _modules_before(self, layers: Sequence[str]) -> tuple[str, ...]:
         """What no change of ``layers`` can change."""

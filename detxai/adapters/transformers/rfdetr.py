@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.functional import normalize, resize
 
 from detxai.adapters.changes.own_answer import Changes
-from detxai.adapters.detector import Inputs, as_uint8
+from detxai.adapters.detector import Features, Inputs, as_uint8
 from detxai.adapters.transformers.detector import TransformersAdapter
 from detxai.adapters.transformers.processing import query_candidates, sides_of, sigmoid_scores
 from detxai.detections import Candidates, Detections, check_score_threshold, names_of_classes
@@ -82,6 +82,10 @@ class RFDETRAdapter(TransformersAdapter):
             found = self.predictor.predict(load_image(image), threshold=score_threshold, include_source_image=False)
         boxes, scores, labels = (torch.from_numpy(part) for part in (found.xyxy, found.confidence, found.class_id))
         return Detections(boxes, scores, labels, self.class_names)
+
+    def _detections(self, features: Features, score_threshold: float) -> Detections:
+        with self._putting_out(features):
+            return self.detect(features.inputs.original, score_threshold)
 
     def _prepare(self, arrays: Sequence[npt.NDArray[Any]]) -> Inputs:
         side = self.predictor.model.resolution

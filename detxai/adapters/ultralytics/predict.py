@@ -61,11 +61,15 @@ def _predict_chooses_branch() -> bool:
     return "end2end" in inspect.signature(ultralytics_module("nn.autobackend").AutoBackend.__init__).parameters
 
 
-def predicted_boxes(adapter: YOLOAdapter, inputs: Inputs, score_threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes (N, 4) xyxy in image pixels, scores (N,) and labels (N,) of one image; the model is borrowed already."""
+def predicted_boxes(
+    adapter: YOLOAdapter, output: Any, inputs: Inputs, score_threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes (N, 4) xyxy in image pixels, scores (N,) and labels (N,) of one image.
+
+    Args:
+        output: what the head put out, after ``set_head``, while the model is borrowed.
+    """
     settings, end2end, head = adapter.settings, adapter.end2end, adapter.head
-    _set_head(head, settings, end2end)
-    output = adapter.model(inputs.tensor)[0]
     if adapter.task == "rtdetr":
         return _queries(output[0].float(), inputs, settings, score_threshold)
     output, prototypes = output if adapter.task == "segment" else (output, None)
@@ -90,7 +94,7 @@ def predicted_boxes(adapter: YOLOAdapter, inputs: Inputs, score_threshold: float
     return boxes, rows[:, 4], rows[:, 5].long()
 
 
-def _set_head(head: Any, settings: PredictSettings, end2end: bool) -> None:
+def set_head(head: Any, settings: PredictSettings, end2end: bool) -> None:
     """As the predictor sets its own copy; ``borrowed`` puts the user's values back."""
     if getattr(head, "one2one_cv2", None) is not None and head.cv2 is not None:
         head.end2end = end2end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from detxai.adapters.changes.own_answer import Changes, changed_parts
-from detxai.adapters.detector import Detector, Features, Inputs, as_uint8
-from detxai.adapters.layers import changed_tensors, leaves_its_input, level_names, with_levels
+from detxai.adapters.detector import Features, Inputs, as_uint8
+from detxai.adapters.layers import changed_tensors, leaves_its_input, level_names, replaced, with_levels
+from detxai.adapters.network import NetworkDetector
 from detxai.adapters.structure import Dense, NoShortcut
 from detxai.adapters.ultralytics.checkpoint import load_checkpoint, ultralytics_module
 from detxai.adapters.ultralytics.graph import IMAGE, Tail, for_batch, layer_sources, run_layers, tail_from
@@ -26,7 +28,7 @@ from detxai.adapters.ultralytics.letterbox import (
     rounded_size,
     shares_to_images,
 )
-from detxai.adapters.ultralytics.predict import PredictSettings, predicted_boxes
+from detxai.adapters.ultralytics.predict import PredictSettings, predicted_boxes, set_head
 from detxai.adapters.ultralytics.structure import dense
 from detxai.detections import Candidates, Detections, check_score_threshold, name_of_each, names_of_classes
 from detxai.images import Image
@@ -75,7 +77,7 @@ class _Cache:
     kept: dict[int, Any]
 
 
-class YOLOAdapter(Detector):
+class YOLOAdapter(NetworkDetector):
     """An ultralytics detector with a Detect, Segment, Pose, OBB or RT-DETR head.
 
     Candidates are all anchors (RT-DETR: all queries), with the sigmoid of every class. These heads have no separate
@@ -155,7 +157,18 @@ class YOLOAdapter(Detector):
         check_score_threshold(score_threshold)
         inputs = self.prepare(image)
         with self.borrowed(), torch.no_grad():
-            boxes, scores, labels = predicted_boxes(self, inputs, score_threshold)
+            set_head(self.head, self.settings, self.end2end)
+            return self._detected(self.model(inputs.tensor), inputs, score_threshold)
+
+    def _detections(self, features: Features, score_threshold: float) -> Detections:
+        if not isinstance(features.cache, _Cache) or self.changed_parts():
+            return super()._detections(features, score_threshold)
+        set_head(self.head, self.settings, self.end2end)
+        output = self.head(self._copied_if_written(self._head_inputs(features)))
+        return self._detected(output, features.inputs, score_threshold)
+
+    def _detected(self, output: Any, inputs: Inputs, score_threshold: float) -> Detections:
+        boxes, scores, labels = predicted_boxes(self, output[0], inputs, score_threshold)
         return Detections(boxes, scores, labels, self.class_names)
 
     def _prepare(self, arrays: Sequence[npt.NDArray[Any]]) -> Inputs:
@@ -174,16 +187,16 @@ class YOLOAdapter(Detector):
     def _forward(self, inputs: Inputs) -> Candidates:
         reads = self.sources[-1]
         layers = range(len(self.sources) - 1)
-        return self._candidates(run_layers(self.model, {IMAGE: inputs.tensor}, layers, reads), inputs)
+        outputs = run_layers(self.model, {IMAGE: inputs.tensor}, layers, reads)
+        return self._candidates([outputs[place] for place in reads], inputs)
 
     def changed_parts(self) -> Changes:
         """Of the network's own way from layer to layer, and of its head's to boxes; the layers are followed."""
         return changed_parts({"model": self.model, "head": self.head}, "ultralytics.", NOT_IN_AN_ANSWER)
 
-    def _candidates(self, outputs: Mapping[int, Tensor], inputs: Inputs) -> Candidates:
-        read = [outputs[place] for place in self.sources[-1]]
-        if not leaves_its_input(self.head):  # what the head reads may be a caller's
-            read = [level.clone() for level in read]
+    def _candidates(self, levels: list[Tensor], inputs: Inputs) -> Candidates:
+        """What the head makes of its inputs, for B images, or B versions of one."""
+        read = self._copied_if_written(levels)
         if self.task == "rtdetr":
             shares, scores = every_query(self.head, read)
             boxes = shares_to_images(shares, inputs.geometries)
@@ -193,6 +206,10 @@ class YOLOAdapter(Detector):
             boxes = place(boxes, inputs.geometries)
         labels = torch.arange(scores.shape[-1])
         return Candidates(boxes[:, :, None], scores, scores.amax(-1), labels)
+
+    def _copied_if_written(self, levels: list[Tensor]) -> list[Tensor]:
+        """What the head reads may be a caller's: copies of it, where the head may write into it."""
+        return levels if leaves_its_input(self.head) else [level.clone() for level in levels]
 
     def structure(self, features: Features) -> Dense | NoShortcut | None:
         """The head, branch by branch, where nothing but an upright-box head lies behind the features of one image."""
@@ -239,16 +256,22 @@ class YOLOAdapter(Detector):
         return Features(level_names(given), layers, inputs, cache)
 
     def _resume(self, features: Features) -> Candidates:
-        cache = features.cache
-        if not isinstance(cache, _Cache):
+        if not isinstance(features.cache, _Cache):
             return super()._resume(features)
-        inputs, batch = features.inputs, features.batch_size
-        if batch != len(inputs):
-            inputs = Inputs(inputs.tensor.expand(batch, -1, -1, -1), inputs.geometries * batch, inputs.images * batch)
-        known = {place: for_batch(output, batch) for place, output in cache.kept.items()}
+        return self._candidates(self._head_inputs(features), features.inputs.repeated(features.batch_size))
+
+    def _head_inputs(self, features: Features) -> list[Tensor]:
+        """What the head reads behind these features: the layers that depend on them run, the others are known."""
+        cache: _Cache = features.cache
+        known = {place: for_batch(output, features.batch_size) for place, output in cache.kept.items()}
         for layer, output in cache.given.items():
             known[int(layer.partition(".")[2])] = with_levels(layer, output, features.levels)
-        return self._candidates(run_layers(self.model, known, cache.tail.run, self.sources[-1]), inputs)
+        outputs = run_layers(self.model, known, cache.tail.run, self.sources[-1])
+        return [outputs[place] for place in self.sources[-1]]
+
+    def _putting_out(self, features: Features) -> AbstractContextManager[Any]:
+        outputs = features.cache.given if isinstance(features.cache, _Cache) else features.cache
+        return replaced(self.model, outputs, features.levels)
 
 
 def _network(model: object) -> tuple[nn.Module, Mapping[str, Any] | None]:

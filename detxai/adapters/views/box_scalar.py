@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -14,7 +13,8 @@ from detxai.detections import Detections
 from detxai.targets import ClassScoreTarget, Target, ask_about, score_targets
 
 if TYPE_CHECKING:  # an adapter makes these modules
-    from detxai.adapters.detector import Detector, Inputs
+    from detxai.adapters.detector import Inputs
+    from detxai.adapters.network import NetworkDetector
 
 
 class BoxScores(nn.Module):
@@ -27,7 +27,7 @@ class BoxScores(nn.Module):
         detector: from ``detxai.wrap``.
         inputs: one image, prepared. Where the boxes lie in the module's input is known from it alone.
         targets: T questions.
-        hold_proposals: see ``detxai.adapters.detector.Detector.scalar``.
+        hold_proposals: see ``detxai.adapters.network.NetworkDetector.scalar``.
 
     Attributes:
         n_passes: how many images the detector has been shown so far.
@@ -37,7 +37,7 @@ class BoxScores(nn.Module):
     """
 
     def __init__(
-        self, detector: Detector, inputs: Inputs, targets: Sequence[Target], *, hold_proposals: bool = False
+        self, detector: NetworkDetector, inputs: Inputs, targets: Sequence[Target], *, hold_proposals: bool = False
     ) -> None:
         super().__init__()
         if len(inputs) != 1:
@@ -60,12 +60,8 @@ class BoxScores(nn.Module):
         """
         detector, inputs, targets = self._asked
         self._check(tensor)
-        many = len(tensor)
-        # a copy: what runs first in the detector may write into it
-        images = replace(
-            inputs, tensor=tensor.clone(), geometries=inputs.geometries * many, images=inputs.images * many
-        )
-        self.n_passes += many
+        images = inputs.with_tensor(tensor.clone())  # a copy: what runs first in the detector may write into it
+        self.n_passes += len(tensor)
         with detector.holding_proposals(self._proposals):
             return score_targets(targets, detector.candidates(images)).T
 
@@ -148,14 +144,14 @@ class _WithNetwork(nn.Module):
 
 
 def box_scalar(
-    detector: Detector,
+    detector: NetworkDetector,
     detection: Detections,
     inputs: Inputs,
     target: Callable[[Any, int], Target] = ClassScoreTarget,
     *,
     hold_proposals: bool = False,
 ) -> BoxScalar:
-    """The module of one box's score: see ``detxai.adapters.detector.Detector.scalar``.
+    """The module of one box's score: see ``detxai.adapters.network.NetworkDetector.scalar``.
 
     Raises:
         TypeError, ValueError: an argument is not of its kind, or the box does not lie in the image.

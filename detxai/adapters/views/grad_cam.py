@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from detxai.adapters.detector import Detector
+from detxai.adapters.detector import Detector, Features
+from detxai.adapters.network import require_network
 from detxai.detections import Candidates
 from detxai.images import Image
 
@@ -42,7 +42,7 @@ class GradCamView(nn.Module):
     Args:
         detector: from ``detxai.wrap``.
         image: the image to explain.
-        layers: names of the detector's layers; default: the adapter's.
+        layers: names of the detector's layers; default: the detector's own.
 
     Example:
         >>> view = GradCamView(detector, image)                                    # doctest: +SKIP
@@ -51,11 +51,12 @@ class GradCamView(nn.Module):
         >>> values = view.to_image(map_)                                           # doctest: +SKIP
     """
 
-    def __init__(self, detector: Detector, image: Image, layers: Any = None) -> None:
+    def __init__(self, detector: Detector, image: Image | Features, layers: Any = None) -> None:
         super().__init__()
         # a tuple, so that nn.Module does not make the user's model a part of this one
-        self._detector = (detector,)
-        self._features = (detector.features(image, layers),)
+        network = require_network(detector)
+        self._detector = (network,)
+        self._features = (network.features(image, layers),)
         self.target_layers = [nn.Identity() for _ in self._features[0].levels]
         self.levels = nn.ModuleList(self.target_layers)
         # grad-cam asks the first parameter for the device
@@ -74,9 +75,7 @@ class GradCamView(nn.Module):
         """
         (features,) = self._features
         if not torch.equal(images, self.input_tensor.expand_as(images)):
-            inputs, many = features.inputs, len(images)
-            changed = replace(inputs, tensor=images, geometries=inputs.geometries * many, images=inputs.images * many)
-            return list(self._detector[0].candidates(changed))
+            return list(self._detector[0].candidates(features.inputs.with_tensor(images)))
         with torch.enable_grad():
             batch = [level.expand(len(images), -1, -1, -1) for level in features.levels.values()]
             # clones, made in order: autograd then visits them in reverse, the order in which grad-cam collects

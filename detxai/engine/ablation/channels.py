@@ -10,7 +10,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from detxai.adapters.detector import Detector, Features
+from detxai.adapters.detector import Features
+from detxai.adapters.network import NetworkDetector
 from detxai.targets import Target, score_targets
 
 Fill: TypeAlias = "Literal['zero', 'mean'] | float"
@@ -87,7 +88,7 @@ def n_to_ablate(ratio: float, n_channels: int) -> int:
 
 
 def order_channels(
-    detector: Detector, groups: Sequence[Features], targets: Sequence[Target], fill: Tensor, ranking: Ranking
+    detector: NetworkDetector, groups: Sequence[Features], targets: Sequence[Target], fill: Tensor, ranking: Ranking
 ) -> Tensor:
     """All channel numbers (C,), those expected to matter most to the targets first.
 
@@ -138,7 +139,7 @@ def _energy(features: Features, fill: Tensor) -> Tensor:
 
 
 def _differentiable_scores(
-    detector: Detector, features: Features, targets: Sequence[Target]
+    detector: NetworkDetector, features: Features, targets: Sequence[Target]
 ) -> tuple[Tensor, list[Tensor]]:
     """(T,) scores, and the levels that they can be differentiated by. Call with gradients enabled."""
     levels = {name: level.detach().requires_grad_() for name, level in features.levels.items()}
@@ -148,7 +149,9 @@ def _differentiable_scores(
     return scores, list(levels.values())
 
 
-def predicted_drops(detector: Detector, groups: Sequence[Features], targets: Sequence[Target], fill: Tensor) -> Tensor:
+def predicted_drops(
+    detector: NetworkDetector, groups: Sequence[Features], targets: Sequence[Target], fill: Tensor
+) -> Tensor:
     """(T, C) the drop of each target's score that its gradient predicts for each channel: one backward pass a target.
 
     Raises:
@@ -165,7 +168,9 @@ def predicted_drops(detector: Detector, groups: Sequence[Features], targets: Seq
     return torch.cat(drops, 1).detach()
 
 
-def _first_order(detector: Detector, groups: Sequence[Features], targets: Sequence[Target], fill: Tensor) -> Tensor:
+def _first_order(
+    detector: NetworkDetector, groups: Sequence[Features], targets: Sequence[Target], fill: Tensor
+) -> Tensor:
     distances = distance_to_fill(joined(groups), fill)
     importance = []
     for group in groups:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from detxai.adapters.detector import Detector, Features
+from detxai.adapters.detector import Features
+from detxai.adapters.network import NetworkDetector
 from detxai.detections import Candidates
 from detxai.engine.ablation.channels import Channels
 from detxai.engine.batching import ACTIVATIONS, CPU_MOST, batch_size_for, in_batches, is_out_of_memory
@@ -50,7 +51,7 @@ class FullTail:
     cpu_most = CPU_MOST
 
     def __init__(
-        self, detector: Detector, features: Features, targets: Sequence[Target], reason: str | None = None
+        self, detector: NetworkDetector, features: Features, targets: Sequence[Target], reason: str | None = None
     ) -> None:
         self.detector, self.features, self.targets = detector, features, targets
         self.details = {"kind": "full", "reason": reason or "the adapter describes no network behind these layers"}

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
-from detxai.adapters.detector import Detector, Features
+from detxai.adapters.detector import Features
+from detxai.adapters.network import NetworkDetector
 from detxai.adapters.structure import Dense, NoShortcut, TwoStage
 from detxai.engine.ablation.dense.tail import DenseTail
 from detxai.engine.ablation.dense.tracked import TrackedDense
@@ -18,10 +19,10 @@ from detxai.engine.ablation.two_stage.tracked import TrackedTwoStage
 from detxai.targets import Target
 
 log = logging.getLogger(__name__)
-_said: WeakKeyDictionary[Detector, set[str]] = WeakKeyDictionary()
+_said: WeakKeyDictionary[NetworkDetector, set[str]] = WeakKeyDictionary()
 
 
-def tail_of(detector: Detector, features: Features, targets: Sequence[Target]) -> Tail:
+def tail_of(detector: NetworkDetector, features: Features, targets: Sequence[Target]) -> Tail:
     """The tail behind ``features`` for these targets: the quickest that is exact for this very network."""
     structure = detector.structure(features)
     if isinstance(structure, TwoStage) and probes_of(targets) is None:
@@ -37,7 +38,7 @@ def tail_of(detector: Detector, features: Features, targets: Sequence[Target]) -
     return FullTail(detector, features, targets)
 
 
-def tail_of_groups(detector: Detector, groups: Sequence[Features], targets: Sequence[Target]) -> Tail:
+def tail_of_groups(detector: NetworkDetector, groups: Sequence[Features], targets: Sequence[Target]) -> Tail:
     """The tail behind several groups of layers of one image, each ablated by itself with the others computed anew."""
     tails = [tail_of(detector, group, targets) for group in groups]
     if len(tails) == 1:
@@ -45,7 +46,7 @@ def tail_of_groups(detector: Detector, groups: Sequence[Features], targets: Sequ
     return GroupedTail({name: tail for group, tail in zip(groups, tails, strict=True) for name in group.levels})
 
 
-def warn_once(detector: Detector, message: str) -> None:
+def warn_once(detector: NetworkDetector, message: str) -> None:
     """Log a warning, once for each detector."""
     said = _said.setdefault(detector, set())
     if message not in said:

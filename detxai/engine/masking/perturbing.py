@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detxai.adapters.detector import Detector, Inputs
+from detxai.adapters.detector import Detector, Features, Inputs
 from detxai.detections import Candidates
 from detxai.engine.batching import batch_size_for, images_at_once
 from detxai.engine.masking.part_views import PartViews
 from detxai.geometry import Geometry
-from detxai.images import Image, load_image
+from detxai.images import Image
 from detxai.targets import Target
 
 Filling = Literal["black", "mean", "blur", "noise"]
@@ -43,7 +43,9 @@ class Canvas:
     parts: PartViews | None = None
 
     @classmethod
-    def of(cls, detector: Detector, image: Image, fill: Filling | Sequence[float] = "black", seed: int = 0) -> Canvas:
+    def of(
+        cls, detector: Detector, image: Image | Features, fill: Filling | Sequence[float] = "black", seed: int = 0
+    ) -> Canvas:
         """Prepare an image and its filling.
 
         Args:
@@ -60,7 +62,7 @@ class Canvas:
 
     @classmethod
     def with_fills(
-        cls, detector: Detector, image: Image, fills: Sequence[Filling | Sequence[float]], seed: int = 0
+        cls, detector: Detector, image: Image | Features, fills: Sequence[Filling | Sequence[float]], seed: int = 0
     ) -> Canvas:
         """Prepare an image and F fillings, for views that differ in what stands where the image is hidden.
 
@@ -69,8 +71,7 @@ class Canvas:
         """
         if not fills:
             raise ValueError("fills must name at least one filling, got none")
-        array = load_image(image)
-        clean = detector.prepare(torch.from_numpy(array).permute(2, 0, 1) if array.dtype != np.uint8 else array)
+        clean = detector.prepare_one(image)
         fillings = [detector.prepare(filling_image(clean.images[0], fill, seed)).tensor for fill in fills]
         filling, parts = torch.cat(fillings), detector.parts(clean)
         if parts is None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector, Inputs
+from detxai.adapters.network import NetworkDetector
 from detxai.adapters.views.box_scalar import BoxScores
 from detxai.detections import Detections
 from detxai.engine.batching import images_at_once, in_batches
@@ -81,7 +82,7 @@ class Asked:
         notes: what was noticed on the way, for the explanations' details.
     """
 
-    detector: Detector
+    detector: NetworkDetector
     clean: Inputs
     scores: BoxScores
     captum: Any
@@ -144,7 +145,7 @@ class GradientMethod(ABC):
             ImportError: Captum is not installed.
         """
         start = perf_counter()
-        if not detector.has_network:
+        if not isinstance(detector, NetworkDetector):
             raise TypeError(
                 f"{self.name} needs gradients, and {detector.describe()['model']} is a black box without; occlusion, "
                 "feature_ablation, lime, kernel_shap and shapley_sampling need its answers alone, and d_rise needs none"

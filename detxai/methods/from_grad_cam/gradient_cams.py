@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector
+from detxai.adapters.network import require_network
 from detxai.detections import Candidates, Detections
 from detxai.engine.batching import is_out_of_memory
 from detxai.explanation import Cost, Explanation, settings_of
@@ -66,6 +67,7 @@ class GradientCAM:
             TypeError: the detector is a plain function, without a network.
             ImportError: grad-cam is missing, or too old to have the method.
         """
+        detector = require_network(detector)
         names = detector.layer_names(self.layers)
         formula = formula_of(self.grad_cam_name, detector.device)
         start = time.perf_counter()

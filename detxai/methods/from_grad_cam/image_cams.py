@@ -14,6 +14,7 @@ from torch import Tensor
 
 from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector, Features
+from detxai.adapters.network import require_network
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.methods.from_grad_cam.formulas import as_array, formula_of, join_levels
@@ -59,6 +60,7 @@ class FEM:
             TypeError: the detector is a plain function, without a network.
             ImportError: grad-cam is missing, or too old to have the method.
         """
+        detector = require_network(detector)
         names = detector.layer_names(self.layers)
         formula = formula_of("FEM", detector.device, k=self.k)
         start = time.perf_counter()
@@ -117,6 +119,7 @@ class KPCACAM:
             TypeError: the detector is a plain function, without a network.
             ImportError: grad-cam is missing, or too old to have the method.
         """
+        detector = require_network(detector)
         names = detector.layer_names(self.layers)
         formula = formula_of("KPCA_CAM", detector.device, kernel=self.kernel, gamma=self.gamma)
         start = time.perf_counter()

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector, Inputs
+from detxai.adapters.network import require_network
 from detxai.detections import Detections
 from detxai.engine.batching import check_batch_size, images_at_once, in_batches
 from detxai.explanation import Cost, Explanation, settings_of
@@ -74,6 +75,7 @@ class ScoreCAM:
             LookupError: a layer is unknown.
             TypeError: the detector is a plain function, without a network.
         """
+        detector = require_network(detector)
         names = detector.layer_names(self.layers)
         start = time.perf_counter()
         if len(detections) == 0:

@@ -13,7 +13,8 @@ from test_dense import questions
 
 import detxai
 from detxai import scenes
-from detxai.adapters.detector import Detector, Features
+from detxai.adapters.detector import Features
+from detxai.adapters.network import NetworkDetector
 from detxai.engine.ablation.dense import tracked as tracked_dense
 from detxai.engine.ablation.loop import FullTail, Tail
 from detxai.engine.ablation.tails import tail_of, tracked
@@ -25,7 +26,7 @@ from detxai.targets import ClassScoreTarget, Target
 
 
 def exact_and_tracked(
-    adapter: Detector, features: Features, targets: Sequence[Target]
+    adapter: NetworkDetector, features: Features, targets: Sequence[Target]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The scores (T, C) of all channels, both ways."""
     with adapter.borrowed(), torch.no_grad():

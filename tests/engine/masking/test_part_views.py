@@ -70,7 +70,7 @@ def by_brute_force(
     for number in range(n):
         keep = masks(torch.tensor([number]))[0]
         view = saved(canvas.filling[fills[number]] + keep * (canvas.clean.tensor[0] - canvas.filling[fills[number]]))
-        if detector.has_network:
+        if detector.network is not None:
             everything = together(answer_by_hand(detector, view))
         else:
             everything = Candidates.from_output(detections_by_hand(detector, view))
