@@ -38,7 +38,7 @@ MAY_USE_SCENES = {
     "detxai/demo/scene_pictures.py",
     "detxai/demo/stories.py",
     "detxai/demo/texts.py",
-    "detxai/evaluate/scene_photos.py",
+    "detxai/evaluate/photos/scene_photos.py",
 }
 
 

@@ -23,11 +23,11 @@ from detxai.commands.options import (
 from detxai.engine.masking.perturbing import FILLINGS
 from detxai.evaluate import Evaluation, coco_photos, evaluate, make_measures, scene_photos
 from detxai.evaluate.contestants import BASELINES, PEERS
-from detxai.evaluate.measuring import DEAR
-from detxai.evaluate.samples import Photo
-from detxai.evaluate.scene_photos import kinds_of
-from detxai.evaluate.table import rank_table
-from detxai.evaluate.time_left import TimeLeft, in_words
+from detxai.evaluate.measuring import COSTLY
+from detxai.evaluate.photos.photo import Photo
+from detxai.evaluate.photos.scene_photos import kinds_of
+from detxai.evaluate.results.table import rank_table
+from detxai.evaluate.results.time_left import TimeLeft, in_words
 from detxai.methods import METHODS
 from detxai.metrics import MEASURES
 from detxai.metrics.inputs.case import REFERENCES, Measure
@@ -77,7 +77,7 @@ def _add_images(command: argparse.ArgumentParser) -> None:
 def _add_measures(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--measures", type=_names, metavar="A,B",
-        help=f"of {', '.join(MEASURES)}; default: all but the dear ones, {', '.join(DEAR)}",
+        help=f"of {', '.join(MEASURES)}; default: all but the costly ones, {', '.join(COSTLY)}",
     )  # fmt: skip
     command.add_argument("--steps", type=whole(1), help="of the curves; default: the measure's own")
     command.add_argument(

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
-from detxai.evaluate.samples import Sample, Truth
+from detxai.evaluate.photos.photo import Truth
+from detxai.evaluate.photos.selection import EvaluatedDetections
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.geometry import hills
 from detxai.images import Image, load_image, to_uint8
@@ -94,7 +95,7 @@ class PlantedMask:
     name: ClassVar[str] = "planted"
     asks_about_boxes: ClassVar[bool] = True
 
-    def maps(self, sample: Sample, truth: Truth) -> Tensor:
+    def maps(self, sample: EvaluatedDetections, truth: Truth) -> Tensor:
         """(T, H, W), 1 on the evidence of each detection's object and 0 elsewhere.
 
         Raises:
@@ -118,7 +119,7 @@ class PlantedObject(PlantedMask):
 
     name: ClassVar[str] = "planted_object"
 
-    def maps(self, sample: Sample, truth: Truth) -> Tensor:
+    def maps(self, sample: EvaluatedDetections, truth: Truth) -> Tensor:
         """(T, H, W), the hill in [0, 1], and 1 more on the evidence."""
         evidence = super().maps(sample, truth)
         if truth.objects.masks is None:

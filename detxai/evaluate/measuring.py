@@ -18,19 +18,17 @@ from detxai.detections import Detections
 from detxai.engine.ranking import PIXELS_AT_ONCE
 from detxai.evaluate.baselines import PlantedMask
 from detxai.evaluate.contestants import CROPPED_BY_CONSTRUCTION, Contestant
-from detxai.evaluate.records import as_json, thumbnail
-from detxai.evaluate.samples import Pixels, Sample, Truth
+from detxai.evaluate.photos.photo import Pixels, Truth
+from detxai.evaluate.photos.selection import EvaluatedDetections
+from detxai.evaluate.results.records import as_json, thumbnail
 from detxai.explain import Method
 from detxai.metrics import MEASURES, Case, InsertionDeletion, Measure
 from detxai.metrics.inputs.case import Redo
 from detxai.settings import check_settings
 
-RUN_AGAIN = ("stability", "randomisation")  # a method's own time many times over
-DEAR = (
-    *RUN_AGAIN,
-    "road",
-    "infidelity",
-)  # only where asked for by name: these two as much as insertion_deletion, or more
+# measured only where asked for by name: the first two take a method's own time many times over, the others as much as
+# insertion_deletion or more
+COSTLY = ("stability", "randomisation", "road", "infidelity")
 
 
 def make_measures(
@@ -41,16 +39,16 @@ def make_measures(
     """Measures with their settings.
 
     Args:
-        measures: names, or measures; default: the cheap ones, that is all but ``DEAR``.
+        measures: names, or measures; default: the cheap ones, that is all but ``COSTLY``.
         settings: name -> settings of that measure alone.
-        shared: settings that every measure takes which has them, such as ``steps``, ``fill`` and ``score``; None
+        shared: settings for every measure that has them, such as ``steps``, ``fill`` and ``score``; None
             leaves the measure's own. A list of fills is for ``insertion_deletion``, the others take its first.
 
     Raises:
         ValueError: an unknown measure or setting, or the settings of a measure that is not taken.
     """
     given = dict(settings or {})
-    chosen = [name for name in MEASURES if name not in DEAR] if measures is None else list(measures)
+    chosen = [name for name in MEASURES if name not in COSTLY] if measures is None else list(measures)
     made = []
     for measure in chosen:
         if not isinstance(measure, str):
@@ -74,14 +72,14 @@ def make_measures(
 
 
 def make_maps(
-    method: Contestant, detector: Detector, sample: Sample, image: Pixels, truth: Truth
+    method: Contestant, detector: Detector, one: EvaluatedDetections, image: Pixels, truth: Truth
 ) -> tuple[Tensor, float]:
-    """A method's maps (T, H, W) of the sample's detections, and the seconds that they took together."""
+    """A method's maps (T, H, W) of the detections, and the seconds that they took together."""
     start = time.perf_counter()
     if isinstance(method, PlantedMask):
-        maps = method.maps(sample, truth)
+        maps = method.maps(one, truth)
     else:
-        maps = explained(method, detector, image, sample.detections)
+        maps = explained(method, detector, image, one.detections)
     return maps, time.perf_counter() - start
 
 
@@ -97,45 +95,47 @@ def explained(method: Method, detector: Detector, image: Pixels, detections: Det
 
 
 @dataclass(eq=False)
-class Again:
+class RepeatedMaps:
     """The method once more, for measures that ask for it: for all detections of the image at once, and only once.
 
-    Detections are measured one by one, but a method answers for all of them in one pass; so what it said of a changed
-    image, or with changed weights, is kept for the next detection.
+    Detections are measured one by one, but a method answers for all of them in one pass; so its maps of a changed
+    image, or with changed weights, are kept for the next detection.
 
     Attributes:
         method: the method.
         detections: all of the image's.
-        said: the maps that it made.
+        maps: those that it made so far.
     """
 
     method: Method
     detections: Detections
-    said: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    maps: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
 
-    def of(self, places: Sequence[int]) -> Redo:
+    def at(self, places: Sequence[int]) -> Redo:
         """``redo`` for a case of the detections at these places."""
-        return lambda detector, image, seed: self._maps(detector, image, seed)[list(places)]
+        return lambda detector, image, seed: self._maps_of(detector, image, seed)[list(places)]
 
-    def _maps(self, detector: Detector, image: Pixels, seed: int) -> Tensor:
+    def _maps_of(self, detector: Detector, image: Pixels, seed: int) -> Tensor:
         key = (zlib.crc32(image.tobytes()), image.shape, seed, _weights(detector))
-        if key not in self.said:
+        if key not in self.maps:
             method: Any = self.method
             if any(part.name == "seed" for part in dataclasses.fields(method)):
                 method = dataclasses.replace(method, seed=method.seed + seed)  # 0 is the method's own
-            self.said[key] = explained(method, detector, image, self.detections)
-        return self.said[key]
+            self.maps[key] = explained(method, detector, image, self.detections)
+        return self.maps[key]
 
 
 def _weights(detector: Detector) -> tuple[float, ...]:
-    network = detector.network
+    """Sums that tell one set of weights from another; empty without a network."""
+    if detector.network is None:
+        return ()
+    parameters = list(detector.network.parameters())
     with torch.no_grad():
-        parameters = () if network is None else network.parameters()
         sums = [s for p in parameters for s in (p.float().sum(), p.float().abs().sum())]
         return tuple(torch.stack(sums).tolist()) if sums else ()
 
 
-def at_once(method: Contestant, missing: Sequence[int], n_pixels: int) -> list[list[int]]:
+def measured_together(method: Contestant, missing: Sequence[int], n_pixels: int) -> list[list[int]]:
     """The detections to measure together: one by one, so that stopping loses no more than the one in hand.
 
     A method that asks about no box has one map for all: they are measured in the passes of one.
@@ -153,22 +153,22 @@ def measure_some(
     measures: Iterable[Measure],
     method: Contestant,
     detector: Detector,
-    sample: Sample,
+    one: EvaluatedDetections,
     places: Sequence[int],
     image: Pixels,
     truth: Truth,
     maps: Tensor,
-    again: Again | None,
+    repeated: RepeatedMaps | None,
 ) -> list[dict[str, Any]]:
     """Every measure of the maps (T, H, W) of the detections at T places, each as JSON can hold it."""
     case = Case(
         detector,
         image,
-        sample.detections[list(places)],
+        one.detections[list(places)],
         maps,
-        redo=None if again is None else again.of(places),
+        redo=None if repeated is None else repeated.at(places),
         allow_cropped=isinstance(method, CROPPED_BY_CONSTRUCTION),
-        **sample.known(truth, places),  # type: ignore[arg-type]
+        **one.known(truth, places),  # type: ignore[arg-type]
     )
     values: dict[str, Tensor] = {}
     curves: dict[str, Tensor] = {}
@@ -183,8 +183,8 @@ def measure_some(
             values |= measure(case)
     return [
         {
-            "values": as_json({name: float(of[row]) for name, of in values.items()}),
-            "curves": {name: of[row].tolist() for name, of in curves.items()},
+            "values": as_json({name: float(found[row]) for name, found in values.items()}),
+            "curves": {name: curve[row].tolist() for name, curve in curves.items()},
             "thumbnail": thumbnail(maps[row]),
         }
         for row in range(len(places))

@@ -1,46 +1,37 @@
-"""Every method on the same detections: explain, measure, keep, and go on where an earlier run stopped."""
+"""Every method on the same detections: the front door of an evaluation, and the files that it leaves."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
 import json
-import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from detxai.adapters.detector import Detector
 from detxai.adapters.registry import wrap
-from detxai.detections import Detections
-from detxai.evaluate.baselines import PlantedMask
 from detxai.evaluate.contestants import Contestant, Methods, contestants
-from detxai.evaluate.folder import Folder
-from detxai.evaluate.measuring import Again, at_once, make_maps, make_measures, measure_some
-from detxai.evaluate.records import Record, from_json, quantities_of, write_parquet
-from detxai.evaluate.report import write_report
-from detxai.evaluate.samples import Photo, Sample, draw, fingerprint, objects_of, some
-from detxai.evaluate.summary import Summary
-from detxai.evaluate.time_left import TimeLeft
+from detxai.evaluate.evaluation_run import EvaluationRun
+from detxai.evaluate.folder import EvaluationFolder
+from detxai.evaluate.measuring import make_measures
+from detxai.evaluate.photos.photo import Photo
+from detxai.evaluate.photos.selection import draw_photos
+from detxai.evaluate.results.records import Record, quantities_of, write_parquet
+from detxai.evaluate.results.report import write_report
+from detxai.evaluate.results.summary import Summary
+from detxai.evaluate.results.time_left import TimeLeft
 from detxai.explain import check_threshold
 from detxai.explanation import plain, settings_of
 from detxai.metrics import Measure
 from detxai.progress import hides_bar
-from detxai.runs.failures import FailureGuard, expect_item_failure, let_go
 from detxai.runs.files import write_json
-from detxai.runs.interrupting import ctrl_c_is_heard, raise_if_interrupted
+from detxai.runs.interrupting import ctrl_c_is_heard
 from detxai.runs.tables import import_pyarrow
-
-log = logging.getLogger(__name__)
-
-NOTHING: Mapping[str, Any] = {"detections": {}}
-FOUND = "0_detections"  # no method is called so: methods' names have no part of theirs before a letter
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +44,7 @@ class Evaluation:
         summary: the rankings.
         failures: ``image``, ``method`` (None: all of them) and ``error``; tried again when the request is repeated.
             An image that cannot be read is in no figure.
-        request: what was asked for.
+        request: what was requested.
     """
 
     out: Path
@@ -82,8 +73,8 @@ def evaluate(
 ) -> Evaluation:
     """Rank explanation methods on a detector and images.
 
-    Every method is asked about the same detections, and its maps are measured in the same way. What is finished is
-    kept, detection by detection, in ``out/parts``: the same call goes on from there, whenever it was stopped.
+    Every method explains the same detections, and its maps are measured in the same way. What is finished is kept,
+    detection by detection, in ``out/parts``: the same call goes on from there, whenever it was stopped.
 
     Args:
         detector: from ``detxai.wrap``, or anything ``wrap`` takes.
@@ -91,7 +82,7 @@ def evaluate(
         methods: names, methods, or a mapping from names to either: see ``contestants``.
         out: the folder.
         settings: name of a method -> its settings.
-        measures: names or measures, see ``make_measures``; default: all but the dear ones.
+        measures: names or measures, see ``make_measures``; default: all but the costly ones.
         max_images: a seeded sample of so many images; None: all.
         max_detections: a seeded sample of so many detections, drawn over all images; None: all.
         score_threshold: in [0, 1]; the detections are the detector's own above it.
@@ -112,13 +103,9 @@ def evaluate(
     taken = make_measures(measures)
     quantities_of(taken)
     check_threshold(score_threshold)
-    for name, value in (("max_images", max_images), ("max_detections", max_detections)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be a whole number from 1, or None, got {value!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be a whole number from 0, got {seed!r}")
+    _check_sample(max_images, max_detections, seed)
     adapter = wrap(detector)
-    chosen = some(photos, max_images, seed)
+    chosen = draw_photos(photos, max_images, seed)
     request = {
         **_request(adapter, chosen, competing, taken),
         "max_images": max_images,
@@ -128,167 +115,24 @@ def evaluate(
         "seed": seed,
         "source": plain(dict(source or {})),
     }
-    run = _Run(adapter, chosen, competing, taken, Folder.of(out, request), hides_bar(progress), on_estimate)
+    folder = EvaluationFolder.for_request(out, request)
+    run = EvaluationRun(adapter, chosen, competing, taken, folder, hides_bar(progress), on_estimate)
     with ctrl_c_is_heard():
-        records = list(run.records(run.samples(score_threshold, max_detections, seed, unmatched=unmatched)))
+        records = list(run.records(run.select(score_threshold, max_detections, seed, unmatched=unmatched)))
     if not records:
         raise ValueError(f"every image failed; the first, {run.failures[0]['image']}: {run.failures[0]['error']}")
     summary = Summary(records, taken, seed)
-    evaluation = Evaluation(run.folder.path, records, summary, tuple(run.failures), request)
+    evaluation = Evaluation(run.folder.root, records, summary, tuple(run.failures), request)
     _write(evaluation, {name: _settings(method) for name, method in competing.items()}, chosen)
     return evaluation
 
 
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """What is the same for every image of an evaluation."""
-
-    detector: Detector
-    photos: Sequence[Photo]
-    methods: Mapping[str, Contestant]
-    measures: Sequence[Measure]
-    folder: Folder
-    hidden: bool
-    on_estimate: Callable[[TimeLeft], None] | None = None
-    failures: list[dict[str, str | None]] = field(default_factory=list)
-
-    def samples(self, score_threshold: float, n: int | None, seed: int, *, unmatched: bool) -> list[Sample]:
-        """The detections to measure, by image."""
-        found: dict[int, tuple[Detections, list[int], str]] = {}
-        guard = FailureGuard()
-        for number, photo in enumerate(tqdm(self.photos, desc="detecting", unit="image", disable=self.hidden)):
-            try:
-                found[number] = self._find(number, photo, score_threshold)
-            except Exception as error:
-                self._failed(photo, None, error)
-                guard.failed(f"{photo.name}: {self.failures[-1]['error']}")
-            else:
-                guard.succeeded()
-        eligible = {
-            number: [place for place, owner in enumerate(owners) if owner >= 0 or unmatched]
-            for number, (_, owners, _) in found.items()
-        }
-        drawn = draw(eligible, n, seed)
-        if not drawn and found:
-            n_found = sum(len(detections) for detections, _, _ in found.values())
-            raise ValueError(
-                f"there is nothing to measure: of {n_found} detections above {score_threshold} in {len(found)} images "
-                "none is of an annotated object; lower score_threshold, or take unmatched ones too"
-            )
-        if not drawn and not self.failures:
-            raise ValueError("there is nothing to measure: photos must hold at least one image, got none")
-        return [
-            Sample(
-                number,
-                self.photos[number],
-                found[number][0][places],
-                tuple(places),
-                tuple(found[number][1][place] for place in places),
-                found[number][2],
-            )
-            for number, places in drawn.items()
-        ]
-
-    def records(self, samples: Sequence[Sample]) -> Iterator[Record]:
-        """Every detection under every method; what an earlier run finished is only read."""
-        total = sum(len(sample.detections) for sample in samples) * len(self.methods)
-        asked = self.on_estimate is None
-        with tqdm(total=total, desc="explaining", unit="map", disable=self.hidden) as bar:
-            for place, sample in enumerate(samples):
-                n_missing, start = 0 if asked else self._n_missing([sample]), time.perf_counter()
-                for name, method in self.methods.items():
-                    raise_if_interrupted()
-                    try:
-                        yield from self._part(sample, name, method, bar)
-                    except Exception as error:
-                        self._failed(sample.photo, name, error)
-                if n_missing:
-                    asked = True
-                    self._estimate((time.perf_counter() - start) / n_missing, samples[place + 1 :])
-
-    def _n_missing(self, samples: Sequence[Sample]) -> int:
-        """How many maps no earlier run has finished."""
-        return sum(
-            str(place) not in done
-            for sample in samples
-            for name in self.methods
-            for done in [(self.folder.read(sample.number, name, sample.content) or NOTHING)["detections"]]
-            for place in sample.places
-        )
-
-    def _estimate(self, seconds_each: float, samples: Sequence[Sample]) -> None:
-        n_maps = self._n_missing(samples)
-        if n_maps and self.on_estimate is not None:
-            n_detections = sum(len(sample.detections) for sample in samples)
-            self.on_estimate(TimeLeft(seconds_each * n_maps, n_maps, n_detections, len(self.methods)))
-
-    def _find(self, number: int, photo: Photo, score_threshold: float) -> tuple[Detections, list[int], str]:
-        """What is found in an image, the object that each detection is of, and the image's fingerprint."""
-        image, truth = photo.load()
-        content = fingerprint(image, truth)
-        part = self.folder.read(number, FOUND, content)
-        if part is None:
-            detections = self.detector.detect(image, score_threshold).to("cpu")
-            part = {
-                "image": photo.name,
-                "boxes": detections.boxes.tolist(),
-                "scores": detections.scores.tolist(),
-                "labels": detections.labels.tolist(),
-                "object_of": objects_of(detections, truth.objects),
-            }
-            self.folder.write(number, FOUND, content, part)
-        names = self.detector.class_names
-        return Detections(part["boxes"], part["scores"], part["labels"], names), part["object_of"], content
-
-    def _part(self, sample: Sample, name: str, method: Contestant, bar: Any) -> list[Record]:
-        """The records of one method on one image; each is kept as soon as it is measured."""
-        kept = self.folder.read(sample.number, name, sample.content)
-        part = kept or {"image": sample.photo.name, "method": name, "detections": {}}
-        done = part["detections"]
-        missing = [place for place in range(len(sample.detections)) if str(sample.places[place]) not in done]
-        bar.update(len(sample.detections) - len(missing))
-        if missing:
-            image, truth = sample.photo.load()
-            maps, seconds = make_maps(method, self.detector, sample, image, truth)
-            part.setdefault("seconds", seconds / len(sample.detections))
-            again = None if isinstance(method, PlantedMask) else Again(method, sample.detections)
-            for places in at_once(method, missing, maps[0].numel()):
-                measured = measure_some(
-                    self.measures, method, self.detector, sample, places, image, truth, maps[places], again
-                )
-                done |= {str(sample.places[place]): of for place, of in zip(places, measured, strict=True)}
-                self.folder.write(sample.number, name, sample.content, part)
-                bar.update(len(places))
-        return [_record(sample, place, name, part) for place in range(len(sample.detections))]
-
-    def _failed(self, photo: Photo, method: str | None, error: Exception) -> None:
-        expect_item_failure(error)
-        log.warning("%s%s: %s", photo.name, "" if method is None else f", {method}", error)
-        log.debug("traceback", exc_info=error)
-        text = " ".join(str(error).split()) or type(error).__name__
-        self.failures.append({"image": photo.name, "method": method, "error": text})
-        let_go(error)
-
-
-def _record(sample: Sample, place: int, method: str, part: Mapping[str, Any]) -> Record:
-    detection = sample.detections[place]
-    measured = part["detections"][str(sample.places[place])]
-    return Record(
-        image=sample.photo.name,
-        kind=sample.photo.kind,
-        number=sample.number,
-        place=sample.places[place],
-        box=tuple(detection.boxes[0].tolist()),
-        label=int(detection.labels[0]),
-        name=detection.name(0),
-        score=float(detection.scores[0]),
-        of_object=sample.object_of[place],
-        method=method,
-        seconds=part["seconds"],
-        values=from_json(measured["values"]),
-        curves=measured["curves"],
-        thumbnail=measured["thumbnail"],
-    )
+def _check_sample(max_images: int | None, max_detections: int | None, seed: int) -> None:
+    for name, value in (("max_images", max_images), ("max_detections", max_detections)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a whole number from 1, or None, got {value!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be a whole number from 0, got {seed!r}")
 
 
 def _request(

@@ -17,8 +17,8 @@ from detxai.detections import Detections
 from detxai.evaluate.baselines import BoxCentre, BoxMap, PlantedMask, PlantedObject, RandomMap
 from detxai.evaluate.contestants import contestants
 from detxai.evaluate.peers import GradCamEigenCAM, UltralyticsLayerCAM
-from detxai.evaluate.samples import Sample
-from detxai.evaluate.scene_photos import scene_photos
+from detxai.evaluate.photos.scene_photos import scene_photos
+from detxai.evaluate.photos.selection import EvaluatedDetections
 from detxai.metrics import Objects
 from detxai.metrics.inputs.roc_area import roc_area
 from detxai.scenes import CLASS_NAMES, generate, load_yolo
@@ -67,7 +67,7 @@ def test_the_planted_mask_is_the_evidence_of_each_object() -> None:
     (one,) = scene_photos(dict(enumerate(CLASS_NAMES)), ["joint"], 1)
     scene = generate(500, "joint")
     boxes = [scene.boxes[0].tolist(), [0, 0, 9, 9]]
-    sample = Sample(0, one, Detections(boxes, [0.9, 0.9], [7, 7]), (0, 1), (0, -1))
+    sample = EvaluatedDetections(0, one, Detections(boxes, [0.9, 0.9], [7, 7]), (0, 1), (0, -1))
     maps = PlantedMask().maps(sample, one.load()[1])
     assert np.array_equal(maps[0].numpy() == 1, scene.evidence[0])
     assert not maps[1].any()
@@ -79,7 +79,7 @@ def test_the_planted_object_comes_after_its_evidence_and_before_all_else(kind: A
     scene = generate(500, kind)
     owner = next(g for g in range(len(scene)) if scene.evidence[g].any())
     boxes = [scene.boxes[owner].tolist(), [0, 0, 9, 9]]
-    sample = Sample(0, one, Detections(boxes, [0.9, 0.9], [0, 0]), (0, 1), (owner, -1))
+    sample = EvaluatedDetections(0, one, Detections(boxes, [0.9, 0.9], [0, 0]), (0, 1), (owner, -1))
     first, nothing = PlantedObject().maps(sample, one.load()[1])
     evidence = torch.from_numpy(scene.evidence[owner])
     body = torch.from_numpy(scene.silhouettes[owner]) & ~evidence
@@ -92,7 +92,7 @@ def test_the_planted_object_comes_after_its_evidence_and_before_all_else(kind: A
 def test_a_planted_object_needs_masks() -> None:
     (one,) = scene_photos(dict(enumerate(CLASS_NAMES)), ["local"], 1)
     truth = one.load()[1]
-    sample = Sample(0, one, Detections([[0, 0, 9, 9]], [0.9], [0]), (0,), (0,))
+    sample = EvaluatedDetections(0, one, Detections([[0, 0, 9, 9]], [0.9], [0]), (0,), (0,))
     without = replace(truth, objects=Objects(truth.objects.boxes, truth.objects.labels))
     with pytest.raises(ValueError, match="planted_object: the objects have no masks"):
         PlantedObject().maps(sample, without)

@@ -12,7 +12,7 @@ import PIL.Image
 import pyarrow.parquet
 import pytest
 
-import detxai.evaluate.run
+import detxai.evaluate.evaluation_run
 from detxai.cli import main
 from detxai.scenes import export_coco
 
@@ -122,7 +122,7 @@ def test_ctrl_c_leaves_a_folder_to_go_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--scenes", "local", "--n-scenes", 2, "--methods", "random,box", "--out", tmp_path / "out", *FAST)
-    measure = detxai.evaluate.run.measure_some
+    measure = detxai.evaluate.evaluation_run.measure_some
     calls: list[int] = []
 
     def interrupted(*given: Any) -> Any:
@@ -132,7 +132,7 @@ def test_ctrl_c_leaves_a_folder_to_go_on_with(
         return measure(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(detxai.evaluate.run, "measure_some", interrupted)
+        patch.setattr(detxai.evaluate.evaluation_run, "measure_some", interrupted)
         assert evaluate(*arguments) == 130
     assert "interrupted" in capsys.readouterr().err
     assert evaluate(*arguments) == 0

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from detxai.evaluate.disagreement import disagreements
-from detxai.evaluate.records import Record, quantities_of, thumbnail, write_parquet
-from detxai.evaluate.report import write_report
-from detxai.evaluate.samples import Photo, Truth
-from detxai.evaluate.statistics import score_stratum, size_stratum
-from detxai.evaluate.summary import Summary
-from detxai.evaluate.table import rank_table
+from detxai.evaluate.photos.photo import Photo, Truth
+from detxai.evaluate.results.disagreement import disagreements
+from detxai.evaluate.results.records import Record, quantities_of, thumbnail, write_parquet
+from detxai.evaluate.results.report import write_report
+from detxai.evaluate.results.statistics import score_stratum, size_stratum
+from detxai.evaluate.results.summary import Summary
+from detxai.evaluate.results.table import rank_table
 from detxai.metrics import MEASURES, Measure, Objects
 from detxai.pages.plots import box_plots, curves
 
@@ -153,7 +153,7 @@ def test_a_detection_that_one_method_failed_on_is_left_out_for_all() -> None:
     records = [r for r in some_records() if (r.method, r.number) != ("second", 0)]
     summary = Summary(records, MEASURES_TAKEN)
     assert summary.n_dropped == 1
-    assert summary.ranking("insertion").of("first").interval.mean == pytest.approx(0.6)
+    assert summary.ranking("insertion").standing("first").interval.mean == pytest.approx(0.6)
 
 
 def test_the_table_reads_from_the_best_down() -> None:

@@ -19,15 +19,15 @@ import pytest
 import torch
 from forking import needs_fork
 
+import detxai.evaluate.evaluation_run
 import detxai.evaluate.folder
-import detxai.evaluate.run
 from detxai.adapters.detector import Detector, Inputs
 from detxai.adapters.network import module_of
 from detxai.detections import Candidates, Detections
 from detxai.evaluate import Evaluation, evaluate, make_measures, scene_photos
-from detxai.evaluate.measuring import Again, at_once, explained
-from detxai.evaluate.samples import Photo
-from detxai.evaluate.time_left import TimeLeft
+from detxai.evaluate.measuring import RepeatedMaps, explained, measured_together
+from detxai.evaluate.photos.photo import Photo
+from detxai.evaluate.results.time_left import TimeLeft
 from detxai.explanation import Cost, Explanation
 from detxai.methods import DRISE, EigenCAM
 from detxai.metrics import Case
@@ -142,7 +142,7 @@ def test_parquet_has_a_row_for_each_detection_method_and_quantity(ranked: Evalua
     (settings,) = {row["settings"] for row in table if row["method"] == "d_rise"}
     assert json.loads(settings)["n_masks"] == 30
     auc = [row["value"] for row in table if (row["method"], row["quantity"]) == ("d_rise", "evidence_auc")]
-    assert np.nanmean(auc) == pytest.approx(ranked.summary.ranking("evidence_auc").of("d_rise").interval.mean)
+    assert np.nanmean(auc) == pytest.approx(ranked.summary.ranking("evidence_auc").standing("d_rise").interval.mean)
 
 
 def test_the_curves_are_those_of_the_measure(ranked: Evaluation, frcnn: Detector) -> None:
@@ -187,7 +187,7 @@ def whole(frcnn: Detector, tmp_path_factory: pytest.TempPathFactory) -> Evaluati
 def counted(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None] = lambda n: None) -> list[int]:
     """The number of detections measured; ``act`` is called before each with how many there were."""
     done: list[int] = []
-    measure = detxai.evaluate.run.measure_some
+    measure = detxai.evaluate.evaluation_run.measure_some
 
     def counting(*arguments: Any) -> Any:
         act(len(done))
@@ -195,7 +195,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None] = lambda
         done.extend([1] * len(found))
         return found
 
-    monkeypatch.setattr(detxai.evaluate.run, "measure_some", counting)
+    monkeypatch.setattr(detxai.evaluate.evaluation_run, "measure_some", counting)
     return done
 
 
@@ -304,7 +304,7 @@ def test_another_request_in_the_same_folder_is_refused(
     frcnn: Detector, whole: Evaluation, changed: dict[str, Any], message: str
 ) -> None:
     results = (whole.out / "results.parquet").read_bytes()
-    with pytest.raises(ValueError, match=f"holds another evaluation .*{message}"):
+    with pytest.raises(ValueError, match=f"holds a detxai evaluation .*{message}"):
         small_run(frcnn, whole.out, **changed)
     assert (whole.out / "results.parquet").read_bytes() == results
 
@@ -527,7 +527,7 @@ def test_a_method_runs_again_once_for_all_detections(frcnn: Detector) -> None:
             calls.append(1)
             return super().__call__(detector, image)
 
-    again = Again(Counting(), found)
+    again = RepeatedMaps(Counting(), found)
     first, second = again.of([0])(frcnn, image, 0), again.of([1])(frcnn, image, 0)
     assert first.shape == second.shape == (1, 160, 160)
     assert torch.equal(again.of([0, 1])(frcnn, image, 0), torch.cat([first, second]))
@@ -590,17 +590,19 @@ def test_one_map_for_all_boxes_is_measured_in_the_passes_of_one(
         return without_seconds(found), sum(passed)
 
     shared, few = run(tmp_path / "shared")
-    monkeypatch.setattr(detxai.evaluate.run, "at_once", lambda method, missing, n_pixels: [[p] for p in missing])
+    monkeypatch.setattr(
+        detxai.evaluate.evaluation_run, "measured_together", lambda method, missing, n_pixels: [[p] for p in missing]
+    )
     alone, many = run(tmp_path / "alone")
     assert shared == alone
     assert few < many
 
 
 def test_no_more_maps_at_once_than_memory_affords() -> None:
-    assert at_once(EigenCAM(), [0, 2, 5], 2**20) == [[0, 2, 5]]
-    assert at_once(EigenCAM(), [0, 2, 5], 2**23) == [[0, 2], [5]]
-    assert at_once(EigenCAM(), [0, 2], 2**30) == [[0], [2]]
-    assert at_once(DRISE(), [0, 2, 5], 100) == [[0], [2], [5]]
+    assert measured_together(EigenCAM(), [0, 2, 5], 2**20) == [[0, 2, 5]]
+    assert measured_together(EigenCAM(), [0, 2, 5], 2**23) == [[0, 2], [5]]
+    assert measured_together(EigenCAM(), [0, 2], 2**30) == [[0], [2]]
+    assert measured_together(DRISE(), [0, 2, 5], 100) == [[0], [2], [5]]
 
 
 def test_a_plain_function_can_be_evaluated_too(frcnn: Detector, tmp_path: Path) -> None:
@@ -615,4 +617,4 @@ def test_a_plain_function_can_be_evaluated_too(frcnn: Detector, tmp_path: Path) 
     )  # fmt: skip
     assert found.request["weights"] is None
     assert not found.failures
-    assert 0 <= found.summary.ranking("insertion").of("d_rise").interval.mean <= 1
+    assert 0 <= found.summary.ranking("insertion").standing("d_rise").interval.mean <= 1

@@ -15,9 +15,9 @@ from pycocotools import mask as rle
 
 from detxai.data.segmentation import draw_segmentation
 from detxai.detections import Detections
-from detxai.evaluate.coco_photos import coco_photos, labels_of_categories
-from detxai.evaluate.samples import Sample, draw, objects_of
-from detxai.evaluate.scene_photos import scene_photos
+from detxai.evaluate.photos.coco_photos import coco_photos, labels_of_categories
+from detxai.evaluate.photos.scene_photos import scene_photos
+from detxai.evaluate.photos.selection import EvaluatedDetections, draw_detections, objects_of
 from detxai.metrics import Objects
 from detxai.scenes import CLASS_NAMES, generate
 
@@ -207,13 +207,13 @@ def test_every_detection_is_as_likely_to_be_drawn() -> None:
     eligible = {0: [0], 1: list(range(9)), 5: [3, 7]}
     drawn: Counter[tuple[int, int]] = Counter()
     for seed in range(600):
-        sample = draw(eligible, 4, seed)
+        sample = draw_detections(eligible, 4, seed)
         assert sum(map(len, sample.values())) == 4
         drawn.update((number, place) for number, places in sample.items() for place in places)
     assert len(drawn) == 12
     assert all(150 <= times <= 250 for times in drawn.values())  # 200 expected, deviation 12
-    assert draw(eligible, 4, 1) == draw(eligible, 4, 1)
-    assert draw(eligible, 40, 1) == eligible
+    assert draw_detections(eligible, 4, 1) == draw_detections(eligible, 4, 1)
+    assert draw_detections(eligible, 40, 1) == eligible
 
 
 def test_scenes_tell_what_decided() -> None:
@@ -229,7 +229,9 @@ def test_scenes_tell_what_decided() -> None:
     assert truth.objects.labels.tolist() == [label + 1 for label in scene.labels]
     assert truth.evidence is not None
     assert np.array_equal(truth.evidence.numpy(), scene.evidence)
-    sample = Sample(0, photo, Detections([[0, 0, 5, 5], scene.boxes[0].tolist()], [0.9, 0.8], [1, 5]), (0, 1), (-1, 0))
+    sample = EvaluatedDetections(
+        0, photo, Detections([[0, 0, 5, 5], scene.boxes[0].tolist()], [0.9, 0.8], [1, 5]), (0, 1), (-1, 0)
+    )
     nothing: Any = sample.known(truth, [0])
     known: Any = sample.known(truth, [1])
     assert not nothing["evidence"].any()

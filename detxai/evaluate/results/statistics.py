@@ -60,7 +60,7 @@ class Resamples:
     counts: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, images: Sequence[str], n: int = N_RESAMPLES, seed: int = 0) -> Resamples:
+    def for_images(cls, images: Sequence[str], n: int = N_RESAMPLES, seed: int = 0) -> Resamples:
         """Draws for detections whose images have these names, one a detection."""
         _, place = np.unique(np.asarray(images, dtype=object).astype(str), return_inverse=True)
         n_images = int(place.max()) + 1 if len(place) else 0
@@ -72,7 +72,7 @@ class Resamples:
     def mean(self, values: npt.ArrayLike) -> Interval:
         """The mean of (D,) values, those that are NaN left out.
 
-        >>> Resamples.of(["a", "b"]).mean([0.25, 0.25])
+        >>> Resamples.for_images(["a", "b"]).mean([0.25, 0.25])
         Interval(mean=0.25, low=0.25, high=0.25, n=2)
         """
         sums, sizes = self._by_image(values)
@@ -97,7 +97,8 @@ class Resamples:
 
         Source: Cochran, 1977, Sampling Techniques, section 2.11 (the ratio of two sums over clusters).
 
-        >>> round(Resamples.of(["a", "b", "c"]).p_value([1.0, 2.0, 3.0]), 4)  # t = 2 sqrt(3), 2 degrees of freedom
+        >>> p = Resamples.for_images(["a", "b", "c"]).p_value([1.0, 2.0, 3.0])  # t = 2 sqrt(3), 2 degrees of freedom
+        >>> round(p, 4)
         0.0742
         """
         sums, sizes = self._by_image(values)
@@ -187,8 +188,8 @@ def standings(values: Mapping[str, Floats], better: str | None, resamples: Resam
         resamples: of these detections.
     """
     missing = np.isnan(np.stack(list(values.values()))).any(0)
-    paired = {method: np.where(missing, np.nan, of) for method, of in values.items()}
-    intervals = {method: resamples.mean(of) for method, of in paired.items()}
+    paired = {method: np.where(missing, np.nan, one) for method, one in values.items()}
+    intervals = {method: resamples.mean(one) for method, one in paired.items()}
     if better is None or missing.all():
         return [Standing(method, interval, np.nan, None) for method, interval in intervals.items()]
     sign = 1.0 if better == "higher" else -1.0

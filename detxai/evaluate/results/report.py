@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from detxai.evaluate.disagreement import disagreements
-from detxai.evaluate.samples import Photo
-from detxai.evaluate.statistics import FEWEST_IMAGES, LEVEL, Floats, Interval, Standing
-from detxai.evaluate.summary import GROUP_NOTES, Ranking, Summary
-from detxai.evaluate.table import as_rank, between
+from detxai.evaluate.photos.photo import Photo
+from detxai.evaluate.results.disagreement import disagreements
+from detxai.evaluate.results.statistics import FEWEST_IMAGES, LEVEL, Floats, Interval, Standing
+from detxai.evaluate.results.summary import GROUP_NOTES, Ranking, Summary
+from detxai.evaluate.results.table import as_rank, between
 from detxai.pages.evaluation_page import (
     DisagreementFigure,
     EvaluationReport,
@@ -93,7 +93,7 @@ def _is_headline(ranking: Ranking) -> bool:
 
 
 def _mean(ranking: Ranking, method: str) -> Figure:
-    mean = ranking.of(method).interval.mean
+    mean = ranking.standing(method).interval.mean
     return Figure(f"{mean:.3f}", mean == ranking.standings[0].interval.mean)
 
 

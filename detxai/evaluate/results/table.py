@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detxai.evaluate.statistics import FEWEST_IMAGES, LEVEL, Interval, Standing
-from detxai.evaluate.summary import GROUP_NOTES, Ranking, Summary
+from detxai.evaluate.results.statistics import FEWEST_IMAGES, LEVEL, Interval, Standing
+from detxai.evaluate.results.summary import GROUP_NOTES, Ranking, Summary
 
 LEGEND = (
     "means over the same detections for every method, with 95 % bootstrap intervals (whole images drawn);\n"

@@ -12,9 +12,9 @@ import torch
 from detxai.detections import Detections
 from detxai.engine.ranking import rank_correlation
 from detxai.evaluate.contestants import BASELINES
-from detxai.evaluate.records import Record
-from detxai.evaluate.samples import Pixels
-from detxai.evaluate.summary import Summary
+from detxai.evaluate.photos.photo import Pixels
+from detxai.evaluate.results.records import Record
+from detxai.evaluate.results.summary import Summary
 from detxai.explanation import Cost, Explanation
 
 
@@ -73,8 +73,10 @@ def disagreements(summary: Summary, n: int) -> list[Disagreement]:
         return []
     order = [total.method for total in summary.totals]
     found = [
-        Disagreement({method: of[method] for method in order}, _agreement([of[method] for method in judged]))
-        for of in summary.detections
+        Disagreement(
+            {method: by_method[method] for method in order}, _agreement(list(map(by_method.__getitem__, judged)))
+        )
+        for by_method in summary.detections
     ]
     found.sort(key=lambda one: one.agreement)
     seen: set[int] = set()

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from detxai.evaluate.records import Record, quantities_of
-from detxai.evaluate.statistics import Floats, Interval, Resamples, Standing, standings
+from detxai.evaluate.results.records import Record, quantities_of
+from detxai.evaluate.results.statistics import Floats, Interval, Resamples, Standing, standings
 from detxai.metrics.inputs.case import Measure, Quantity
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -19,15 +19,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 OTHER = "other"
 GROUP_NOTES = {
-    "faithful": "what the detector answers when the pixels of the map come and go",
-    "evidence": "whether the map lies on what is known to have decided",
-    "place": "whether the map lies on the object; the box itself does, and explains nothing",
-    OTHER: "what the map is like in itself",
+    "faithful": "how the score changes when the pixels of the map appear and vanish",
+    "evidence": "whether the map lies on the known evidence",
+    "place": "whether the map lies on the object; the box itself does too, and explains nothing",
+    OTHER: "properties of the map itself",
 }
 
 
 def group_of(measure: str) -> str:
-    """What a measure asks of a map: see ``GROUP_NOTES``.
+    """What a measure tests in a map: see ``GROUP_NOTES``.
 
     >>> group_of("energy"), group_of("sparseness")
     ('place', 'other')
@@ -57,7 +57,8 @@ class Ranking:
         """How many detections every method has a value for."""
         return self.standings[0].interval.n
 
-    def of(self, method: str) -> Standing:
+    def standing(self, method: str) -> Standing:
+        """The standing of one method."""
         return next(standing for standing in self.standings if standing.method == method)
 
 
@@ -91,20 +92,22 @@ class Summary:
         by_detection: dict[tuple[int, int], dict[str, Record]] = {}
         for record in records:
             by_detection.setdefault(record.detection, {})[record.method] = record
-        self.detections = [of for of in by_detection.values() if len(of) == len(self.methods)]
+        self.detections = [one for one in by_detection.values() if len(one) == len(self.methods)]
         self.n_dropped = len(by_detection) - len(self.detections)
         self.measures = list(measures)
         self.seed = seed
-        first = [next(iter(of.values())) for of in self.detections]
+        first = [next(iter(by_method.values())) for by_method in self.detections]
         self.images = [f"{record.number}" for record in first]
         self.strata = [record.strata for record in first]
-        self.resamples = Resamples.of(self.images, seed=seed)
+        self.resamples = Resamples.for_images(self.images, seed=seed)
         self.rankings = [ranking for ranking in self._rankings() if ranking.n]
 
     def values(self, quantity: str) -> dict[str, Floats]:
         """Method -> (D,) its values, the same detections in the same order."""
         return {
-            method: np.array([of[method].values.get(quantity, np.nan) for of in self.detections], dtype=np.float64)
+            method: np.array(
+                [by_method[method].values.get(quantity, np.nan) for by_method in self.detections], dtype=np.float64
+            )
             for method in self.methods
         }
 
@@ -130,7 +133,7 @@ class Summary:
         """Every method overall, the best mean rank first."""
         totals = []
         for method in self.methods:
-            seconds = self.resamples.mean([of[method].seconds for of in self.detections])
+            seconds = self.resamples.mean([by_method[method].seconds for by_method in self.detections])
             ranks = {
                 group: _mean_rank(method, [r for r in self.rankings if group_of(r.measure) == group])
                 for group in self.groups
@@ -147,7 +150,7 @@ class Summary:
             missing = np.isnan(np.stack(list(values.values()))).any(0)
             for stratum in dict.fromkeys(sorted(names, key=_order)):
                 outside = missing | (np.array(names) != stratum)
-                means = {m: self.resamples.mean(np.where(outside, np.nan, of)) for m, of in values.items()}
+                means = {m: self.resamples.mean(np.where(outside, np.nan, one)) for m, one in values.items()}
                 table.setdefault(ranking.name, {})[stratum] = means
         return table
 
@@ -180,8 +183,8 @@ class Summary:
             "strata": {
                 kind: {
                     quantity: {
-                        stratum: {method: _interval(interval) for method, interval in of.items()}
-                        for stratum, of in strata.items()
+                        stratum: {method: _interval(interval) for method, interval in means.items()}
+                        for stratum, means in strata.items()
                     }
                     for quantity, strata in self.by_stratum(kind).items()
                 }
@@ -205,12 +208,12 @@ class Summary:
 
 
 def _mean_rank(method: str, rankings: Sequence[Ranking]) -> float:
-    of_measure: dict[str, list[float]] = {}
+    by_measure: dict[str, list[float]] = {}
     for ranking in rankings:
-        rank = ranking.of(method).rank
+        rank = ranking.standing(method).rank
         if not np.isnan(rank):
-            of_measure.setdefault(ranking.measure, []).append(rank)
-    return float(np.mean([np.mean(ranks) for ranks in of_measure.values()])) if of_measure else np.nan
+            by_measure.setdefault(ranking.measure, []).append(rank)
+    return float(np.mean([np.mean(ranks) for ranks in by_measure.values()])) if by_measure else np.nan
 
 
 def _order(stratum: str) -> tuple[int, str]:

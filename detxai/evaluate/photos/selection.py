@@ -1,57 +1,23 @@
-"""Which detections of which images every method is asked about, and what is known of them."""
+"""Which images, and which of their detections, every method is asked about."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from detxai.detections import Detections
+from detxai.evaluate.photos.photo import Photo, Truth
 from detxai.geometry import box_iou
 from detxai.metrics.inputs.case import Objects
 
 SAME_OBJECT = 0.5  # IoU from which a detection is of an annotated object: Pascal VOC's and COCO's AP50
 
-Pixels = npt.NDArray[np.uint8]
-
 
 @dataclass(frozen=True, eq=False)
-class Truth:
-    """What is known of one image.
-
-    Attributes:
-        objects: what is annotated in it, of classes that the detector has.
-        evidence: (G, H, W) bool, for each object the pixels that decide; None where nobody knows.
-        causes: for each object (n, H, W) bool, the parts of its evidence; None likewise.
-    """
-
-    objects: Objects
-    evidence: Tensor | None = None
-    causes: Sequence[Tensor] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Photo:
-    """An image that can be measured on, not read yet.
-
-    Attributes:
-        name: its file name, or what stands for one.
-        load: gives its pixels, uint8 (H, W, 3) RGB, and what is known of it.
-        kind: the kind of scene; empty for a photo.
-    """
-
-    name: str
-    load: Callable[[], tuple[Pixels, Truth]]
-    kind: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
+class EvaluatedDetections:
     """The detections of one image that are measured.
 
     Attributes:
@@ -81,17 +47,6 @@ class Sample:
         return known
 
 
-def fingerprint(image: Pixels, truth: Truth) -> str:
-    """What an image shows and what is known of it, as a SHA-256: what is measured of another image is not of this."""
-    digest = hashlib.sha256(f"{image.shape}".encode())
-    digest.update(np.ascontiguousarray(image).tobytes())
-    objects = truth.objects
-    for known in (objects.boxes, objects.labels, objects.masks, truth.evidence, *(truth.causes or ())):
-        array = None if known is None else known.cpu().numpy()
-        digest.update(b"nothing" if array is None else f"{array.dtype} {array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()
-
-
 def objects_of(detections: Detections, objects: Objects, least: float = SAME_OBJECT) -> list[int]:
     """Which object each detection is of; -1: none.
 
@@ -116,7 +71,7 @@ def objects_of(detections: Detections, objects: Objects, least: float = SAME_OBJ
     return owners
 
 
-def draw(eligible: Mapping[int, Sequence[int]], n: int | None, seed: int) -> dict[int, list[int]]:
+def draw_detections(eligible: Mapping[int, Sequence[int]], n: int | None, seed: int) -> dict[int, list[int]]:
     """A seeded sample of ``n`` detections, each as likely as any other, over all images; all where ``n`` is None.
 
     Args:
@@ -124,7 +79,7 @@ def draw(eligible: Mapping[int, Sequence[int]], n: int | None, seed: int) -> dic
         n: how many.
         seed: of the draw.
 
-    >>> draw({0: [0, 1], 4: [2]}, None, seed=0)
+    >>> draw_detections({0: [0, 1], 4: [2]}, None, seed=0)
     {0: [0, 1], 4: [2]}
     """
     everything = [(number, place) for number, places in eligible.items() for place in places]
@@ -137,7 +92,7 @@ def draw(eligible: Mapping[int, Sequence[int]], n: int | None, seed: int) -> dic
     return drawn
 
 
-def some(photos: Sequence[Photo], n: int | None, seed: int) -> list[Photo]:
+def draw_photos(photos: Sequence[Photo], n: int | None, seed: int) -> list[Photo]:
     """A seeded sample of ``n`` of the photos, in their order; all where ``n`` is None."""
     if n is None or n >= len(photos):
         return list(photos)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detxai.data.coco_files import check_annotations, read_json
 from detxai.data.segmentation import check_segmentation, draw_segmentation
-from detxai.evaluate.samples import Photo, Pixels, Truth
+from detxai.evaluate.photos.photo import Photo, Pixels, Truth
 from detxai.formats import category_names, from_coco, match_categories
 from detxai.images import load_image, to_uint8
 from detxai.metrics.inputs.case import Objects

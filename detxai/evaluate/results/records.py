@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from detxai.evaluate.statistics import score_stratum, size_stratum
+from detxai.evaluate.results.statistics import score_stratum, size_stratum
 from detxai.metrics.inputs.case import Measure, Quantity
 from detxai.metrics.inputs.maps import heatmaps
 from detxai.metrics.insertion_deletion import InsertionDeletion
@@ -134,7 +134,7 @@ def write_parquet(
         settings: method -> its settings, as JSON can hold them.
     """
     pyarrow = import_pyarrow()
-    texts = {method: json.dumps(of) for method, of in settings.items()}
+    texts = {method: json.dumps(one) for method, one in settings.items()}
     quantities = quantities_of(measures)
     rows = [
         _row(record, texts[record.method], name, value, *quantities[name])

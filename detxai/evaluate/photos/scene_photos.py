@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from detxai.evaluate.samples import Photo, Pixels, Truth
+from detxai.evaluate.photos.photo import Photo, Pixels, Truth
 from detxai.metrics.inputs.case import Objects
 from detxai.scenes.scene import generate
 from detxai.scenes.world import CLASS_NAMES, KINDS, Kind

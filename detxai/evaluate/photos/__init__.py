@@ -1,0 +1,1 @@
+"""The images that methods are evaluated on, and what is known of each."""

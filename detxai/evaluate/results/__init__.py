@@ -1,0 +1,1 @@
+"""What an evaluation found: records, their statistics, rankings, the table and the page."""
