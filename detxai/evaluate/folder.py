@@ -26,7 +26,7 @@ class EvaluationFolder(RunFolder):
     """
 
     key: str = ""
-    what: ClassVar[str] = "detxai evaluation"
+    what: ClassVar[str] = "evaluation"
 
     @classmethod
     def for_request(cls, path: str | PathLike[str], request: Mapping[str, Any]) -> EvaluationFolder:

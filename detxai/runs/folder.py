@@ -73,7 +73,7 @@ class RunFolder:
         different = differences(saved, requested)
         if different:
             raise ValueError(
-                f"out: {self.root} holds a {self.what} that was started with different settings ({different}); "
+                f"out: {self.root} holds another {self.what} that was started with different settings ({different}); "
                 "repeat its command to go on with it, or give a new folder"
             )
 

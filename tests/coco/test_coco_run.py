@@ -137,7 +137,7 @@ def test_the_same_command_again_does_nothing(whole: Path, data: dict[str, Path])
 def test_another_question_is_refused(whole: Path, data: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     run(data, whole, "--method", "ablation_cam", "--min-score", 0.5, code=2)
     message = capsys.readouterr().err
-    assert "holds a run that was started with different settings" in message
+    assert "holds another run that was started with different settings" in message
     assert "selection" in message
     assert "settings" in message
 
@@ -399,7 +399,7 @@ def test_a_setting_that_fails_everywhere_stops_the_run(tmp_path: Path, capsys: p
     assert (tmp_path / "out/predictions.json").stat().st_mtime_ns == before
     assert rows(tmp_path / "out")
     run(data, tmp_path / "out", *given, code=2)
-    assert "holds a run that was started with different settings" in capsys.readouterr().err
+    assert "holds another run that was started with different settings" in capsys.readouterr().err
 
 
 def test_the_users_model_and_random_state_come_back(data: dict[str, Path], tmp_path: Path) -> None:

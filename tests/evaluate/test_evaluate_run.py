@@ -304,7 +304,7 @@ def test_another_request_in_the_same_folder_is_refused(
     frcnn: Detector, whole: Evaluation, changed: dict[str, Any], message: str
 ) -> None:
     results = (whole.out / "results.parquet").read_bytes()
-    with pytest.raises(ValueError, match=f"holds a detxai evaluation .*{message}"):
+    with pytest.raises(ValueError, match=f"holds another evaluation .*{message}"):
         small_run(frcnn, whole.out, **changed)
     assert (whole.out / "results.parquet").read_bytes() == results
 
@@ -528,17 +528,17 @@ def test_a_method_runs_again_once_for_all_detections(frcnn: Detector) -> None:
             return super().__call__(detector, image)
 
     again = RepeatedMaps(Counting(), found)
-    first, second = again.of([0])(frcnn, image, 0), again.of([1])(frcnn, image, 0)
+    first, second = again.at([0])(frcnn, image, 0), again.at([1])(frcnn, image, 0)
     assert first.shape == second.shape == (1, 160, 160)
-    assert torch.equal(again.of([0, 1])(frcnn, image, 0), torch.cat([first, second]))
+    assert torch.equal(again.at([0, 1])(frcnn, image, 0), torch.cat([first, second]))
     assert len(calls) == 1
-    again.of([1])(frcnn, image, 1)
-    again.of([1])(frcnn, 255 - image, 0)
+    again.at([1])(frcnn, image, 1)
+    again.at([1])(frcnn, 255 - image, 0)
     weights = next(module_of(frcnn).parameters())
     kept = weights.data
     try:
         weights.data = kept + 1
-        other = again.of([0])(frcnn, image, 0)
+        other = again.at([0])(frcnn, image, 0)
     finally:
         weights.data = kept
     assert len(calls) == 4
