@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+ClassNames: TypeAlias = Mapping[int, str] | Sequence[str]  # label -> name, or the names of labels 0, 1, 2, ...
 
 
 def _tensor(name: str, value: object, dtype: torch.dtype) -> Tensor:

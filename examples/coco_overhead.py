@@ -25,18 +25,18 @@ from typing import Any, TypeVar
 import detxai
 from detxai.adapters.loading import load_detector
 from detxai.coco.asking import Asker
-from detxai.coco.categories import label_to_category
-from detxai.coco.decoding import ImageFile
 from detxai.coco.detecting import Detecting
-from detxai.coco.errors import FALSE_POSITIVES, cases
 from detxai.coco.explaining import quiet_method
 from detxai.coco.folder import CocoFolder
-from detxai.coco.matching import evaluate, matching
 from detxai.coco.misses import Miss
 from detxai.coco.parts import Explaining
 from detxai.coco.plan import Job, plan
 from detxai.coco.selecting import Selection, select
+from detxai.data.categories import label_to_category
 from detxai.data.coco_files import as_predictions, read_annotations, read_predictions
+from detxai.data.cocoeval import evaluate, matching
+from detxai.data.error_kinds import FALSE_POSITIVES, cases
+from detxai.data.image_files import ImageFile
 from detxai.formats import category_names, to_coco_results
 
 Answer = TypeVar("Answer")

@@ -19,7 +19,7 @@ from torchvision.io import ImageReadMode, decode_image
 import detxai.coco
 import detxai.scenes
 from detxai.adapters.loading import load_detector
-from detxai.coco.categories import label_to_category
+from detxai.data.categories import label_to_category
 
 
 class CocoImages(Dataset):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from detxai.bench.ablation import _peak_mb
-from detxai.coco.decoding import ImageFile, decoded
+from detxai.data.image_files import ImageFile, decoded
 
 ROOT = Path(__file__).parents[1]
 OF_ONE_SYSTEM = {"resource", "fcntl", "termios", "pwd", "grp", "msvcrt", "winreg"}
@@ -67,7 +67,7 @@ def test_a_script_without_a_guard_decodes_ahead_where_processes_are_spawned(tmp_
         textwrap.dedent(f"""
             import multiprocessing
             multiprocessing.set_start_method("spawn")  # as on macOS and Windows
-            from detxai.coco.decoding import ImageFile, decoded
+            from detxai.data.image_files import ImageFile, decoded
             files = [ImageFile(n, "", {str(tmp_path)!r} + f"/{{n}}.png") for n in range(3)]
             print("once", [array.shape for _, array in decoded(files, workers=2)])
         """)

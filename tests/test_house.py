@@ -85,7 +85,9 @@ def test_only_adapters_and_scenes_know_vendors(file: Path) -> None:
     vendors = {m for m in imports(file) if m.startswith(("ultralytics", "torchvision.models"))}
     if room_of(file) in ("adapters", "scenes"):
         return
-    assert not vendors or (name(file) == "detxai/formats.py" and vendors == {"ultralytics.engine.results.Results"})
+    assert not vendors or (
+        name(file) == "detxai/formats/ultralytics.py" and vendors == {"ultralytics.engine.results.Results"}
+    )
 
 
 @pytest.mark.parametrize("file", [f for f in sources() if room_of(f) not in ("cli", "commands")], ids=name)

@@ -13,13 +13,12 @@ from torch import Tensor
 from detxai.adapters.detector import Detector
 from detxai.callbacks.measuring import Sighting, expect_whole, measures_of
 from detxai.callbacks.panel import PanelImage, object_scores
+from detxai.data.matching import match_objects
 from detxai.detections import Detections
 from detxai.explain import Method, explain
-from detxai.geometry import box_iou
 
 Kind = Literal["false_positive", "miss"]
 KINDS: tuple[Kind, ...] = ("false_positive", "miss")
-OVERLAP = 0.5  # IoU from which a detection counts as the object, as in mAP50
 
 
 @dataclass(frozen=True)
@@ -78,18 +77,10 @@ def match(found: Detections, objects: Detections) -> tuple[Tensor, Tensor]:
     >>> match(twice, Detections(box, torch.ones(1), torch.tensor([1])))
     (tensor([False,  True]), tensor([True]))
     """
-    right = torch.zeros(len(found), dtype=torch.bool)
+    owners = torch.tensor(match_objects(found, objects.boxes, objects.labels), dtype=torch.long)
     seen = torch.zeros(len(objects), dtype=torch.bool)
-    if not len(objects):
-        return right, seen
-    iou = box_iou(found.boxes[:, None], objects.boxes[None])
-    iou = torch.where(found.labels[:, None] == objects.labels[None], iou, 0)
-    for place in found.scores.argsort(descending=True, stable=True).tolist():
-        free = torch.where(seen, -1, iou[place])
-        best = int(free.argmax())
-        if float(free[best]) >= OVERLAP:
-            right[place] = seen[best] = True
-    return right, seen
+    seen[owners[owners >= 0]] = True
+    return owners >= 0, seen
 
 
 def worst_images(

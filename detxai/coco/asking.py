@@ -15,11 +15,11 @@ import torch
 
 from detxai.adapters.detector import Detector, Features
 from detxai.adapters.network import require_network
-from detxai.coco.decoding import ImageFile
-from detxai.coco.errors import Case
 from detxai.coco.maps import Cells
 from detxai.coco.misses import Miss, look_for, reproduce
 from detxai.coco.rows import Row, box_row, image_failure, pixels_sha256
+from detxai.data.error_kinds import Case
+from detxai.data.image_files import ImageFile
 from detxai.detections import Detections
 from detxai.explain import Method, explain
 from detxai.explanation import Explanation, plain

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from detxai.adapters.network import require_network
-from detxai.coco.matching import expect_iou
 from detxai.coco.selecting import check_selection
+from detxai.data.cocoeval import expect_iou
 from detxai.formats import category_names
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ import torch
 
 from detxai.adapters.detector import Detector
 from detxai.coco.asking import Pixels
-from detxai.coco.decoding import ImageFile, decoded
-from detxai.coco.errors import xyxy
 from detxai.coco.folder import CocoFolder
 from detxai.coco.misses import Miss, look_for
 from detxai.coco.rows import Row, UnreadableImageError, image_failure, pixels_sha256
+from detxai.data.error_kinds import xyxy
+from detxai.data.image_files import ImageFile, decoded
 from detxai.detections import Detections
 from detxai.formats import to_coco_results
 from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, let_go
@@ -35,7 +35,7 @@ class Detecting:
         score_threshold: below which boxes are dropped.
         operating_point: score from which a detection finds an annotation.
         folder: of the run.
-        workers: see ``detxai.coco.decoding.decoded``.
+        workers: see ``detxai.data.image_files.decoded``.
         fail_fast: raise what fails.
         annotations: a ``COCO``, to say of each annotation where it is lost if it is: the pass that finds the others
             knows; None: nobody wants to know.

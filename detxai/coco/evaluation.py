@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detxai.coco.errors import KINDS, Case
-from detxai.coco.matching import class_ap, iou_place, summary
+from detxai.data.cocoeval import class_ap, iou_place, summary
+from detxai.data.error_kinds import KINDS, Case
 
 
 def evaluation_record(

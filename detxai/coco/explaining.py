@@ -10,13 +10,13 @@ from typing import Any
 
 from detxai.adapters.detector import Detector
 from detxai.adapters.registry import wrap
-from detxai.coco.categories import label_to_category
 from detxai.coco.folder import CocoFolder
-from detxai.coco.matching import finished
 from detxai.coco.options import Finished, Options
 from detxai.coco.running import Run
 from detxai.coco.selecting import Selection
+from detxai.data.categories import label_to_category
 from detxai.data.coco_files import as_annotations, as_predictions
+from detxai.data.cocoeval import finished
 from detxai.explain import Method, make_method
 from detxai.runs.tables import import_pyarrow
 
@@ -48,7 +48,7 @@ def explain_errors(
         evaluation: a finished ``COCOeval`` of the two, whose matches are taken as they are; default: one is made.
         selection: which boxes; default: false positives from the operating point on (a score of 0.25, unless
             ``operating_point`` says otherwise), and annotations that are missed there.
-        labels: which label is which category: see ``detxai.coco.categories.label_to_category``.
+        labels: which label is which category: see ``detxai.data.categories.label_to_category``.
         options: of ``detxai.coco.options.Options``: ``iou``, ``workers``, ``overlays``, ``map_stride``, ...
 
     Returns:

@@ -10,7 +10,7 @@ from typing import Any
 
 from detxai.coco.averaging import BoxAverage
 from detxai.coco.dataset import ExplainedBoxes, values_of
-from detxai.coco.errors import FALSE_POSITIVES, KINDS
+from detxai.data.error_kinds import FALSE_POSITIVES, KINDS
 
 EVERY_CLASS = ""
 Row = dict[str, Any]

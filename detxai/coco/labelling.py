@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from detxai.coco.ap_loss import ap_losses
-from detxai.coco.errors import Case, cases
-from detxai.coco.matching import matching
+from detxai.data.ap_loss import ap_losses
+from detxai.data.cocoeval import matching
+from detxai.data.error_kinds import Case, cases
 
 
 def label(annotations: Any, predictions: Any, evaluation: Any, iou: float, operating_point: float) -> list[Case]:

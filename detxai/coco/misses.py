@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from detxai.coco.errors import Box
+from detxai.data.error_kinds import Box
 from detxai.detections import Candidates, Detections
 from detxai.geometry import box_iou
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from detxai.coco.asking import Answer, Asker, Pixels
-from detxai.coco.decoding import decoded
 from detxai.coco.folder import CocoFolder
 from detxai.coco.plan import Job, Part
 from detxai.coco.recording import Recorder
 from detxai.coco.reusing import ArchivedRows
 from detxai.coco.rows import UnreadableImageError, image_failure
+from detxai.data.image_files import decoded
 from detxai.runs.failures import AllFailedError, FailureGuard
 from detxai.runs.interrupting import raise_if_interrupted
 
@@ -24,7 +24,7 @@ class Explaining:
         asker: explains the boxes of an image.
         folder: of the run.
         map_stride: image pixels to a stored one.
-        workers: see ``detxai.coco.decoding.decoded``.
+        workers: see ``detxai.data.image_files.decoded``.
         archive: where to look first.
     """
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from detxai.coco.asking import Asked
-from detxai.coco.decoding import ImageFile
-from detxai.coco.errors import Case
+from detxai.data.error_kinds import Case
+from detxai.data.image_files import ImageFile
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detxai.coco.dataset import ExplainedBoxes
-from detxai.coco.errors import KINDS
+from detxai.data.error_kinds import KINDS
 from detxai.coco.findings import EVERY_CLASS, Findings, Row, gather
 from detxai.coco.folder import CocoFolder
 from detxai.coco.misses import STAGES

@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from detxai.coco.errors import Case
 from detxai.coco.folder import CocoFolder
 from detxai.coco.plan import Job
 from detxai.coco.rows import Row, box_row
+from detxai.data.error_kinds import Case
 from detxai.runs.files import make_folder
 from detxai.runs.tables import import_pyarrow, is_whole_table
 

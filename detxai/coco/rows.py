@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detxai.coco.decoding import ImageFile
-from detxai.coco.errors import Case
 from detxai.coco.maps import Cells, store_map
+from detxai.data.error_kinds import Case
+from detxai.data.image_files import ImageFile
 from detxai.runs.failures import reason
 
 Row = dict[str, Any]

@@ -12,14 +12,11 @@ from typing import Any
 from detxai.adapters.detector import Detector
 from detxai.coco.asking import Asker
 from detxai.coco.checking import check_request
-from detxai.coco.decoding import ImageFile
 from detxai.coco.detecting import CHUNK, Detecting
-from detxai.coco.errors import Case
 from detxai.coco.evaluation import evaluation_record
 from detxai.coco.folder import CocoFolder
 from detxai.coco.labelling import label
 from detxai.coco.manifest import begin, fingerprint, mark_refused
-from detxai.coco.matching import evaluate
 from detxai.coco.options import Finished, Options
 from detxai.coco.overlays import save_overlays
 from detxai.coco.parts import Explaining
@@ -30,6 +27,9 @@ from detxai.coco.rows import Row, box_row
 from detxai.coco.schema import BOX_COLUMNS, FAILURE_COLUMNS, arrow_schema
 from detxai.coco.selecting import Selection, select
 from detxai.data.coco_files import as_predictions
+from detxai.data.cocoeval import evaluate
+from detxai.data.error_kinds import Case
+from detxai.data.image_files import ImageFile
 from detxai.explain import Method
 from detxai.explanation import settings_of
 from detxai.formats import category_names

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from detxai.coco.errors import ERRORS, KINDS, Case
+from detxai.data.error_kinds import ERRORS, KINDS, Case
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Selection:
     """Which boxes are explained; each setting narrows the choice, ``worst`` and ``max_images`` come last.
 
     Args:
-        kinds: of ``detxai.coco.errors.KINDS``; default: the mistakes.
+        kinds: of ``detxai.data.error_kinds.KINDS``; default: the mistakes.
         classes: names of categories; None: all.
         image_ids: None: all.
         min_area: in square pixels, as COCO counts areas: ``32 ** 2`` and ``96 ** 2`` part small, medium and large.

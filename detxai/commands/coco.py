@@ -11,8 +11,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from detxai.coco.categories import label_to_category
-from detxai.coco.errors import ERRORS, FALSE_POSITIVES, KINDS
 from detxai.coco.explaining import quiet_method
 from detxai.coco.folder import CocoFolder
 from detxai.coco.options import Finished, Options
@@ -30,7 +28,9 @@ from detxai.commands.options import (
     shows_progress,
     whole,
 )
+from detxai.data.categories import label_to_category
 from detxai.data.coco_files import read_annotations, read_predictions
+from detxai.data.error_kinds import ERRORS, FALSE_POSITIVES, KINDS
 from detxai.runs.files import WriteError
 from detxai.runs.shards import Shard
 from detxai.runs.tables import import_pyarrow

@@ -11,13 +11,14 @@ from typing import Any
 from tqdm import tqdm
 
 from detxai.adapters.detector import Detector
+from detxai.data.matching import match_objects
 from detxai.detections import Detections
 from detxai.evaluate.baselines import PlantedMask
 from detxai.evaluate.contestants import Contestant
 from detxai.evaluate.folder import EvaluationFolder
 from detxai.evaluate.measuring import RepeatedMaps, make_maps, measure_some, measured_together
 from detxai.evaluate.photos.photo import Photo, fingerprint
-from detxai.evaluate.photos.selection import EvaluatedDetections, draw_detections, objects_of
+from detxai.evaluate.photos.selection import EvaluatedDetections, draw_detections
 from detxai.evaluate.results.records import Record, from_json
 from detxai.evaluate.results.time_left import TimeLeft
 from detxai.metrics import Measure
@@ -139,7 +140,7 @@ class EvaluationRun:
                 "boxes": detections.boxes.tolist(),
                 "scores": detections.scores.tolist(),
                 "labels": detections.labels.tolist(),
-                "object_of": objects_of(detections, truth.objects),
+                "object_of": match_objects(detections, truth.objects.boxes, truth.objects.labels),
             }
             self.folder.write_part(number, DETECTIONS, content, part)
         names = self.detector.class_names

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 import detxai
 from detxai.cli import main
-from detxai.coco.categories import label_to_category
-from detxai.coco.errors import cases
-from detxai.coco.matching import evaluate, matching, summary
 from detxai.coco.plan import plan
+from detxai.data.categories import label_to_category
 from detxai.data.coco_files import as_annotations, as_predictions, read_annotations
+from detxai.data.cocoeval import evaluate, matching, summary
+from detxai.data.error_kinds import cases
 from detxai.runs.shards import Shard
 
 pytest.importorskip("pyarrow")
@@ -249,7 +249,7 @@ def test_shards_share_the_parts(n: int) -> None:
     content, results = random_dataset(0)
     truth = as_annotations(content)
     found = as_predictions(results, truth)
-    from detxai.coco.decoding import ImageFile
+    from detxai.data.image_files import ImageFile
 
     files = [ImageFile(image["id"], image["file_name"], "") for image in content["images"]]
     chosen = cases(truth, found, matching(evaluate(truth, found)))

@@ -15,10 +15,10 @@ from coco_files import random_dataset
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detxai.coco.ap_loss import ap_losses
-from detxai.coco.errors import FALSE_POSITIVES, Case, cases
-from detxai.coco.matching import class_ap, evaluate, finished, matching, summary
+from detxai.data.ap_loss import ap_losses
 from detxai.data.coco_files import as_annotations, as_predictions, read_annotations
+from detxai.data.cocoeval import class_ap, evaluate, finished, matching, summary
+from detxai.data.error_kinds import FALSE_POSITIVES, Case, cases
 
 SEEDS = range(6)
 

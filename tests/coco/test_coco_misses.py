@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from detxai.coco.errors import Case
 from detxai.coco.maps import load_map, store_map
 from detxai.coco.misses import Miss, look_for, reproduce
 from detxai.coco.rows import Evidence
 from detxai.coco.selecting import Selection, check_selection, select
+from detxai.data.error_kinds import Case
 from detxai.detections import Candidates, Detections
 from detxai.metrics.energy import energy_share
 from detxai.metrics.inputs.maps import box_masks

@@ -21,8 +21,8 @@ import detxai
 import detxai.coco
 from detxai.cli import main
 from detxai.coco.labelling import label
-from detxai.coco.matching import evaluate
 from detxai.data.coco_files import as_annotations, as_predictions
+from detxai.data.cocoeval import evaluate
 from detxai.runs.tables import import_pyarrow
 
 pytest.importorskip("pyarrow")

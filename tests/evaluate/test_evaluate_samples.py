@@ -13,11 +13,13 @@ import pytest
 import torch
 from pycocotools import mask as rle
 
+from detxai.data.categories import labels_of_categories
+from detxai.data.matching import match_objects
 from detxai.data.segmentation import draw_segmentation
 from detxai.detections import Detections
-from detxai.evaluate.photos.coco_photos import coco_photos, labels_of_categories
+from detxai.evaluate.photos.coco_photos import coco_photos
 from detxai.evaluate.photos.scene_photos import scene_photos
-from detxai.evaluate.photos.selection import EvaluatedDetections, draw_detections, objects_of
+from detxai.evaluate.photos.selection import EvaluatedDetections, draw_detections
 from detxai.metrics import Objects
 from detxai.scenes import CLASS_NAMES, generate
 
@@ -199,8 +201,8 @@ def test_the_surer_detection_takes_the_object() -> None:
     boxes = [[0, 0, 10, 9], [0, 0, 10, 10], [20, 0, 30, 4], [20, 0, 30, 10], [20, 0, 30, 9]]
     found = Detections(boxes, [0.5, 0.9, 0.8, 0.7, 0.6], [1, 1, 1, 2, 1])
     # 0: taken by 1; 2: IoU 0.4; 3: another label
-    assert objects_of(found, objects) == [-1, 0, -1, -1, 1]
-    assert objects_of(found, Objects(torch.zeros(0, 4), torch.zeros(0))) == [-1] * 5
+    assert match_objects(found, objects.boxes, objects.labels) == [-1, 0, -1, -1, 1]
+    assert match_objects(found, torch.zeros(0, 4), torch.zeros(0)) == [-1] * 5
 
 
 def test_every_detection_is_as_likely_to_be_drawn() -> None:

@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detxai.data.categories import labels_of_categories
 from detxai.data.coco_files import check_annotations, read_json
 from detxai.data.segmentation import check_segmentation, draw_segmentation
 from detxai.evaluate.photos.photo import Photo, Pixels, Truth
-from detxai.formats import category_names, from_coco, match_categories
+from detxai.formats import from_coco
 from detxai.images import load_image, to_uint8
 from detxai.metrics.inputs.case import Objects
-
-SHOWN = 8  # class names that an error lists
 
 
 def coco_photos(
@@ -61,38 +60,6 @@ def coco_photos(
     if photos and not any(exists(folder / photo.name) for photo in photos):
         raise FileNotFoundError(f"images: none of the {len(photos)} images that {file} lists is in {folder}")
     return photos
-
-
-def labels_of_categories(
-    class_names: Mapping[int, str], categories: Sequence[Mapping[str, Any]], file: object = "the file"
-) -> dict[int, int]:
-    """Category id -> the detector's label: by equal names, by number where either side has no names.
-
-    Raises:
-        ValueError: not one of them fits.
-
-    >>> labels_of_categories({0: "person", 1: "car"}, [{"id": 1, "name": "person"}, {"id": 3, "name": "car"}])
-    {1: 0, 3: 1}
-    """
-    named = all("name" in category for category in categories)
-    if class_names and named:
-        matched = {category: label for label, category in match_categories(class_names, categories).items()}
-        theirs = _listed(category_names(categories).values())
-    else:
-        numbers = [int(category["id"]) for category in categories]
-        matched = {number: number for number in numbers if not class_names or number in class_names}
-        theirs = _listed(map(str, numbers))
-    if not matched:
-        ours = _listed(class_names.values() if named else map(str, class_names))
-        raise ValueError(
-            f"annotations: no category of {file} is a class of the detector: it has {theirs}; the detector has {ours}"
-        )
-    return matched
-
-
-def _listed(names: Any) -> str:
-    listed = list(names)
-    return ", ".join(listed[:SHOWN]) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "") or "none"
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -10,10 +10,6 @@ import torch
 
 from detxai.detections import Detections
 from detxai.evaluate.photos.photo import Photo, Truth
-from detxai.geometry import box_iou
-from detxai.metrics.inputs.case import Objects
-
-SAME_OBJECT = 0.5  # IoU from which a detection is of an annotated object: Pascal VOC's and COCO's AP50
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,30 +41,6 @@ class EvaluatedDetections:
             known["evidence"] = torch.stack([truth.evidence[owner] if owner >= 0 else nowhere for owner in owners])
             known["causes"] = [truth.causes[owner] if owner >= 0 else nowhere.expand(0, -1, -1) for owner in owners]
         return known
-
-
-def objects_of(detections: Detections, objects: Objects, least: float = SAME_OBJECT) -> list[int]:
-    """Which object each detection is of; -1: none.
-
-    The detection scored highest chooses first: the object of its label that it overlaps most, by an IoU of at least
-    ``least``, and that no other has taken.
-
-    >>> found = Detections([[0, 0, 10, 10], [1, 0, 10, 10], [0, 0, 10, 9]], [0.5, 0.9, 0.7], [1, 1, 2])
-    >>> objects_of(found, Objects(torch.tensor([[0, 0, 10, 10], [0, 0, 9, 10]]), torch.tensor([1, 1])))
-    [1, 0, -1]
-    """
-    owners = [-1] * len(detections)
-    if not len(objects):
-        return owners
-    boxes = detections.boxes.cpu()
-    overlap = box_iou(boxes[:, None], objects.boxes.cpu()[None])
-    overlap[detections.labels.cpu()[:, None] != objects.labels.cpu()[None]] = -1
-    for place in detections.scores.argsort(descending=True, stable=True).tolist():
-        best = int(overlap[place].argmax())
-        if overlap[place, best] >= least:
-            owners[place] = best
-            overlap[:, best] = -1
-    return owners
 
 
 def draw_detections(eligible: Mapping[int, Sequence[int]], n: int | None, seed: int) -> dict[int, list[int]]:

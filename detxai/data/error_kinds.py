@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from detxai.coco.matching import Matching
+from detxai.data.cocoeval import Matching
 
 Kind = Literal[
     "true_positive", "localisation", "classification", "both", "duplicate", "background", "missed", "ignored"
@@ -43,7 +43,7 @@ class Case:
             that error and not the miss.
         found_below: for a missed annotation, the score of the prediction that finds it below the operating point;
             None where none does.
-        ap_loss: how much the mean AP would rise were this mistake alone not there: ``detxai.coco.ap_loss``.
+        ap_loss: how much the mean AP would rise were this mistake alone not there: ``detxai.data.ap_loss``.
     """
 
     image_id: int

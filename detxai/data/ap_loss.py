@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detxai.coco.errors import FALSE_POSITIVES, Case
-from detxai.coco.matching import class_ap
+from detxai.data.cocoeval import class_ap
+from detxai.data.error_kinds import FALSE_POSITIVES, Case
 
 Curve = npt.NDArray[np.float64]
 
@@ -23,7 +23,7 @@ def ap_losses(cases: Sequence[Case], evaluation: Any, iou: float) -> list[float 
     COCOeval's: 101 recalls, interpolated precision, the mean over the classes that have annotations.
 
     Args:
-        cases: all of them, as ``detxai.coco.errors.cases`` gives them.
+        cases: all of them, as ``detxai.data.error_kinds.cases`` gives them.
         evaluation: the finished COCOeval that they come from.
         iou: the one they were matched at.
     """

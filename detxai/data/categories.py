@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from detxai.formats import category_names, match_categories, plain_name
 log = logging.getLogger(__name__)
 
 BY_NAME, BY_ID = "by-name", "by-id"
+SHOWN = 8  # class names that an error lists
 
 
 def label_to_category(
@@ -42,15 +43,42 @@ def label_to_category(
     needed = {annotation["category_id"] for annotation in annotations.anns.values()}
     known = detector.class_names or {label: str(label) for label in _labels_seen(detector)}
     if isinstance(labels, Mapping):
-        return _told(_spelled_out(labels, known, names), known, names)
+        return _logged(_spelled_out(labels, known, names), known, names)
     chosen = (BY_NAME if detector.class_names else BY_ID) if labels is None else str(labels)
     if chosen not in (BY_NAME, BY_ID):
-        return _told(_spelled_out(_read_pairs(Path(chosen)), known, names), known, names)
+        return _logged(_spelled_out(_read_pairs(Path(chosen)), known, names), known, names)
     pairs = {label: label for label in known if label in names} if chosen == BY_ID else _by_name(known, annotations)
     missing = sorted(needed - set(pairs.values()))
     if missing:
         raise ValueError(_mismatch(chosen, missing, pairs, known, names))
-    return _told(pairs, known, names)
+    return _logged(pairs, known, names)
+
+
+def labels_of_categories(
+    class_names: Mapping[int, str], categories: Sequence[Mapping[str, Any]], file: object = "the file"
+) -> dict[int, int]:
+    """Category id -> the detector's label: by equal names, by number where either side has no names.
+
+    Raises:
+        ValueError: not one of them fits.
+
+    >>> labels_of_categories({0: "person", 1: "car"}, [{"id": 1, "name": "person"}, {"id": 3, "name": "car"}])
+    {1: 0, 3: 1}
+    """
+    named = all("name" in category for category in categories)
+    if class_names and named:
+        matched = {category: label for label, category in match_categories(class_names, categories).items()}
+        theirs = _names_listed(category_names(categories).values())
+    else:
+        numbers = [int(category["id"]) for category in categories]
+        matched = {number: number for number in numbers if not class_names or number in class_names}
+        theirs = _names_listed(map(str, numbers))
+    if not matched:
+        ours = _names_listed(class_names.values() if named else map(str, class_names))
+        raise ValueError(
+            f"annotations: no category of {file} is a class of the detector: it has {theirs}; the detector has {ours}"
+        )
+    return matched
 
 
 def _labels_seen(detector: Detector) -> list[int]:
@@ -112,7 +140,7 @@ def _listed(names: Mapping[int, str], which: Collection[int], most: int = 100) -
     return (shown or "none") + (", ..." if len(which) > most else "")
 
 
-def _told(pairs: dict[int, int], known: Mapping[int, str], names: Mapping[int, str]) -> dict[int, int]:
+def _logged(pairs: dict[int, int], known: Mapping[int, str], names: Mapping[int, str]) -> dict[int, int]:
     """The pairs, after a line in the log about what is left out."""
     without_label = [category for category in names if category not in pairs.values()]
     without_category = [label for label in known if label not in pairs]
@@ -126,3 +154,8 @@ def _told(pairs: dict[int, int], known: Mapping[int, str], names: Mapping[int, s
         shown = ", ".join(f"{label} {known[label]} = {pairs[label]} {names[pairs[label]]}" for label in different[:8])
         log.warning("labels and categories are paired although their names differ: %s", shown)
     return pairs
+
+
+def _names_listed(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:SHOWN]) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "") or "none"
