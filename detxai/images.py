@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from os import PathLike, fspath
 from os.path import exists
 from pathlib import Path
@@ -132,3 +133,8 @@ def to_uint8(array: Array) -> npt.NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array  # type: ignore[return-value]
     return np.clip(array * 255 + 0.5, 0, 255).astype(np.uint8)
+
+
+def pixels_sha256(image: npt.NDArray[np.uint8]) -> str:
+    """SHA-256 of the pixels (H, W, 3) of an image: which picture it is, whatever its file is called."""
+    return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()

@@ -24,20 +24,20 @@ from typing import Any, TypeVar
 
 import detxai
 from detxai.adapters.loading import load_detector
-from detxai.coco.asking import Asker
-from detxai.coco.detecting import Detecting
-from detxai.coco.explaining import quiet_method
+from detxai.coco.api import quiet_method
+from detxai.coco.detect import PredictionChunks
 from detxai.coco.folder import CocoFolder
-from detxai.coco.misses import Miss
-from detxai.coco.parts import Explaining
-from detxai.coco.plan import Job, plan
-from detxai.coco.selecting import Selection, select
+from detxai.coco.parts.image_explainer import ImageExplainer
+from detxai.coco.parts.maker import PartMaker
+from detxai.coco.parts.misses import Miss
+from detxai.coco.parts.plan import Job, plan
+from detxai.coco.selection import Selection, select
 from detxai.data.categories import label_to_category
 from detxai.data.coco_files import as_predictions, read_annotations, read_predictions
 from detxai.data.cocoeval import evaluate, matching
-from detxai.data.error_kinds import FALSE_POSITIVES, cases
+from detxai.data.error_kinds import FALSE_POSITIVES, labelled_boxes
 from detxai.data.image_files import ImageFile
-from detxai.formats import category_names, to_coco_results
+from detxai.formats import to_coco_results
 
 Answer = TypeVar("Answer")
 METHODS: dict[str, dict[str, Any]] = {
@@ -76,40 +76,44 @@ class Clock:
 class Question:
     """One method and choice of boxes: how a run goes about some images, and how the bare calls do."""
 
-    asker: Asker
+    explainer: ImageExplainer
     annotations: Any
     folder: Path
 
     def detecting(self, jobs: Sequence[Job]) -> dict[int, Miss]:
         """As a run without predictions does first."""
-        labels = {label: category for category, label in self.asker.category_to_label.items()}
+        labels = {label: category for category, label in self.explainer.category_to_label.items()}
         with tempfile.TemporaryDirectory(dir=self.folder) as out:
-            threshold = self.asker.score_threshold
+            threshold = self.explainer.score_threshold
             made = CocoFolder(Path(out))
-            making = Detecting(self.asker.detector, labels, threshold, made, annotations=self.annotations)
-            for _ in making.chunks([job.file for job in jobs]):
+            making = PredictionChunks(self.explainer.detector, labels, threshold, made, annotations=self.annotations)
+            for _ in making.make([job.file for job in jobs]):
                 pass
             return making.misses(len(jobs))
 
     def explaining(self, jobs: Sequence[Job], misses: Mapping[int, Miss] | None) -> None:
-        parts = plan([one.case for job in jobs for one in job.asked], [job.file for job in jobs], 32)
-        Explaining(replace(self.asker, misses=misses), CocoFolder(self.folder)).make(parts)
+        parts = plan([query.box for job in jobs for query in job.queries], [job.file for job in jobs], 32)
+        PartMaker(replace(self.explainer, misses=misses), CocoFolder(self.folder)).make(parts)
 
     def bare(self, job: Job) -> None:
-        labels = [self.asker.category_to_label[one.case.category_id] for one in job.asked]
-        scores = [0.5 if one.case.score is None else one.case.score for one in job.asked]
-        boxes = detxai.Detections([one.case.box for one in job.asked], scores, labels, self.asker.detector.class_names)
-        detxai.explain(self.asker.detector, job.file.path, self.asker.method, boxes)
+        explainer, boxes = self.explainer, [query.box for query in job.queries]
+        detections = detxai.Detections(
+            [box.box for box in boxes],
+            [0.5 if box.score is None else box.score for box in boxes],
+            [explainer.category_to_label[box.category_id] for box in boxes],
+            explainer.detector.class_names,
+        )
+        detxai.explain(explainer.detector, job.file.path, explainer.method, detections)
 
     def ratios(self, jobs: Sequence[Job]) -> list[float]:
         """Explaining over bare ``explain``, processor and wall; the whole over ``detect`` and ``explain``, likewise."""
         detecting, explaining, detect, explain = Clock(), Clock(), Clock(), Clock()
         for start in range(0, len(jobs), 8):  # by turns: whatever else the machine does meets both
             some = jobs[start : start + 8]
-            misses = None if self.asker.from_file else detecting.run(self.detecting, some)
+            misses = None if self.explainer.from_file else detecting.run(self.detecting, some)
             explaining.run(self.explaining, some, misses)
             for job in some:
-                detect.run(self.asker.detector.detect, job.file.path, self.asker.score_threshold)
+                detect.run(self.explainer.detector.detect, job.file.path, self.explainer.score_threshold)
                 explain.run(self.bare, job)
         return [*(explaining / explain), *((detecting + explaining) / (detect + explain))]
 
@@ -119,9 +123,8 @@ def questions(given: argparse.Namespace, out: Path) -> dict[tuple[str, str], tup
     size = {} if given.input_size is None else {"input_size": given.input_size}
     detector = load_detector(given.model, **size)
     annotations = read_annotations(given.annotations)
-    names = category_names(annotations.dataset["categories"])
     pairs = label_to_category(detector, annotations)
-    files = [ImageFile.of(record, given.images) for record in annotations.dataset["images"]]
+    files = [ImageFile.from_record(record, given.images) for record in annotations.dataset["images"]]
     found = {file.image_id: detector.detect(file.path, 0.001) for file in files[: given.max_images]}
     if given.predictions is None:
         records = [
@@ -131,21 +134,21 @@ def questions(given: argparse.Namespace, out: Path) -> dict[tuple[str, str], tup
     else:
         predictions = read_predictions(given.predictions, annotations)
     threshold = min(record["score"] for record in predictions.anns.values())
-    every = cases(annotations, predictions, matching(evaluate(annotations, predictions), 0.5))
+    every = labelled_boxes(annotations, predictions, matching(evaluate(annotations, predictions), 0.5))
     asked = {}
     for name in given.methods:
         for kinds, wanted in KINDS.items():
-            asker = Asker(
+            explainer = ImageExplainer(
                 detector, quiet_method(name, METHODS[name]), {category: label for label, category in pairs.items()},
-                names, 0.5, threshold, from_file=given.predictions is not None, fail_fast=True,
+                0.5, threshold, from_file=given.predictions is not None, fail_fast=True,
             )  # fmt: skip
-            chosen = select(every, Selection(wanted, min_score=0.25, image_ids=list(found)), names)
+            chosen = select(every, Selection(wanted, min_score=0.25, image_ids=list(found)))
             jobs = [job for part in plan(chosen, files, 32) for job in part.jobs]
             folder = out / f"{name} {kinds}"
             folder.mkdir()
             wants = annotations if "missed" in wanted else None
             if jobs:
-                asked[name, kinds] = Question(asker, wants, folder), jobs
+                asked[name, kinds] = Question(explainer, wants, folder), jobs
     return asked
 
 

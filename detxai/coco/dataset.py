@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, overload
 
 from detxai.coco.folder import CocoFolder
-from detxai.coco.maps import Cells, StoredMap, load_map
-from detxai.coco.rows import pixels_sha256
+from detxai.coco.parts.stored_maps import LayerCells, StoredMap, load_map
 from detxai.coco.schema import EXPLANATION_COLUMNS, arrow_schema
 from detxai.detections import Detections
 from detxai.explanation import Cost, Explanation
-from detxai.images import load_image, to_uint8
+from detxai.images import load_image, pixels_sha256, to_uint8
 from detxai.runs.tables import import_pyarrow, read_table
 
 
@@ -114,7 +113,7 @@ def values_of(row: dict[str, Any]) -> Any:
     """The map of a row, (height, width) float32."""
     stored = StoredMap(row["map_png"], row["map_scale"], row["map_offset"])
     if row["map_cells"] is not None:
-        return Cells.read(row["map_cells"]).load(stored)
+        return LayerCells.read(row["map_cells"]).load(stored)
     return load_map(stored, row["image_height"], row["image_width"], row["map_stride"])
 
 

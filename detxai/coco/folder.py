@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from detxai.coco.schema import EXPLANATION_COLUMNS, FAILURE_COLUMNS, arrow_schema
+from detxai.data.error_kinds import LabelledBox
+from detxai.data.image_files import ImageFile
+from detxai.runs.failures import reason
 from detxai.runs.folder import RunFolder
 from detxai.runs.tables import import_pyarrow, is_whole_table, read_table
 
@@ -42,6 +45,21 @@ class CocoFolder(RunFolder):
         return self.root / "evaluation.json"
 
     @property
+    def plan(self) -> Path:
+        """What tells the boxes to explain from others, and how they are shared out over parts."""
+        return self.parts / "plan.sha256"
+
+    @property
+    def plan_of_format_3(self) -> Path:
+        """The same of detxai 0.1, whose digest cannot be made any more."""
+        return self.parts / "plan.txt"
+
+    @property
+    def labelled(self) -> Path:
+        """What ``boxes.parquet`` and ``evaluation.json`` were made of."""
+        return self.parts / "labelled.sha256"
+
+    @property
     def explanations(self) -> Path:
         return self.root / "explanations"
 
@@ -52,6 +70,11 @@ class CocoFolder(RunFolder):
     @property
     def report(self) -> Path:
         return self.root / "report.html"
+
+    @property
+    def archive(self) -> Path:
+        """Parts of an earlier plan, whose rows are taken over."""
+        return self.parts / "earlier"
 
     def part(self, number: int) -> Path:
         return self.explanations / f"part-{number:06d}.parquet"
@@ -95,10 +118,10 @@ class CocoFolder(RunFolder):
         else:
             path.unlink(missing_ok=True)
 
-    def failures(self, while_: str = "") -> list[dict[str, Any]]:
-        """The failures so far, of every shard: while ``detecting``, in each ``part``, or all."""
+    def failures(self, stage: str = "") -> list[dict[str, Any]]:
+        """The failures so far, of every shard: of ``detecting``, of each ``part``, or all."""
         found = []
-        for path in sorted(self.parts.glob(f"failures-{while_}*.parquet")):
+        for path in sorted(self.parts.glob(f"failures-{stage}*.parquet")):
             try:
                 found += read_table(path)
             except FileNotFoundError:  # another shard has just done it again, without a failure
@@ -106,6 +129,10 @@ class CocoFolder(RunFolder):
             except (OSError, import_pyarrow().ArrowException) as error:
                 raise ValueError(f"out: {path} is damaged; give a new folder") from error
         return found
+
+    def read_boxes(self) -> list[LabelledBox]:
+        """The content of ``boxes.parquet``."""
+        return [LabelledBox.from_row(row) for row in read_table(self.boxes)]
 
     def has_whole_json(self, path: Path) -> bool:
         """Whether a file that ``write_json`` wrote is there and has its end."""
@@ -115,3 +142,23 @@ class CocoFolder(RunFolder):
                 return file.read() in (b"]\n", b"}\n")
         except OSError:  # not there, or shorter
             return False
+
+
+class UnreadableImageError(ValueError):
+    """An image could not be read; what is wrong with it."""
+
+
+def failure_row(
+    file: ImageFile, step: str, error: BaseException, n_boxes: int, box: LabelledBox | None = None
+) -> dict[str, Any]:
+    """A row of ``failures.parquet``."""
+    unreadable = isinstance(error, UnreadableImageError)
+    return {
+        "image_id": file.image_id,
+        "file_name": file.file_name,
+        "step": "reading" if unreadable else step,
+        "prediction_id": None if box is None else box.prediction_id,
+        "annotation_id": box.annotation_id if box is not None and box.prediction_id is None else None,
+        "n_boxes": n_boxes,
+        "reason": str(error) if unreadable else reason(error),
+    }

@@ -1,4 +1,4 @@
-"""What a run was asked: enough to go on with it, and to refuse to go on with another one."""
+"""``manifest.json``: what a run was asked, so that it goes on with the same, and refuses anything else."""
 
 from __future__ import annotations
 
@@ -6,21 +6,50 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from detxai.coco.folder import CocoFolder
-from detxai.coco.same_images import expect_same_images
+from detxai.coco.request import CocoRequest
 from detxai.coco.schema import FORMAT
-from detxai.explanation import plain
+from detxai.explanation import plain, settings_of
+from detxai.images import load_image, pixels_sha256, to_uint8
 from detxai.runs.request import different_entries
+from detxai.runs.tables import import_pyarrow, is_whole_table
 from detxai.runs.versions import installed_versions
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("detxai", "torch", "torchvision", "ultralytics", "pycocotools", "pyarrow")
+
+
+def question_of(request: CocoRequest) -> dict[str, Any]:
+    """All that decides what the dataset holds."""
+    options = request.options
+    return {
+        "model": request.detector.describe(),
+        "weights_sha256": request.detector.fingerprint(),
+        "annotations_sha256": fingerprint(request.annotations),
+        "predictions_sha256": None if request.predictions is None else fingerprint(request.predictions),
+        "label_to_category": {str(label): category for label, category in request.label_to_category.items()},
+        "method": request.method.name,
+        "settings": settings_of(request.method),
+        "selection": request.selection.record(),
+        "iou": options.iou,
+        "operating_point": request.operating_point,
+        "score_threshold": request.score_threshold,
+        "map_stride": options.map_stride,
+        "rows_per_part": options.rows_per_part,
+    }
+
+
+def about(request: CocoRequest) -> dict[str, Any]:
+    """What the manifest says besides."""
+    names = {str(label): name for label, name in request.detector.class_names.items()}
+    return {"images": str(request.images.resolve()), "class_names": names, **request.about}
 
 
 def fingerprint(coco: Any) -> str:
@@ -37,33 +66,41 @@ def fingerprint(coco: Any) -> str:
     return digest.hexdigest()
 
 
-def begin(folder: CocoFolder, question: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+def begin(folder: CocoFolder, question: Mapping[str, Any], about: Mapping[str, Any], *, widen: bool = False) -> None:
     """Write the manifest of a new run, or check that the folder holds this run.
 
     Args:
         folder: of the run.
         question: all that decides what the dataset holds.
         about: further entries that do not, such as the command.
+        widen: another selection is no other run; the manifest then stays as it is until ``set_question``.
 
     Raises:
         ValueError: the folder holds another run, or something else, or other images than it explained.
         WriteError: nothing can be written there.
     """
-    requested = json.loads(json.dumps({"format": FORMAT, **plain(question)}))  # as it will read back
-    versions = installed_versions(PACKAGES)
-    content = {"question": requested, "versions": versions, **plain(about)}
+    requested = _as_saved(question)
+    content = {"question": requested, "versions": installed_versions(PACKAGES), **plain(about)}
     saved = folder.open(content)
     if not isinstance(saved.get("question"), dict):
         raise ValueError(f"out: {folder.request_path} is damaged; give a new folder")
-    if saved["question"] != requested and take_over(folder, saved["question"], requested):
-        folder.write_json(folder.request_path, content)
-    else:
-        folder.expect_same(saved["question"], requested)
-    if saved.get("versions") != versions:
+    if not (widen and different_entries(saved["question"], requested) == ["selection"]):
+        if saved["question"] != requested and _take_over(folder, saved["question"], requested):
+            folder.write_json(folder.request_path, content)
+        else:
+            _expect_same_run(folder, saved["question"], requested)
+    if saved.get("versions") != content["versions"]:
         log.warning("this run was begun with other versions (%s): maps may differ a little", saved.get("versions"))
     if saved.get("images") != about.get("images"):
-        expect_same_images(folder, Path(str(about.get("images"))))
+        _expect_same_images(folder, Path(str(about.get("images"))))
         folder.write_json(folder.request_path, {**saved, "images": about.get("images")})
+
+
+def set_question(folder: CocoFolder, question: Mapping[str, Any]) -> None:
+    """Bring the manifest of a run that was widened up to date."""
+    saved = folder.read_request()
+    if saved["question"] != _as_saved(question):
+        folder.write_json(folder.request_path, {**saved, "question": _as_saved(question)})
 
 
 def mark_refused(folder: CocoFolder) -> None:
@@ -71,13 +108,28 @@ def mark_refused(folder: CocoFolder) -> None:
     folder.write_text(_refused(folder), "every image failed\n")
 
 
-def take_over(folder: CocoFolder, saved: Mapping[str, Any], requested: Mapping[str, Any]) -> bool:
+def _as_saved(question: Mapping[str, Any]) -> dict[str, Any]:
+    """The question as JSON gives it back."""
+    saved: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **plain(question)}))
+    return saved
+
+
+def _expect_same_run(folder: CocoFolder, saved: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+    if "format" in saved and saved["format"] != requested.get("format"):
+        raise ValueError(
+            f"out: {folder.root} holds a run of another version of detxai (format {saved['format']}, this one writes "
+            f"{requested.get('format')}); detxai.coco.load reads it, and to go on with it needs that version; "
+            "give a new folder"
+        )
+    folder.expect_same(saved, requested)
+
+
+def _take_over(folder: CocoFolder, saved: Mapping[str, Any], requested: Mapping[str, Any]) -> bool:
     """Whether a folder whose own request was refused is free for this one; predictions that answer it stay."""
     if not _refused(folder).is_file() or folder.has_rows():
         return False
-    changed = set(different_entries(saved, requested))
-    stale = [folder.parts / "plan.txt"]
-    if not changed <= {"method", "settings"}:
+    stale = [folder.plan, folder.plan_of_format_3]
+    if not set(different_entries(saved, requested)) <= {"method", "settings"}:
         stale += [folder.predictions, *folder.parts.glob("detected-*"), *folder.parts.glob("failures-*")]
     for path in (*stale, _refused(folder)):
         path.unlink(missing_ok=True)
@@ -86,3 +138,39 @@ def take_over(folder: CocoFolder, saved: Mapping[str, Any], requested: Mapping[s
 
 def _refused(folder: CocoFolder) -> Path:
     return folder.parts / "refused.txt"
+
+
+def _expect_same_images(folder: CocoFolder, images: Path) -> None:
+    """Raise where an image in ``images`` is another picture than the run has seen under its name.
+
+    Images that are not there, or damaged, are passed over: the run itself says so where it needs them.
+
+    Args:
+        folder: of the run.
+        images: the folder of images that it is to go on with.
+
+    Raises:
+        ValueError: naming the image.
+    """
+    for name, seen in sorted(_seen_images(folder).items()):
+        try:
+            now = pixels_sha256(to_uint8(load_image(images / name)))
+        except (OSError, ValueError):
+            continue
+        if now != seen:
+            raise ValueError(
+                f"images: {images / name} is not the picture that the run in {folder.root} has seen under this name; "
+                "give the images of that run, or a new folder"
+            )
+
+
+def _seen_images(folder: CocoFolder) -> dict[str, str]:
+    """File name -> ``pixels_sha256`` of every image that was detected or explained in."""
+    seen: dict[str, str] = {}
+    for chunk in folder.parts.glob("detected-*.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged one is made anew
+            seen |= json.loads(chunk.read_text(encoding="utf-8"))["images"]
+    for part in filter(is_whole_table, folder.explanations.glob("part-*.parquet")):
+        table = import_pyarrow().parquet.read_table(part, columns=["file_name", "image_sha256"])
+        seen |= dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    return seen

@@ -1,4 +1,4 @@
-"""How a run goes about it, and what it comes to."""
+"""How a run works, and what it returns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from detxai.coco.rows import Row
 from detxai.explain import check_threshold
 from detxai.progress import hides_bar
 from detxai.runs.shards import Shard
@@ -19,10 +18,10 @@ from detxai.settings import LARGEST
 
 @dataclass(frozen=True)
 class Options:
-    """How a run goes about it.
+    """How a run works; which boxes it explains is ``detxai.coco.Selection``.
 
     Args:
-        iou: from which a prediction finds an annotation; one of the evaluation's.
+        iou: IoU threshold for a match of prediction and annotation; one of the evaluation's.
         operating_point: the one score from which a prediction counts: what it finds there is found, what it does not is
             missed, and both are explained; an object that only a weaker prediction finds is missed. AP is of all
             predictions. Nothing lies below ``score_threshold``: where that is higher, it is the operating point.
@@ -36,6 +35,8 @@ class Options:
             would only take the processor away from the model.
         overlays: also write a picture of each explanation, drawn from the dataset: a finished run gets them too.
         report: write ``report.html`` once all parts are there.
+        widen: the folder may hold a run with a narrower selection, and all else equal: what it explained stays, and
+            only what is new is explained.
         fail_fast: stop at the first failure.
         retry_failed: explain what failed. Where images failed while predictions were made, make these too; what is
             explained stays where an image is still asked about the same boxes.
@@ -51,6 +52,7 @@ class Options:
     workers: int | None = None
     overlays: bool = False
     report: bool = True
+    widen: bool = False
     fail_fast: bool = False
     retry_failed: bool = False
     progress: bool | None = None
@@ -77,7 +79,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a run came to.
+    """What a run returns.
 
     Attributes:
         folder: where everything is.
@@ -92,5 +94,5 @@ class Finished:
     evaluation: Mapping[str, Any]
     n_selected: int
     n_explained: int
-    failures: Sequence[Row]
+    failures: Sequence[Mapping[str, Any]]
     complete: bool

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from detxai.coco.dataset import ExplainedBoxes
-from detxai.data.error_kinds import KINDS
-from detxai.coco.findings import EVERY_CLASS, Findings, Row, gather
 from detxai.coco.folder import CocoFolder
-from detxai.coco.misses import STAGES
+from detxai.coco.parts.misses import STAGES
+from detxai.coco.summaries.findings import EVERY_CLASS, Findings, Row, gather
+from detxai.data.error_kinds import KINDS
 from detxai.methods import METHODS
 from detxai.pages.coco_report import AverageMap, BoxCard, CocoReport, KindRow, StageRow, coco_report_page
 from detxai.pages.pictures import data_uri, fitted, heat_picture, outline, under_map

@@ -11,11 +11,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from detxai.coco.explaining import quiet_method
+from detxai.coco.api import quiet_method
 from detxai.coco.folder import CocoFolder
 from detxai.coco.options import Finished, Options
-from detxai.coco.running import Run
-from detxai.coco.selecting import Selection
+from detxai.coco.request import CocoRequest
+from detxai.coco.run import run
+from detxai.coco.selection import Selection
 from detxai.commands.model_options import add_model_options, load_model
 from detxai.commands.options import (
     FAILED,
@@ -122,6 +123,7 @@ def _add_way(command: argparse.ArgumentParser) -> None:
         "--overlays", action="store_true", help="a picture of each explanation too, also of a finished run"
     )
     way.add_argument("--no-report", action="store_true", help="no report.html")
+    way.add_argument("--widen", action="store_true", help="DIR may hold a narrower selection: explain only what is new")
     way.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
     way.add_argument("--retry-failed", action="store_true", help="try again what failed; what is explained stays")
     way.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -145,12 +147,12 @@ def _coco(given: argparse.Namespace) -> int:
     about = {"command": shlex.join(["detxai", *sys.argv[1:]]), "annotations": str(given.annotations)}
     about |= {} if given.predictions is None else {"predictions": str(given.predictions)}
     about |= {"weights": given.model if given.weights is None else str(given.weights)}
-    run = Run(
+    request = CocoRequest(
         detector, method, given.images, annotations, predictions, pairs, CocoFolder(given.out), selection, options,
         about=about,
     )  # fmt: skip
     try:
-        finished = run()
+        finished = run(request)
     except WriteError as error:
         if given.debug or not (given.out / "manifest.json").is_file():
             raise
@@ -171,6 +173,7 @@ def _options(given: argparse.Namespace) -> Options:
         workers=given.workers,
         overlays=given.overlays,
         report=not given.no_report,
+        widen=given.widen,
         fail_fast=given.fail_fast,
         retry_failed=given.retry_failed,
         progress=shows_progress(given),

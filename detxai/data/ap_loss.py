@@ -10,42 +10,42 @@ import numpy as np
 import numpy.typing as npt
 
 from detxai.data.cocoeval import class_ap
-from detxai.data.error_kinds import FALSE_POSITIVES, Case
+from detxai.data.error_kinds import FALSE_POSITIVES, LabelledBox
 
 Curve = npt.NDArray[np.float64]
 
 
-def ap_losses(cases: Sequence[Case], evaluation: Any, iou: float) -> list[float | None]:
-    """For each case, how much the mean AP at this IoU would rise were this one mistake not there.
+def ap_losses(boxes: Sequence[LabelledBox], evaluation: Any, iou: float) -> list[float | None]:
+    """For each box, how much the mean AP at this IoU would rise were this one mistake not there.
 
     A false positive is taken away; a missed annotation is no longer counted (which changes nothing where it is the
     only one of its class). Each alone: the losses of several do not add up. None for what is no mistake. The AP is
     COCOeval's: 101 recalls, interpolated precision, the mean over the classes that have annotations.
 
     Args:
-        cases: all of them, as ``detxai.data.error_kinds.cases`` gives them.
+        boxes: all of them, as ``detxai.data.error_kinds.labelled_boxes`` gives them.
         evaluation: the finished COCOeval that they come from.
         iou: the one they were matched at.
     """
     n_classes = sum(not np.isnan(ap) for ap in class_ap(evaluation, iou).values())
     order = {image_id: place for place, image_id in enumerate(evaluation.params.imgIds)}
     by_class: dict[int, list[int]] = defaultdict(list)
-    for place, case in enumerate(cases):
-        by_class[case.category_id].append(place)
-    losses: list[float | None] = [None] * len(cases)
+    for place, box in enumerate(boxes):
+        by_class[box.category_id].append(place)
+    losses: list[float | None] = [None] * len(boxes)
     for places in by_class.values():
         # as COCOeval.accumulate: images in its order, best scores first, ties as they come
-        scored = [place for place in places if cases[place].score is not None and cases[place].kind != "ignored"]
-        scored.sort(key=lambda place: (-(cases[place].score or 0), order[cases[place].image_id]))
-        missed = [place for place in places if cases[place].kind == "missed"]
-        hits = np.array([cases[place].kind == "true_positive" for place in scored], dtype=bool)
+        scored = [place for place in places if boxes[place].score is not None and boxes[place].kind != "ignored"]
+        scored.sort(key=lambda place: (-(boxes[place].score or 0), order[boxes[place].image_id]))
+        missed = [place for place in places if boxes[place].kind == "missed"]
+        hits = np.array([boxes[place].kind == "true_positive" for place in scored], dtype=bool)
         n_positive = int(hits.sum()) + len(missed)
         if n_positive == 0:
             continue  # no annotations: the class has no AP
         recalls = np.asarray(evaluation.params.recThrs, dtype=np.float64)
         gains, miss_gain = _gains(hits, n_positive, recalls)
         for place, gain in zip(scored, gains.tolist(), strict=True):
-            if cases[place].kind in FALSE_POSITIVES:
+            if boxes[place].kind in FALSE_POSITIVES:
                 losses[place] = gain / n_classes
         for place in missed:
             losses[place] = miss_gain / n_classes

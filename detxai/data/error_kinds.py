@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,8 +23,8 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Case:
-    """One prediction, or one annotation that no prediction found, and what became of it.
+class LabelledBox:
+    """One prediction, or one annotation that no prediction found, and what became of it: a row of ``boxes.parquet``.
 
     Attributes:
         image_id: the image, as in the annotation file.
@@ -36,7 +36,7 @@ class Case:
         annotation_id: the annotation found, missed, or meant: for a false positive the one that makes it of its kind;
             None for one on the background.
         annotation_box: that annotation's box, xyxy.
-        annotation_category_id: and its class.
+        annotation_category: the name of that annotation's class.
         iou: of the two boxes; for a false positive on the background, the largest with any annotation.
         area: square pixels: an annotation's own ``area``, a prediction's box.
         covered_by: for a missed annotation, the misplaced or misclassified prediction that meant it: TIDE then counts
@@ -44,6 +44,8 @@ class Case:
         found_below: for a missed annotation, the score of the prediction that finds it below the operating point;
             None where none does.
         ap_loss: how much the mean AP would rise were this mistake alone not there: ``detxai.data.ap_loss``.
+        file_name: of the image, as in the annotation file.
+        category: the name of ``category_id``.
     """
 
     image_id: int
@@ -54,15 +56,29 @@ class Case:
     prediction_id: int | None = None
     annotation_id: int | None = None
     annotation_box: Box | None = None
-    annotation_category_id: int | None = None
+    annotation_category: str | None = None
     iou: float | None = None
     area: float = 0.0
     covered_by: int | None = None
     found_below: float | None = None
     ap_loss: float | None = None
+    file_name: str = ""
+    category: str = ""
+
+    def as_row(self) -> dict[str, Any]:
+        """Column -> value, as Parquet keeps it."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> LabelledBox:
+        """From a row of ``boxes.parquet``, or of the explanations, which have further columns."""
+        values: dict[str, Any] = {field.name: row[field.name] for field in fields(cls)}
+        for name in ("box", "annotation_box"):
+            values[name] = None if values[name] is None else tuple(values[name])
+        return cls(**values)
 
 
-def cases(annotations: Any, predictions: Any, matched: Matching) -> list[Case]:
+def labelled_boxes(annotations: Any, predictions: Any, matched: Matching) -> list[LabelledBox]:
     """Every prediction that COCOeval counts, and every annotation it says nobody found, image by image.
 
     Predictions beyond COCOeval's ``maxDets`` are left out, as COCOeval leaves them out.
@@ -72,17 +88,17 @@ def cases(annotations: Any, predictions: Any, matched: Matching) -> list[Case]:
     class, already found), background (no IoU above 0.1), both. Which predictions are false positives is COCOeval's
     answer.
     """
-    found: list[Case] = []
+    boxes: list[LabelledBox] = []
     for image_id in sorted(annotations.imgs):
-        image = _Image.of(image_id, annotations, predictions, matched)
-        lost = [image.prediction(place) for place in range(len(image.predictions))]
-        found += lost
-        found += image.missed(lost)
-    return found
+        image = _ImageBoxes.from_coco(image_id, annotations, predictions, matched)
+        predicted = [image.prediction(place) for place in range(len(image.predictions))]
+        boxes += predicted
+        boxes += image.missed(predicted)
+    return boxes
 
 
 @dataclass(frozen=True)
-class _Image:
+class _ImageBoxes:
     """The boxes of one image: predictions that count, and annotations that are no crowd and not ignored."""
 
     image_id: int
@@ -90,36 +106,36 @@ class _Image:
     annotations: Sequence[dict[str, Any]]
     ious: npt.NDArray[np.float64]  # (predictions, annotations)
     matched: Matching
-    every_annotation: dict[int, dict[str, Any]]
+    coco: Any  # the ``COCO`` of all annotations
 
     @classmethod
-    def of(cls, image_id: int, annotations: Any, predictions: Any, matched: Matching) -> _Image:
+    def from_coco(cls, image_id: int, annotations: Any, predictions: Any, matched: Matching) -> _ImageBoxes:
         counted = [p for p in predictions.imgToAnns.get(image_id, []) if p["id"] in matched.predictions]
         truths = [
             a
             for a in annotations.imgToAnns.get(image_id, [])
             if a["id"] in matched.annotations and a["id"] not in matched.ignored_annotations
         ]
-        return cls(image_id, counted, truths, box_ious(counted, truths), matched, annotations.anns)
+        return cls(image_id, counted, truths, box_ious(counted, truths), matched, annotations)
 
-    def prediction(self, place: int) -> Case:
+    def prediction(self, place: int) -> LabelledBox:
         """What became of one prediction."""
         number = self.predictions[place]["id"]
         found = self.matched.predictions[number]
         if found:
-            truth = self.every_annotation[found]
+            truth = self.coco.anns[found]
             kind: Kind = "ignored" if number in self.matched.ignored_predictions else "true_positive"
             crowd = bool(truth.get("iscrowd", 0))
-            return self._case(
+            return self._labelled(
                 place, kind, truth, float(box_ious([self.predictions[place]], [truth], crowd=crowd)[0, 0])
             )
         if number in self.matched.ignored_predictions:
-            return self._case(place, "ignored", None, None)
+            return self._labelled(place, "ignored", None, None)
         kind, meant = self._error(place)
         largest = float(self.ious[place].max()) if self.annotations else 0.0
         if meant is None:
-            return self._case(place, kind, None, largest)
-        return self._case(place, kind, self.annotations[meant], float(self.ious[place, meant]))
+            return self._labelled(place, kind, None, largest)
+        return self._labelled(place, kind, self.annotations[meant], float(self.ious[place, meant]))
 
     def _error(self, place: int) -> tuple[Kind, int | None]:
         """The kind of a false positive, and which annotation makes it so."""
@@ -139,9 +155,9 @@ class _Image:
             return "background", None
         return "both", int(row.argmax())
 
-    def _case(self, place: int, kind: Kind, truth: dict[str, Any] | None, iou: float | None) -> Case:
+    def _labelled(self, place: int, kind: Kind, truth: dict[str, Any] | None, iou: float | None) -> LabelledBox:
         prediction = self.predictions[place]
-        return Case(
+        return LabelledBox(
             self.image_id,
             prediction["category_id"],
             xyxy(prediction["bbox"]),
@@ -150,31 +166,37 @@ class _Image:
             prediction_id=prediction["id"],
             annotation_id=None if truth is None else truth["id"],
             annotation_box=None if truth is None else xyxy(truth["bbox"]),
-            annotation_category_id=None if truth is None else truth["category_id"],
+            annotation_category=None if truth is None else self._category(truth),
             iou=iou,
             area=float(prediction["area"]),
+            file_name=self.coco.imgs[self.image_id]["file_name"],
+            category=self._category(prediction),
         )
 
-    def missed(self, lost: Sequence[Case]) -> Iterator[Case]:
+    def missed(self, predicted: Sequence[LabelledBox]) -> Iterator[LabelledBox]:
         """The annotations of this image that no prediction found."""
         covered: dict[int, int] = {}
-        for case in lost:  # in the order of the file; TIDE asks only whether there is one
-            if case.kind in ("localisation", "classification"):
-                covered.setdefault(case.annotation_id or 0, case.prediction_id or 0)
+        for box in predicted:  # in the order of the file; TIDE asks only whether there is one
+            if box.kind in ("localisation", "classification"):
+                covered.setdefault(box.annotation_id or 0, box.prediction_id or 0)
         for truth in self.annotations:
             if not self.matched.annotations[truth["id"]]:
-                box, category = xyxy(truth["bbox"]), truth["category_id"]
-                yield Case(
+                yield LabelledBox(
                     self.image_id,
-                    category,
-                    box,
+                    truth["category_id"],
+                    xyxy(truth["bbox"]),
                     "missed",
                     annotation_id=truth["id"],
-                    annotation_box=box,
-                    annotation_category_id=category,
+                    annotation_box=xyxy(truth["bbox"]),
+                    annotation_category=self._category(truth),
                     area=float(truth["area"]),
                     covered_by=covered.get(truth["id"]),
+                    file_name=self.coco.imgs[self.image_id]["file_name"],
+                    category=self._category(truth),
                 )
+
+    def _category(self, record: dict[str, Any]) -> str:
+        return str(self.coco.cats[record["category_id"]]["name"])
 
 
 def box_ious(

@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from detxai.images import load_image, to_uint8
 
-AHEAD = 4  # images held ready for each worker
+Pixels = npt.NDArray[np.uint8]
+
+PREFETCH = 4  # images held ready for each worker
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,12 @@ class ImageFile:
     size: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, record: dict[str, Any], folder: Path) -> ImageFile:
+    def from_record(cls, record: dict[str, Any], folder: Path) -> ImageFile:
+        """Of an entry of the annotation file's ``images``, below ``folder``."""
         size = (record["height"], record["width"]) if {"height", "width"} <= set(record) else None
         return cls(record["id"], record["file_name"], str(folder / record["file_name"]), size)
 
-    def read(self) -> npt.NDArray[np.uint8]:
+    def read(self) -> Pixels:
         """The image, (height, width, 3) uint8.
 
         Raises:
@@ -54,25 +57,25 @@ class ImageFile:
         return array
 
 
-def decoded(files: Sequence[ImageFile], workers: int = 0) -> Iterator[tuple[ImageFile, npt.NDArray[np.uint8] | str]]:
+def decoded(files: Sequence[ImageFile], workers: int = 0) -> Iterator[tuple[ImageFile, Pixels | str]]:
     """Each image in its order, or what is wrong with it.
 
     Args:
         files: the images.
         workers: threads that decode ahead (Pillow's decoders run beside Python); 0: this one does, one image when it
-            is asked for. Memory holds at most ``workers * AHEAD`` images however many there are. Threads and not
+            is asked for. Memory holds at most ``workers * PREFETCH`` images however many there are. Threads and not
             processes: where a process starts by importing the script again (macOS, Windows), a script without
             ``if __name__ == "__main__"`` would start anew in each of them.
     """
     if not workers:
         yield from ((file, _read(file)) for file in files)
         return
-    waiting: deque[tuple[ImageFile, Future[npt.NDArray[np.uint8] | str]]] = deque()
+    waiting: deque[tuple[ImageFile, Future[Pixels | str]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="detxai-decoding")
     try:
         for file in files:
             waiting.append((file, pool.submit(_read, file)))
-            if len(waiting) >= workers * AHEAD:
+            if len(waiting) >= workers * PREFETCH:
                 first, reading = waiting.popleft()
                 yield first, reading.result()
         while waiting:
@@ -82,7 +85,7 @@ def decoded(files: Sequence[ImageFile], workers: int = 0) -> Iterator[tuple[Imag
         pool.shutdown(cancel_futures=True)
 
 
-def _read(file: ImageFile) -> npt.NDArray[np.uint8] | str:
+def _read(file: ImageFile) -> Pixels | str:
     try:
         return file.read()
     except Exception as error:  # whatever is wrong with a file is told with the image, and the others go on

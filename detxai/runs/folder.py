@@ -66,6 +66,14 @@ class RunFolder:
             write_new(self.request_path, as_json(content), self.parts)
         if self.parts.is_dir():
             remove_abandoned(self.parts)
+        return self.read_request()
+
+    def read_request(self) -> dict[str, Any]:
+        """What the request file holds.
+
+        Raises:
+            ValueError: it is damaged.
+        """
         return read_request(self.request_path)
 
     def expect_same(self, saved: Mapping[str, Any], requested: Mapping[str, Any]) -> None:

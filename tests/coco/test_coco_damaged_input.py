@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 import detxai
 from detxai.cli import main
-from detxai.coco.plan import plan
+from detxai.coco.parts.plan import plan
 from detxai.data.categories import label_to_category
 from detxai.data.coco_files import as_annotations, as_predictions, read_annotations
 from detxai.data.cocoeval import evaluate, matching, summary
-from detxai.data.error_kinds import cases
+from detxai.data.error_kinds import labelled_boxes
 from detxai.runs.shards import Shard
 
 pytest.importorskip("pyarrow")
@@ -178,7 +178,7 @@ def test_broken_files_never_give_a_traceback(annotations: Any, results: Any) -> 
         return
     evaluation = evaluate(truth, found)
     summary(evaluation)
-    plan(cases(truth, found, matching(evaluation)), [], 4)
+    plan(labelled_boxes(truth, found, matching(evaluation)), [], 4)
 
 
 @settings(max_examples=100, deadline=None)
@@ -252,10 +252,10 @@ def test_shards_share_the_parts(n: int) -> None:
     from detxai.data.image_files import ImageFile
 
     files = [ImageFile(image["id"], image["file_name"], "") for image in content["images"]]
-    chosen = cases(truth, found, matching(evaluate(truth, found)))
+    chosen = labelled_boxes(truth, found, matching(evaluate(truth, found)))
     parts = plan(chosen, files, 5)
-    assert [one.case for part in parts for job in part.jobs for one in job.asked] == chosen
-    assert [one.row for part in parts for job in part.jobs for one in job.asked] == list(range(len(chosen)))
+    assert [query.box for part in parts for job in part.jobs for query in job.queries] == chosen
+    assert [query.row for part in parts for job in part.jobs for query in job.queries] == list(range(len(chosen)))
     shared = [part for i in range(n) for part in Shard(i, n).mine(parts)]
     assert sorted(part.number for part in shared) == [part.number for part in parts]
 

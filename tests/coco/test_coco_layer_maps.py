@@ -15,7 +15,7 @@ from faster_rcnns import small_faster_rcnn
 import detxai
 import detxai.coco
 import detxai.data.coco_files
-from detxai.coco.maps import Cells, load_map, store_map
+from detxai.coco.parts.stored_maps import LayerCells, load_map, store_map
 from detxai.geometry import Geometry
 
 pytest.importorskip("pyarrow")
@@ -54,15 +54,15 @@ def test_a_single_cell_comes_back_at_its_place(geometry: Geometry) -> None:
     shape = (geometry.input_size[0] // 8, geometry.input_size[1] // 8)
     middle = (shape[0] // 2, shape[1] // 2)
     values = peak_at(geometry, shape, middle).numpy()
-    cells = Cells(geometry, shape)
+    cells = LayerCells(geometry, shape)
     stored = cells.store(values)
-    back = Cells.read(cells.record()).load(stored)
+    back = LayerCells.read(cells.record()).load(stored)
     assert np.abs(back - values).max() < stored.scale * 0.51 + 1e-3
     assert np.unravel_index(back.argmax(), back.shape) == np.unravel_index(values.argmax(), values.shape)
 
 
 def test_cells_say_what_is_wrong_with_their_picture() -> None:
-    cells = Cells(GEOMETRIES[0], (8, 12))
+    cells = LayerCells(GEOMETRIES[0], (8, 12))
     with pytest.raises(ValueError, match=r"map_png must be 8-bit grey of shape \(8, 12\)"):
         cells.load(store_map(np.zeros((8, 11), dtype=np.float32)))
 

@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from detxai.data.ap_loss import ap_losses
 from detxai.data.coco_files import as_annotations, as_predictions, read_annotations
 from detxai.data.cocoeval import class_ap, evaluate, finished, matching, summary
-from detxai.data.error_kinds import FALSE_POSITIVES, Case, cases
+from detxai.data.error_kinds import FALSE_POSITIVES, LabelledBox, labelled_boxes
 
 SEEDS = range(6)
 
@@ -45,10 +45,10 @@ def peer(content: Any, results: Any, iou: float | None = None) -> Any:
     return evaluation
 
 
-def labelled(seed: int, iou: float = 0.5) -> tuple[list[Case], Any]:
+def labelled(seed: int, iou: float = 0.5) -> tuple[list[LabelledBox], Any]:
     annotations, predictions = cocos(seed)
     evaluation = evaluate(annotations, predictions)
-    return cases(annotations, predictions, matching(evaluation, iou)), evaluation
+    return labelled_boxes(annotations, predictions, matching(evaluation, iou)), evaluation
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -147,7 +147,7 @@ def test_each_kind_by_hand() -> None:
     }
     results = [{"image_id": 1, "category_id": c, "bbox": b, "score": s} for c, b, s in rows.values()]
     predictions = as_predictions(results, annotations)
-    found = cases(annotations, predictions, matching(evaluate(annotations, predictions)))
+    found = labelled_boxes(annotations, predictions, matching(evaluate(annotations, predictions)))
     assert [case.kind for case in found] == [*rows, "missed", "missed", "missed"]
     assert [case.iou for case in found[:6]] == pytest.approx([1, 0.9, 0.4, 1, 0.3, 0])
     missed = {case.annotation_id: case.covered_by for case in found[6:]}
@@ -209,7 +209,7 @@ def test_no_predictions_at_all() -> None:
     annotations = as_annotations(content)
     predictions = as_predictions([], annotations)
     evaluation = evaluate(annotations, predictions)
-    found = cases(annotations, predictions, matching(evaluation))
+    found = labelled_boxes(annotations, predictions, matching(evaluation))
     assert {case.kind for case in found} == {"missed"}
     assert len(found) == sum(not a["iscrowd"] for a in content["annotations"])
     assert summary(evaluation)["AP"] == 0
@@ -225,7 +225,7 @@ def test_predictions_beyond_max_dets_are_left_out() -> None:
     ]
     annotations = as_annotations(content)
     predictions = as_predictions(many, annotations)
-    found = cases(annotations, predictions, matching(evaluate(annotations, predictions)))
+    found = labelled_boxes(annotations, predictions, matching(evaluate(annotations, predictions)))
     assert sorted(case.prediction_id for case in found if case.prediction_id) == list(range(1, 101))
 
 
@@ -244,7 +244,7 @@ def test_annotation_id_zero_is_no_match_to_coco_and_so_gets_another(tmp_path: Pa
     annotations = read_annotations(tmp_path / "a.json")
     results = [{"image_id": 0, "category_id": 0, "bbox": [0, 0, 9, 9], "score": 0.5}]
     predictions = as_predictions(results, annotations)
-    found = cases(annotations, predictions, matching(evaluate(annotations, predictions)))
+    found = labelled_boxes(annotations, predictions, matching(evaluate(annotations, predictions)))
     assert [(case.kind, case.annotation_id) for case in found] == [("true_positive", 8), ("missed", 7)]
 
 
@@ -258,6 +258,6 @@ def test_coco_dev_labels(shared_data: Path) -> None:
     predictions = as_predictions(results, annotations)
     evaluation = evaluate(annotations, predictions)
     assert summary(evaluation)["AP"] == pytest.approx(1)
-    found = cases(annotations, predictions, matching(evaluation))
+    found = labelled_boxes(annotations, predictions, matching(evaluation))
     assert {case.kind for case in found} == {"true_positive"}
     assert len(found) == len(truths)

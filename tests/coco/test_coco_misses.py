@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from detxai.coco.maps import load_map, store_map
-from detxai.coco.misses import Miss, look_for, reproduce
-from detxai.coco.rows import Evidence
-from detxai.coco.selecting import Selection, check_selection, select
-from detxai.data.error_kinds import Case
+from detxai.coco.parts.measures import Evidence
+from detxai.coco.parts.misses import Miss, find_lost_stage, reproduce
+from detxai.coco.parts.stored_maps import load_map, store_map
+from detxai.coco.selection import Selection, check_selection, select
+from detxai.data.error_kinds import LabelledBox
 from detxai.detections import Candidates, Detections
 from detxai.metrics.energy import energy_share
 from detxai.metrics.inputs.maps import box_masks
@@ -26,7 +26,7 @@ def seen(boxes: list[list[float]], scores: list[list[float]]) -> Candidates:
 
 
 def look(candidates: Candidates, detections: Detections) -> Miss:
-    return look_for(candidates, detections, GT, 0, iou=0.5, threshold=0.25)
+    return find_lost_stage(candidates, detections, GT, 0, iou=0.5, threshold=0.25)
 
 
 NEAR, SHIFTED, FAR = [0.0, 0.0, 10.0, 9.0], [3.0, 0.0, 13.0, 10.0], [50.0, 0.0, 60.0, 10.0]
@@ -82,8 +82,8 @@ def test_reproduction_takes_the_box_of_the_class_that_scores_alike() -> None:
     assert reproduce(NOTHING, GT, 0, 0.5).score is None
 
 
-def case(kind: str, score: float | None, loss: float | None = None, image: int = 1, area: float = 100.0) -> Case:
-    return Case(image, 1, GT, kind, score, area=area, ap_loss=loss)  # type: ignore[arg-type]
+def case(kind: str, score: float | None, loss: float | None = None, image: int = 1, area: float = 100.0) -> LabelledBox:
+    return LabelledBox(image, 1, GT, kind, score, area=area, ap_loss=loss, category="cat")  # type: ignore[arg-type]
 
 
 CASES = [
@@ -115,7 +115,7 @@ CASES = [
     ],
 )
 def test_selections(settings: dict[str, object], places: list[int]) -> None:
-    chosen = select(CASES, Selection(**settings), {1: "cat", 2: "dog"})  # type: ignore[arg-type]
+    chosen = select(CASES, Selection(**settings))  # type: ignore[arg-type]
     assert chosen == [CASES[place] for place in places]
 
 
@@ -170,7 +170,7 @@ def test_measures_are_those_of_the_metrics(box: tuple[float, ...], kind: str) ->
     constant = np.full_like(noise, 0.5)
     kinds = {"signed": noise, "negative": -np.abs(noise), "plateaus": noise.clip(-1, 0.5), "constant": constant}
     values = kinds[kind]
-    ours = Evidence.of(values).measures(box)
+    ours = Evidence.from_values(values).measures(box)
     map_, inside = torch.from_numpy(values)[None], box_masks(torch.tensor([box]), (33, 47))
     assert ours["energy_box"] == pytest.approx(float(energy_share(map_, inside)), abs=1e-6)
     assert ours["energy_box_chance"] == pytest.approx(float(inside.float().mean()), abs=1e-6)

@@ -20,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 import detxai
 import detxai.coco
 from detxai.cli import main
-from detxai.coco.labelling import label
+from detxai.coco.label import boxes_at_operating_point
 from detxai.data.coco_files import as_annotations, as_predictions
 from detxai.data.cocoeval import evaluate
 from detxai.runs.tables import import_pyarrow
@@ -62,7 +62,7 @@ def test_found_and_missed_are_what_cocoeval_says_of_the_predictions_that_count(s
     annotations = as_annotations(content)
     predictions = as_predictions(results, annotations)
     every = evaluate(annotations, predictions)
-    found = label(annotations, predictions, every, 0.5, point)
+    found = boxes_at_operating_point(annotations, predictions, every, 0.5, point)
     counting = [result for result in results if result["score"] >= point]
     theirs = pycocotools(content, counting)
     numbers = [place for place, result in enumerate(results, start=1) if result["score"] >= point]  # their id -> ours

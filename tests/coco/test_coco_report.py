@@ -15,7 +15,7 @@ from faster_rcnns import small_faster_rcnn
 
 import detxai
 import detxai.coco
-from detxai.coco.averaging import SIDE, BoxAverage
+from detxai.coco.summaries.box_average import SIDE, BoxAverage
 from detxai.data.error_kinds import KINDS
 
 pytest.importorskip("pyarrow")

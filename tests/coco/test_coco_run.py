@@ -285,10 +285,10 @@ def mend(damaged: dict[str, Path], data: dict[str, Path]) -> None:
 def test_images_that_could_not_be_detected_in_are_retried_and_the_others_stay(
     whole: Path, data: dict[str, Path], damaged: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import detxai.coco.asking
+    import detxai.coco.parts.image_explainer
 
     out, explained = tmp_path / "out", []
-    explain = detxai.coco.asking.explain
+    explain = detxai.coco.parts.image_explainer.explain
     run(damaged, out, *ABLATION, code=1)
     run(damaged, out, *ABLATION, "--retry-failed", code=1)  # still damaged: nothing changes
     kept = rows(out)
@@ -300,7 +300,7 @@ def test_images_that_could_not_be_detected_in_are_retried_and_the_others_stay(
         explained.append(len(detections))
         return explain(detector, image, method, detections)
 
-    monkeypatch.setattr(detxai.coco.asking, "explain", counting)
+    monkeypatch.setattr(detxai.coco.parts.image_explainer, "explain", counting)
     run(damaged, out, *ABLATION, "--retry-failed")
     assert rows(out) == rows(whole)
     assert sum(explained) == len(rows(whole)) - len(kept)
@@ -357,11 +357,11 @@ def test_out_of_memory_and_a_failing_box_are_rows(
     data: dict[str, Path], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One image never fits; in another one box fails, alone and among the others."""
-    import detxai.coco.asking
+    import detxai.coco.parts.image_explainer
 
     expected = rows(whole)
     bad_image, bad_row = expected[0]["image_id"], next(r for r in reversed(expected) if r["prediction_id"])
-    explain = detxai.coco.asking.explain
+    explain = detxai.coco.parts.image_explainer.explain
     first = detxai.coco.load(whole)[0].image
 
     def failing(detector: Any, image: Any, method: Any, detections: Any) -> Any:
@@ -371,7 +371,7 @@ def test_out_of_memory_and_a_failing_box_are_rows(
             raise ValueError("not this box")
         return explain(detector, image, method, detections)
 
-    monkeypatch.setattr(detxai.coco.asking, "explain", failing)
+    monkeypatch.setattr(detxai.coco.parts.image_explainer, "explain", failing)
     out = tmp_path / "out"
     run(data, out, *ABLATION, code=1)
     failures = parquet(out / "failures.parquet")

@@ -24,7 +24,7 @@ from forking import exit_code, forked, needs_fork
 
 import detxai
 import detxai.coco
-import detxai.coco.asking
+import detxai.coco.parts.image_explainer
 from detxai.cli import main
 from detxai.coco.schema import TIMED
 from detxai.data.coco_files import read_annotations
@@ -200,7 +200,7 @@ def test_a_retry_that_is_killed_while_it_writes_forgets_no_failure(
 ) -> None:
     from detxai.coco.folder import CocoFolder
 
-    out, explain, write = tmp_path / "out", detxai.coco.asking.explain, CocoFolder.write_table
+    out, explain, write = tmp_path / "out", detxai.coco.parts.image_explainer.explain, CocoFolder.write_table
     pictures = [detxai.coco.load(whole)[0].image, detxai.coco.load(whole)[-1].image]
 
     def failing(detector: Any, image: Any, *given: Any) -> Any:
@@ -214,7 +214,7 @@ def test_a_retry_that_is_killed_while_it_writes_forgets_no_failure(
         write(folder, path, *given)
 
     given = ("--rows-per-part", 200)
-    monkeypatch.setattr(detxai.coco.asking, "explain", failing)
+    monkeypatch.setattr(detxai.coco.parts.image_explainer, "explain", failing)
     run(data, out, *given, code=1)
     pictures.pop()
     with monkeypatch.context() as patch:
@@ -369,7 +369,7 @@ def test_what_a_kill_at_the_very_start_leaves_is_no_other_run(
 def test_overlays_of_a_finished_run(data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     run(data, out, "--worst", 3)
-    monkeypatch.delattr(detxai.coco.asking, "explain")  # nothing is explained again
+    monkeypatch.delattr(detxai.coco.parts.image_explainer, "explain")  # nothing is explained again
     run(data, out, "--worst", 3, "--overlays")
     assert sorted(path.name[:6] for path in (out / "overlays").iterdir()) == ["000000", "000001", "000002"]
     (out / "overlays").joinpath(next((out / "overlays").iterdir()).name).unlink()
@@ -383,7 +383,7 @@ def test_overlays_of_a_finished_run(data: dict[str, Path], tmp_path: Path, monke
 def test_a_retry_with_overlays_explains_only_what_failed(
     whole: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, explain = tmp_path / "out", detxai.coco.asking.explain
+    out, explain = tmp_path / "out", detxai.coco.parts.image_explainer.explain
     bad = rows(whole)[0]["image_id"]
     first = detxai.coco.load(whole)[0].image
     asked: list[int] = []
@@ -398,12 +398,12 @@ def test_a_retry_with_overlays_explains_only_what_failed(
         return explain(detector, image, method, detections)
 
     with monkeypatch.context() as patch:
-        patch.setattr(detxai.coco.asking, "explain", failing)
+        patch.setattr(detxai.coco.parts.image_explainer, "explain", failing)
         run(data, out, "--rows-per-part", 200, code=1)
     n_failed = sum(row["image_id"] == bad for row in rows(whole))
     assert len(rows(out)) == len(rows(whole)) - n_failed
-    monkeypatch.setattr(detxai.coco.asking, "explain", counting)
-    monkeypatch.setattr(detxai.coco.running, "save_overlays", lambda *given: None)
+    monkeypatch.setattr(detxai.coco.parts.image_explainer, "explain", counting)
+    monkeypatch.setattr(detxai.coco.run, "save_overlays", lambda *given: None)
     run(data, out, "--rows-per-part", 200, "--retry-failed", "--overlays")
     assert sum(asked) == n_failed
     assert rows(out) == rows(whole)

@@ -60,7 +60,7 @@ def store_map(values: npt.NDArray[np.float32], stride: int = 1) -> StoredMap:
 
 
 @dataclass(frozen=True)
-class Cells:
+class LayerCells:
     """The cells of a layer as they lie over an image: where a map is kept at the layer's resolution.
 
     Attributes:
@@ -72,7 +72,7 @@ class Cells:
     shape: tuple[int, int]
 
     @classmethod
-    def finest(cls, features: Features) -> Cells:
+    def finest(cls, features: Features) -> LayerCells:
         """Those of the finest level."""
         shapes = [(int(level.shape[-2]), int(level.shape[-1])) for level in features.levels.values()]
         return cls(features.inputs.geometries[0], max(shapes, key=math.prod))
@@ -94,13 +94,25 @@ class Cells:
         return json.dumps({**asdict(self.geometry), "cells": self.shape})
 
     @classmethod
-    def read(cls, record: str) -> Cells:
+    def read(cls, record: str) -> LayerCells:
         """From JSON."""
         entries: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(record).items()
         }
         shape = entries.pop("cells")
         return cls(Geometry(**entries), shape)
+
+
+def map_row(values: npt.NDArray[np.float32], stride: int, cells: LayerCells | None = None) -> dict[str, Any]:
+    """A map (H, W) as a PNG: of the cells where they are given, else of every ``stride``-th pixel."""
+    stored = store_map(values, stride) if cells is None else cells.store(values)
+    return {
+        "map_png": stored.png,
+        "map_scale": stored.scale,
+        "map_offset": stored.offset,
+        "map_stride": stride if cells is None else None,
+        "map_cells": None if cells is None else cells.record(),
+    }
 
 
 def load_map(stored: StoredMap, height: int, width: int, stride: int = 1) -> npt.NDArray[np.float32]:

@@ -62,7 +62,7 @@ class _Rival:
     label: int
 
 
-def look_for(
+def find_lost_stage(
     candidates: Candidates, detections: Detections, box: Box, label: int, *, iou: float, threshold: float
 ) -> Miss:
     """Where one annotated object was lost.
@@ -72,16 +72,16 @@ def look_for(
         detections: what the detector makes of them, at ``threshold``.
         box: the annotation's, xyxy.
         label: its class, as the detector counts them.
-        iou: from which a box covers the annotation.
+        iou: IoU threshold for a match.
         threshold: score below which the detector was not asked.
 
     >>> boxes = torch.tensor([[[[0.0, 0.0, 10.0, 10.0]], [[1.0, 0.0, 11.0, 10.0]]]])
     >>> scores = torch.tensor([[[0.6, 0.1], [0.7, 0.1]]])
     >>> seen = Candidates(boxes, scores, scores.amax(-1), torch.tensor([0, 1]))
     >>> kept = Detections(boxes[0, 1:, 0], [0.7], [0])
-    >>> look_for(seen, kept, (0.0, 0.0, 10.0, 10.0), 0, iou=0.5, threshold=0.25).stage
+    >>> find_lost_stage(seen, kept, (0.0, 0.0, 10.0, 10.0), 0, iou=0.5, threshold=0.25).stage
     'found_now'
-    >>> look_for(seen, kept, (0.0, 0.0, 10.0, 10.0), 1, iou=0.5, threshold=0.25).stage
+    >>> find_lost_stage(seen, kept, (0.0, 0.0, 10.0, 10.0), 1, iou=0.5, threshold=0.25).stage
     'wrong_class'
     """
     boxes, scores = (of_label[0, 0] for of_label in candidates.of_labels(torch.tensor([label])))

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from detxai.coco.asking import Answer, Asker, Pixels
-from detxai.coco.folder import CocoFolder
-from detxai.coco.plan import Job, Part
-from detxai.coco.recording import Recorder
-from detxai.coco.reusing import ArchivedRows
-from detxai.coco.rows import UnreadableImageError, image_failure
-from detxai.data.image_files import decoded
+from detxai.coco.folder import CocoFolder, UnreadableImageError, failure_row
+from detxai.coco.parts.archive import ArchivedRows
+from detxai.coco.parts.image_explainer import ImageExplainer, ImageResult
+from detxai.coco.parts.plan import Job, Part
+from detxai.coco.parts.recorder import Recorder
+from detxai.data.image_files import Pixels, decoded
+from detxai.images import pixels_sha256
 from detxai.runs.failures import AllFailedError, FailureGuard
 from detxai.runs.interrupting import raise_if_interrupted
 
 
 @dataclass(frozen=True)
-class Explaining:
-    """What making parts needs.
+class PartMaker:
+    """Makes the parts of a dataset.
 
     Attributes:
-        asker: explains the boxes of an image.
+        explainer: explains the boxes of an image.
         folder: of the run.
         map_stride: image pixels to a stored one.
         workers: see ``detxai.data.image_files.decoded``.
-        archive: where to look first.
+        archive: rows that need not be made again.
     """
 
-    asker: Asker
+    explainer: ImageExplainer
     folder: CocoFolder
     map_stride: int = 1
     workers: int = 0
@@ -39,7 +39,7 @@ class Explaining:
 
         Args:
             parts: of the plan.
-            tick: called after each image with how many boxes of it were asked about.
+            tick: called after each image with how many of its boxes are done.
 
         Raises:
             AllFailedError: the first images all failed, so that the request is at fault, not they; then no part of
@@ -62,24 +62,29 @@ class Explaining:
             for part in parts:
                 for job in part.jobs:
                     _, image = next(images)
-                    answer = self._answer(job, image)
-                    if answer.rows or answer.ready:
+                    result = self._result(job, image)
+                    if result.rows or result.reused:
                         guard.succeeded()
                     else:
-                        guard.failed(f"{job.file.file_name}: {answer.failures[-1]['reason']}")
+                        guard.failed(f"{job.file.file_name}: {result.failures[-1]['reason']}")
                     raise_if_interrupted()
-                    recorder.take(answer)
-                    tick(len(job.asked))
+                    recorder.take(result)
+                    tick(len(job.queries))
                 recorder.finish(part.number)
 
-    def _answer(self, job: Job, image: Pixels | str) -> Answer:
+    def _result(self, job: Job, image: Pixels | str) -> ImageResult:
         """The explanations of an image, or the failure that it could not be read."""
-        ready = None if self.archive is None else self.archive.rows(job)
-        if ready is not None:
-            return Answer([], [], [], ready=ready)
-        if not isinstance(image, str):
-            return self.asker.ask(job.file, image, job.asked)
-        unreadable = UnreadableImageError(image)
-        if self.asker.fail_fast:
-            raise unreadable
-        return Answer([], [], [image_failure(job.file, "reading", unreadable, len(job.asked))])
+        reused = [] if self.archive is None else self.archive.rows(job)
+        if len(reused) == len(job.queries):
+            return ImageResult(reused=reused)
+        if isinstance(image, str):
+            unreadable = UnreadableImageError(image)
+            if self.explainer.fail_fast:
+                raise unreadable
+            failure = failure_row(job.file, "reading", unreadable, len(job.queries) - len(reused))
+            return ImageResult(failures=[failure], reused=reused)
+        if any(row["image_sha256"] != pixels_sha256(image) for row in reused[:1]):
+            reused = []  # another picture stands under this name now
+        explained = {row["row"] for row in reused}
+        queries = [query for query in job.queries if query.row not in explained]
+        return replace(self.explainer.explain(job.file, image, queries), reused=reused)

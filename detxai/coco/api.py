@@ -1,8 +1,9 @@
-"""The front door for scripts: pycocotools' own objects in, a dataset of explanations out."""
+"""What scripts call: pycocotools' own objects in, a dataset of explanations out."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 
 from detxai.adapters.detector import Detector
 from detxai.adapters.registry import wrap
+from detxai.coco.dataset import ExplainedBoxes
 from detxai.coco.folder import CocoFolder
 from detxai.coco.options import Finished, Options
-from detxai.coco.running import Run
-from detxai.coco.selecting import Selection
+from detxai.coco.report import write_report
+from detxai.coco.request import CocoRequest
+from detxai.coco.run import run
+from detxai.coco.selection import Selection
 from detxai.data.categories import label_to_category
 from detxai.data.coco_files import as_annotations, as_predictions
 from detxai.data.cocoeval import finished
@@ -52,7 +56,7 @@ def explain_errors(
         options: of ``detxai.coco.options.Options``: ``iou``, ``workers``, ``overlays``, ``map_stride``, ...
 
     Returns:
-        What it came to. ``detxai.coco.load(out)`` reads the explanations.
+        What was done. ``detxai.coco.load(out)`` reads the explanations.
 
     Raises:
         TypeError, ValueError, LookupError: bad arguments, before anything is written.
@@ -62,11 +66,9 @@ def explain_errors(
     unknown = sorted(set(options) - {field.name for field in dataclasses.fields(Options)})
     if unknown:
         raise TypeError(f"explain_errors has no option {', '.join(unknown)}; see detxai.coco.options.Options")
-    chosen = Options(**options)
-    asked = quiet_method(method, settings or {})
-    folder = Path(images)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"images: no such folder: {folder}")
+    chosen, made = Options(**options), quiet_method(method, settings or {})
+    if not Path(images).is_dir():
+        raise FileNotFoundError(f"images: no such folder: {Path(images)}")
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f"out must be a folder, got the file {out}")
     annotations = as_annotations(_content(coco_gt, "coco_gt"), "coco_gt")
@@ -76,20 +78,40 @@ def explain_errors(
     if evaluation is not None:
         evaluation = finished(evaluation)
         annotations, predictions = evaluation.cocoGt, evaluation.cocoDt
-    adapter = wrap(detector)
-    pairs = label_to_category(adapter, annotations, labels)
-    return Run(
-        adapter,
-        asked,
-        folder,
-        annotations,
-        predictions,
-        pairs,
-        CocoFolder(Path(out)),
-        Selection() if selection is None else selection,
-        chosen,
-        evaluation,
-    )()
+    wrapped = wrap(detector)
+    return run(
+        CocoRequest(
+            wrapped,
+            made,
+            Path(images),
+            annotations,
+            predictions,
+            label_to_category(wrapped, annotations, labels),
+            CocoFolder(Path(out)),
+            Selection() if selection is None else selection,
+            chosen,
+            evaluation,
+        )
+    )
+
+
+def make_report(folder: str | PathLike[str], images: str | PathLike[str] | None = None) -> Path:
+    """Write ``report.html`` of a run again, from its folder alone: no detector is needed.
+
+    Args:
+        folder: the ``out`` of a run whose parts are all there.
+        images: folder of the images; default: the one the run was given.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        FileNotFoundError: ``folder`` is not of a run.
+    """
+    coco_folder = CocoFolder(Path(folder))
+    explained = ExplainedBoxes(folder, images)
+    record = json.loads(coco_folder.evaluation.read_text(encoding="utf-8"))
+    return write_report(coco_folder, record, explained.images)
 
 
 def quiet_method(method: str | Method, settings: Mapping[str, Any]) -> Method:

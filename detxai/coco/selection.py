@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from detxai.data.error_kinds import ERRORS, KINDS, Case
+from detxai.data.error_kinds import ERRORS, KINDS, LabelledBox
 
 
 @dataclass(frozen=True)
@@ -74,24 +74,24 @@ def check_selection(selection: Selection, category_names: Mapping[int, str], ima
         )
 
 
-def select(cases: Sequence[Case], selection: Selection, category_names: Mapping[int, str]) -> list[Case]:
-    """The chosen cases, image by image, in the order in which they came."""
-    wanted = [case for case in cases if _wanted(case, selection, category_names)]
+def select(boxes: Sequence[LabelledBox], selection: Selection) -> list[LabelledBox]:
+    """The chosen boxes, image by image, in the order in which they came."""
+    wanted = [box for box in boxes if _wanted(box, selection)]
     if selection.worst is not None:
-        ranked = sorted(wanted, key=lambda case: (-(case.ap_loss or 0), -(case.score or 0), -case.area))
-        worst = {id(case) for case in ranked[: selection.worst]}
-        wanted = [case for case in wanted if id(case) in worst]
+        ranked = sorted(wanted, key=lambda box: (-(box.ap_loss or 0), -(box.score or 0), -box.area))
+        worst = {id(box) for box in ranked[: selection.worst]}
+        wanted = [box for box in wanted if id(box) in worst]
     if selection.max_images is not None:
-        images = list(dict.fromkeys(case.image_id for case in wanted))[: selection.max_images]
-        wanted = [case for case in wanted if case.image_id in set(images)]
+        images = list(dict.fromkeys(box.image_id for box in wanted))[: selection.max_images]
+        wanted = [box for box in wanted if box.image_id in set(images)]
     return wanted
 
 
-def _wanted(case: Case, selection: Selection, category_names: Mapping[int, str]) -> bool:
+def _wanted(box: LabelledBox, selection: Selection) -> bool:
     return (
-        case.kind in selection.kinds
-        and (selection.classes is None or category_names[case.category_id] in selection.classes)
-        and (selection.image_ids is None or case.image_id in selection.image_ids)
-        and selection.min_area <= case.area <= selection.max_area
-        and (case.score is None or selection.min_score <= case.score <= selection.max_score)
+        box.kind in selection.kinds
+        and (selection.classes is None or box.category in selection.classes)
+        and (selection.image_ids is None or box.image_id in selection.image_ids)
+        and selection.min_area <= box.area <= selection.max_area
+        and (box.score is None or selection.min_score <= box.score <= selection.max_score)
     )

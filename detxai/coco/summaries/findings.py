@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from detxai.coco.averaging import BoxAverage
 from detxai.coco.dataset import ExplainedBoxes, values_of
+from detxai.coco.summaries.box_average import BoxAverage
 from detxai.data.error_kinds import FALSE_POSITIVES, KINDS
 
 EVERY_CLASS = ""

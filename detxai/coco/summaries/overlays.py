@@ -1,15 +1,15 @@
-"""A picture of each explanation, on request."""
+"""An overlay of each explanation, on request."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from detxai.coco.dataset import ExplainedBoxes
 from detxai.coco.folder import CocoFolder
-from detxai.coco.plan import Part
-from detxai.coco.rows import Row
+from detxai.coco.parts.plan import Part
 from detxai.runs.failures import expect_item_failure
 from detxai.runs.files import make_folder, remove_abandoned
 from detxai.runs.interrupting import raise_if_interrupted
@@ -33,7 +33,7 @@ def save_overlays(
         tick: called with 1 after each row.
     """
     explained = ExplainedBoxes(folder.root, images)
-    wanted = {one.row for part in parts for job in part.jobs for one in job.asked}
+    wanted = {query.row for part in parts for job in part.jobs for query in job.queries}
     make_folder(folder.overlays)
     remove_abandoned(folder.overlays)
     for index in range(len(explained)):
@@ -51,11 +51,11 @@ def save_overlays(
         tick(1)
 
 
-def _name(row: Row) -> str:
+def _name(row: Mapping[str, Any]) -> str:
     return f"{row['row']:06d}_{safe_name(row['category'])}_{row['kind']}.png"
 
 
-def _caption(row: Row) -> str:
+def _caption(row: Mapping[str, Any]) -> str:
     caption = f"{row['category']}, {row['kind'].replace('_', ' ')}"
     caption += "" if row["score"] is None else f", {row['score']:.2f}"
     return f"{caption} · {row['method']}"

@@ -8,19 +8,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
-from detxai.coco.asking import Answer
 from detxai.coco.folder import CocoFolder
-from detxai.coco.rows import Evidence, Row, map_row
+from detxai.coco.parts.image_explainer import ImageResult, Row
+from detxai.coco.parts.measures import Evidence
+from detxai.coco.parts.stored_maps import map_row
 
-BEHIND = 4  # answers that may wait to be recorded: bounds the memory they hold
+MAX_PENDING = 4  # results that may wait to be recorded: bounds the memory they hold
 
 
 class Recorder:
-    """One thread that records answers in their order, part by part.
+    """One thread that records results in their order, part by part.
 
     Args:
         folder: of the run.
-        map_stride: image pixels to a stored one, where answers have no cells.
+        map_stride: image pixels to a stored one, where results have no cells.
     """
 
     def __init__(self, folder: CocoFolder, map_stride: int) -> None:
@@ -41,20 +42,20 @@ class Recorder:
         for waiting in self._waiting if error is None else ():
             waiting.result()
 
-    def take(self, answer: Answer) -> None:
-        """The next answer of the part. Waits where too many are not recorded yet.
+    def take(self, result: ImageResult) -> None:
+        """The next result of the part. Waits where too many are not recorded yet.
 
         Raises:
             WriteError: an earlier one could not be written.
         """
-        self._do(self._record, answer)
+        self._do(self._record, result)
 
     def finish(self, number: int) -> None:
         """The part is complete: write it."""
         self._do(self._write, number)
 
     def _do(self, what: Callable[[Any], None], argument: Any) -> None:
-        while len(self._waiting) >= BEHIND:
+        while len(self._waiting) >= MAX_PENDING:
             self._waiting.popleft().result()
         self._waiting.append(self._thread.submit(self._unless_broken, what, argument))
 
@@ -67,17 +68,18 @@ class Recorder:
             self._broken = True
             raise
 
-    def _record(self, answer: Answer) -> None:
-        self._rows += answer.ready
+    def _record(self, result: ImageResult) -> None:
+        self._rows += result.reused
         packed: dict[int, tuple[Row, Evidence]] = {}  # boxes may share a map: it is packed and summed up once
-        for row, explanation in zip(answer.rows, answer.explanations, strict=True):
+        for row, explanation in zip(result.rows, result.explanations, strict=True):
             values = explanation.values
             if id(values) not in packed:
-                packed[id(values)] = map_row(values, self.map_stride, answer.cells), Evidence.of(values)
+                packed[id(values)] = map_row(values, self.map_stride, result.cells), Evidence.from_values(values)
             map_, evidence = packed[id(values)]
             self._rows.append(row | map_ | evidence.measures(row["box"]))
-        self._failures += answer.failures
+        self._failures += result.failures
 
     def _write(self, number: int) -> None:
-        self.folder.write_part(number, self._rows, self._failures)
+        rows = sorted(self._rows, key=lambda row: row["row"])  # rows taken over may come between new ones
+        self.folder.write_part(number, rows, self._failures)
         self._rows, self._failures = [], []

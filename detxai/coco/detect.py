@@ -1,4 +1,4 @@
-"""Predictions made by the detector itself, chunk by chunk, so that a stopped run goes on; and what it lost then."""
+"""First stage: predictions made by the detector itself, chunk by chunk, and where it lost what it misses."""
 
 from __future__ import annotations
 
@@ -11,23 +11,64 @@ from typing import Any
 import torch
 
 from detxai.adapters.detector import Detector
-from detxai.coco.asking import Pixels
-from detxai.coco.folder import CocoFolder
-from detxai.coco.misses import Miss, look_for
-from detxai.coco.rows import Row, UnreadableImageError, image_failure, pixels_sha256
+from detxai.coco.folder import CocoFolder, UnreadableImageError, failure_row
+from detxai.coco.parts.misses import Miss, find_lost_stage
+from detxai.coco.request import CocoRequest
+from detxai.data.coco_files import as_predictions
 from detxai.data.error_kinds import xyxy
-from detxai.data.image_files import ImageFile, decoded
+from detxai.data.image_files import ImageFile, Pixels, decoded
 from detxai.detections import Detections
 from detxai.formats import to_coco_results
+from detxai.images import pixels_sha256
 from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, let_go
 from detxai.runs.interrupting import raise_if_interrupted
 
 CHUNK = 16  # images to a file
 
 
+def detect(request: CocoRequest) -> Any:
+    """The predictions of the run, as a ``COCO``.
+
+    Where they are not given, the detector makes them: chunks that are missing are made, and all together are written to
+    ``predictions.json``.
+
+    Raises:
+        AllFailedError: the first images all failed.
+    """
+    if request.predictions is not None:
+        return request.predictions
+    options, folder, chunks = request.options, request.folder, prediction_chunks(request)
+    if options.retry_failed and folder.failures("detecting"):
+        folder.predictions.unlink(missing_ok=True)
+        chunks.delete_failed()
+    first = options.shard.index * len(request.files) // (CHUNK * options.shard.of)
+    with options.bar(len(request.files), 0, "image", "detecting") as bar:
+        for n_images in chunks.make(request.files, first):
+            bar.update(n_images)
+    results = chunks.results(len(request.files))
+    if not folder.has_whole_json(folder.predictions):
+        folder.write_json(folder.predictions, results)
+    return as_predictions(results, request.annotations)
+
+
+def prediction_chunks(request: CocoRequest) -> PredictionChunks:
+    """Where the run keeps the predictions that it makes."""
+    return PredictionChunks(
+        request.detector,
+        request.label_to_category,
+        request.score_threshold,
+        request.folder,
+        request.workers,
+        request.options.fail_fast,
+        request.annotations if request.wants_misses else None,
+        request.options.iou,
+        request.operating_point,
+    )
+
+
 @dataclass(frozen=True)
-class Detecting:
-    """What a pass over all images needs.
+class PredictionChunks:
+    """The detector's predictions, made and kept in chunks of 16 images.
 
     Attributes:
         detector: asked once an image.
@@ -37,9 +78,9 @@ class Detecting:
         folder: of the run.
         workers: see ``detxai.data.image_files.decoded``.
         fail_fast: raise what fails.
-        annotations: a ``COCO``, to say of each annotation where it is lost if it is: the pass that finds the others
-            knows; None: nobody wants to know.
-        iou: from which a box covers an annotation.
+        annotations: a ``COCO``, to say of each missed annotation at which stage it was lost: the pass that makes the
+            predictions knows; None: that is not wanted.
+        iou: IoU threshold for a match.
     """
 
     detector: Detector
@@ -52,7 +93,7 @@ class Detecting:
     iou: float = 0.5
     operating_point: float = 0.25
 
-    def chunks(self, files: Sequence[ImageFile], first: int = 0) -> Iterator[int]:
+    def make(self, files: Sequence[ImageFile], first: int = 0) -> Iterator[int]:
         """Make every chunk that is missing, beginning with ``first``; yields how many images each has.
 
         Shards that share a disk begin at different chunks, and find what the others made; on disks of their own each
@@ -69,7 +110,7 @@ class Detecting:
             if kept is None:
                 made.append(number)
                 try:
-                    self._make(number, parts[number], guard)
+                    self._make_chunk(number, parts[number], guard)
                     if guard.n_initial == len(files):
                         raise AllFailedError(f"all {len(files)} images failed; the last: {self._last_reason(number)}")
                 except AllFailedError:
@@ -79,8 +120,8 @@ class Detecting:
                 guard.succeeded()
             yield len(parts[number])
 
-    def forget_failed(self) -> None:
-        """Let every chunk in which an image failed be made anew."""
+    def delete_failed(self) -> None:
+        """Delete every chunk in which an image failed, so that it is made anew."""
         for path in self.folder.parts.glob("failures-detecting-*.parquet"):
             self.chunk(int(path.stem.rpartition("-")[2])).unlink(missing_ok=True)
 
@@ -117,7 +158,7 @@ class Detecting:
             raise ValueError(f"out: {self.chunk(number)} is gone or damaged; give the same command again")
         return content
 
-    def _make(self, number: int, files: Sequence[ImageFile], guard: FailureGuard) -> None:
+    def _make_chunk(self, number: int, files: Sequence[ImageFile], guard: FailureGuard) -> None:
         content, failures = self._detect(files, guard)
         self.folder.write_failures(f"detecting-{number:06d}", failures)
         self.folder.write_json(self.chunk(number), content)  # last: a chunk that is there is complete
@@ -130,22 +171,22 @@ class Detecting:
             self.chunk(number).unlink(missing_ok=True)
             self.folder.write_failures(f"detecting-{number:06d}", [])
 
-    def _detect(self, files: Sequence[ImageFile], guard: FailureGuard) -> tuple[dict[str, Any], list[Row]]:
+    def _detect(self, files: Sequence[ImageFile], guard: FailureGuard) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         results: list[dict[str, Any]] = []
         misses: dict[int, Any] = {}
         images: dict[str, str] = {}
-        failures: list[Row] = []
+        failures: list[dict[str, Any]] = []
         for file, image in decoded(files, self.workers):
             raise_if_interrupted()
             try:
                 if isinstance(image, str):
                     raise UnreadableImageError(image)
-                detections, lost = self._look(file, image)
+                detections, lost = self._detect_in(file, image)
             except Exception as error:
                 expect_item_failure(error)
                 if self.fail_fast:
                     raise
-                failures.append(image_failure(file, "detecting", error, 0))
+                failures.append(failure_row(file, "detecting", error, 0))
                 let_go(error)
                 guard.failed(f"{file.file_name}: {failures[-1]['reason']}")
                 continue
@@ -156,11 +197,11 @@ class Detecting:
             results += to_coco_results(detections[known], file.image_id, label_to_category=self.label_to_category)
         return {"results": results, "misses": misses, "images": images}, failures
 
-    def _look(self, file: ImageFile, image: Pixels) -> tuple[Detections, dict[int, Any]]:
+    def _detect_in(self, file: ImageFile, image: Pixels) -> tuple[Detections, dict[int, Any]]:
         """What is found in an image, and for each annotation of it, where it is lost if it is."""
         labels = {category: label for label, category in self.label_to_category.items()}
         records = [] if self.annotations is None else self.annotations.imgToAnns.get(file.image_id, [])
-        asked = [one for one in records if one["category_id"] in labels and not one["iscrowd"]]
+        asked = [record for record in records if record["category_id"] in labels and not record["iscrowd"]]
         if not asked:
             return self.detector.detect(image, self.score_threshold).to("cpu"), {}
         with self.detector.borrowed(), torch.no_grad():
@@ -170,7 +211,7 @@ class Detecting:
         counted = found[found.scores >= self.operating_point]
         return found, {
             one["id"]: asdict(
-                look_for(
+                find_lost_stage(
                     candidates, counted, xyxy(one["bbox"]), labels[one["category_id"]],
                     iou=self.iou, threshold=self.operating_point,
                 )

@@ -1,0 +1,1 @@
+"""How the parts of the dataset are made: the work cut into parts, each image explained, its maps packed and written."""
