@@ -1,4 +1,4 @@
-"""What a detector says: ``Detections`` after non-maximum suppression, ``Candidates`` before it."""
+"""The output of a detector: ``Detections`` after non-maximum suppression, ``Candidates`` before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One door for images: whatever a user hands over becomes one RGB array, or a clear error."""
+"""Reading images: a path, PIL image, array or tensor becomes one RGB array, or a clear error."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def to_tensor(array: Array) -> Tensor:
 
 
 def to_uint8(array: Array) -> npt.NDArray[np.uint8]:
-    """An array from ``load_image`` as uint8 (H, W, 3), for the eye."""
+    """An array from ``load_image`` as uint8 (H, W, 3)."""
     if array.dtype == np.uint8:
         return array  # type: ignore[return-value]
     return np.clip(array * 255 + 0.5, 0, 255).astype(np.uint8)

@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-LARGEST = 10_000_000  # of a count: what is larger is a slip, and would be asked of the memory
+LARGEST = 10_000_000  # of a count: what is larger is a mistake, and would fill the memory
 LARGEST_SEED = 2**63 - 1
 
 

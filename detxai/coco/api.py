@@ -49,7 +49,7 @@ def explain_errors(
         out: a new folder, or one of the same run, which then goes on where it stopped.
         method: a method's name, or a method with its settings.
         settings: the method's settings, where it is given by name.
-        evaluation: a finished ``COCOeval`` of the two, whose matches are taken as they are; default: one is made.
+        evaluation: a finished ``COCOeval`` of the two, whose matches are used; default: one is made.
         selection: which boxes; default: false positives from the operating point on (a score of 0.25, unless
             ``operating_point`` says otherwise), and annotations that are missed there.
         labels: which label is which category: see ``detxai.data.categories.label_to_category``.

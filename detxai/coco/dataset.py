@@ -19,7 +19,7 @@ from detxai.runs.tables import import_pyarrow, read_table
 
 
 class ExplainedBoxes(Sequence[Explanation]):
-    """The explanations of a run, in the order of their rows; each read from disk when asked for.
+    """The explanations of a run, in the order of their rows; each read from disk on access.
 
     Args:
         folder: of the run.
@@ -92,7 +92,7 @@ class ExplainedBoxes(Sequence[Explanation]):
 
     def _explanation(self, row: dict[str, Any]) -> Explanation:
         names = {int(label): name for label, name in self.manifest["class_names"].items()}
-        # a missed annotation has no score of its own: its explanation was asked with the best candidate's
+        # a missed annotation has no score of its own: it was explained with that of the best candidate
         score = row["candidate_score"] if row["score"] is None else row["score"]
         detection = Detections([row["box"]], [min(max(score, 0.0), 1.0)], [row["label"]], names)
         image = to_uint8(load_image(self.images / row["file_name"]))
@@ -123,7 +123,7 @@ def load(folder: str | PathLike[str], images: str | PathLike[str] | None = None)
     Maps come back within half of ``map_scale`` of what they were (0.2 % of their range), and smoother where they were
     kept coarser than the image (``map_stride``). ``channel_effects`` are not kept.
 
-    The files are plain Parquet, for any other tool too; ``detxai.coco.schema`` says what each column is:
+    The files are plain Parquet, for any other tool too; ``detxai.coco.schema`` describes the columns:
     ``pandas.read_parquet("DIR/explanations")``, DuckDB's ``FROM 'DIR/explanations/*.parquet'``, and
     ``datasets.load_dataset("parquet", data_files="DIR/explanations/*.parquet").cast_column("map_png", Image())``.
 

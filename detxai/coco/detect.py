@@ -71,7 +71,7 @@ class PredictionChunks:
     """The detector's predictions, made and kept in chunks of 16 images.
 
     Attributes:
-        detector: asked once an image.
+        detector: run once an image.
         label_to_category: labels without a category are never counted.
         score_threshold: below which boxes are dropped.
         operating_point: score from which a detection finds an annotation.
@@ -155,7 +155,7 @@ class PredictionChunks:
     def _expect(self, number: int) -> dict[str, Any]:
         content = self._read(number)
         if content is None:
-            raise ValueError(f"out: {self.chunk(number)} is gone or damaged; give the same command again")
+            raise ValueError(f"out: {self.chunk(number)} is missing or damaged; repeat the same command")
         return content
 
     def _make_chunk(self, number: int, files: Sequence[ImageFile], guard: FailureGuard) -> None:
@@ -201,8 +201,8 @@ class PredictionChunks:
         """What is found in an image, and for each annotation of it, where it is lost if it is."""
         labels = {category: label for label, category in self.label_to_category.items()}
         records = [] if self.annotations is None else self.annotations.imgToAnns.get(file.image_id, [])
-        asked = [record for record in records if record["category_id"] in labels and not record["iscrowd"]]
-        if not asked:
+        annotated = [record for record in records if record["category_id"] in labels and not record["iscrowd"]]
+        if not annotated:
             return self.detector.detect(image, self.score_threshold).to("cpu"), {}
         with self.detector.borrowed(), torch.no_grad():
             shown = self.detector.shared_pass(image)
@@ -216,5 +216,5 @@ class PredictionChunks:
                     iou=self.iou, threshold=self.operating_point,
                 )
             )
-            for one in asked
+            for one in annotated
         }  # fmt: skip

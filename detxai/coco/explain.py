@@ -110,7 +110,7 @@ def _expect_same_plan(request: CocoRequest, parts: Sequence[Part]) -> None:
     """The parts that are there must be of this plan: predictions made on another machine may differ a little.
 
     Where failed images are tried again, those that no longer fail make another plan of it; so does a wider selection,
-    and a folder that detxai 0.1 wrote: then rows that are explained are taken over.
+    and a folder that an earlier version wrote: then rows that are explained are taken over.
     """
     folder, now, widen = request.folder, digest(parts), request.options.widen
     before = _saved_plan(request)
@@ -124,7 +124,7 @@ def _expect_same_plan(request: CocoRequest, parts: Sequence[Part]) -> None:
         if not (widen or request.options.retry_failed or folder.plan_of_format_3.is_file()):
             raise ValueError(
                 f"out: {folder.root} was begun with other boxes: the predictions or images are no longer what "
-                "they were; give a new folder, or retry_failed to keep what is asked as before"
+                "they were; give a new folder, or retry_failed to keep what is explained of the same boxes"
             )
         archive_parts(folder, before)
     if before != now:

@@ -30,7 +30,7 @@ class CocoFolder(RunFolder):
 
     request_name: ClassVar[str] = "manifest.json"
     parts_name: ClassVar[str] = ".parts"
-    what: ClassVar[str] = "run of detxai coco"
+    what: ClassVar[str] = "run"
 
     @property
     def predictions(self) -> Path:
@@ -46,17 +46,17 @@ class CocoFolder(RunFolder):
 
     @property
     def plan(self) -> Path:
-        """What tells the boxes to explain from others, and how they are shared out over parts."""
+        """Digest of the plan: which boxes are explained, and in which part."""
         return self.parts / "plan.sha256"
 
     @property
     def plan_of_format_3(self) -> Path:
-        """The same of detxai 0.1, whose digest cannot be made any more."""
+        """The same in folders that earlier versions wrote; their digest is made in another way."""
         return self.parts / "plan.txt"
 
     @property
     def labelled(self) -> Path:
-        """What ``boxes.parquet`` and ``evaluation.json`` were made of."""
+        """Digest of what ``boxes.parquet`` and ``evaluation.json`` were made from."""
         return self.parts / "labelled.sha256"
 
     @property

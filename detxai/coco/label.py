@@ -52,7 +52,7 @@ def label(request: CocoRequest, predictions: Any) -> dict[str, Any]:
 
 
 def _key(predictions: Any, evaluated: Sequence[int]) -> str:
-    """What tells the labels of these predictions and images from others; the manifest fixes all else."""
+    """SHA-256 of what the labels depend on besides the manifest: the predictions, and which images are evaluated."""
     return hashlib.sha256(f"{fingerprint(predictions)} {list(evaluated)}".encode()).hexdigest()
 
 
@@ -117,8 +117,8 @@ def evaluation_record(
 
     AP is of all predictions, as COCO's is; kinds are of those from the operating point on.
 
-    ``missed`` counts every annotation that nobody found, as COCOeval does; ``missed_alone`` those of them that no
-    misplaced or misclassified prediction meant, which is what TIDE calls missed.
+    ``missed`` counts every annotation without a match, as COCOeval does; ``missed_alone`` those of them that no
+    misplaced or misclassified prediction lies on, which is what TIDE calls missed.
 
     Args:
         evaluation: a finished COCOeval.

@@ -1,4 +1,4 @@
-"""``manifest.json``: what a run was asked, so that it goes on with the same, and refuses anything else."""
+"""``manifest.json``: what a run was started with, so that it goes on with the same settings and refuses others."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def question_of(request: CocoRequest) -> dict[str, Any]:
 
 
 def about(request: CocoRequest) -> dict[str, Any]:
-    """What the manifest says besides."""
+    """Entries of the manifest that do not decide what the dataset holds."""
     names = {str(label): name for label, name in request.detector.class_names.items()}
     return {"images": str(request.images.resolve()), "class_names": names, **request.about}
 
@@ -90,7 +90,7 @@ def begin(folder: CocoFolder, question: Mapping[str, Any], about: Mapping[str, A
         else:
             _expect_same_run(folder, saved["question"], requested)
     if saved.get("versions") != content["versions"]:
-        log.warning("this run was begun with other versions (%s): maps may differ a little", saved.get("versions"))
+        log.warning("this run was started with other versions (%s): maps may differ a little", saved.get("versions"))
     if saved.get("images") != about.get("images"):
         _expect_same_images(folder, Path(str(about.get("images"))))
         folder.write_json(folder.request_path, {**saved, "images": about.get("images")})
@@ -104,7 +104,7 @@ def set_question(folder: CocoFolder, question: Mapping[str, Any]) -> None:
 
 
 def mark_refused(folder: CocoFolder) -> None:
-    """Say that every image failed: another request may take the folder, unless something is explained after all."""
+    """Mark the folder as one whose every image failed: another request may take it until something is explained."""
     folder.write_text(_refused(folder), "every image failed\n")
 
 
@@ -125,7 +125,10 @@ def _expect_same_run(folder: CocoFolder, saved: Mapping[str, Any], requested: Ma
 
 
 def _take_over(folder: CocoFolder, saved: Mapping[str, Any], requested: Mapping[str, Any]) -> bool:
-    """Whether a folder whose own request was refused is free for this one; predictions that answer it stay."""
+    """Whether the folder was marked by ``mark_refused``; if so it is cleared for this request.
+
+    The predictions stay where both requests want the same ones.
+    """
     if not _refused(folder).is_file() or folder.has_rows():
         return False
     stale = [folder.plan, folder.plan_of_format_3]
@@ -143,7 +146,7 @@ def _refused(folder: CocoFolder) -> Path:
 def _expect_same_images(folder: CocoFolder, images: Path) -> None:
     """Raise where an image in ``images`` is another picture than the run has seen under its name.
 
-    Images that are not there, or damaged, are passed over: the run itself says so where it needs them.
+    Images that are missing or damaged are skipped here: the run itself reports them where it needs them.
 
     Args:
         folder: of the run.

@@ -39,7 +39,7 @@ class Options:
             only what is new is explained.
         fail_fast: stop at the first failure.
         retry_failed: explain what failed. Where images failed while predictions were made, make these too; what is
-            explained stays where an image is still asked about the same boxes.
+            explained stays where the same boxes are still to be explained.
         progress: bars; None: where standard error is a terminal.
     """
 

@@ -158,7 +158,7 @@ def _coco(given: argparse.Namespace) -> int:
             raise
         print(f"detxai: error: {error}; the same command goes on from here", file=sys.stderr)
         return FAILED
-    _tell(finished, as_json=given.json)
+    _print_summary(finished, as_json=given.json)
     return FAILED if finished.failures else 0
 
 
@@ -195,7 +195,7 @@ def _selection(given: argparse.Namespace) -> Selection:
     )
 
 
-def _tell(finished: Finished, *, as_json: bool) -> None:
+def _print_summary(finished: Finished, *, as_json: bool) -> None:
     record = finished.evaluation
     counts = {"selected": finished.n_selected, "explained": finished.n_explained, "failures": len(finished.failures)}
     for failure in finished.failures[:SHOWN_FAILURES]:
@@ -214,10 +214,10 @@ def _tell(finished: Finished, *, as_json: bool) -> None:
     print(f"\nof predictions that score {point:g} or more, and all annotations, at IoU {record['iou']:g}:")
     for kind, count in record["kinds"].items():
         print(f"{kind.replace('_', ' '):<15} {count:7d}")
-    print(f"  of the missed, {record['missed_alone']} that no misplaced or misclassified box meant (TIDE's misses)")
+    print(f"  of the missed, {record['missed_alone']} that no misplaced or misclassified box lies on (TIDE's misses)")
     print(f"\n{finished.n_explained} of {finished.n_selected} chosen boxes explained in {finished.folder}")
     if not finished.complete:
-        print("other shards have still to do their parts")
+        print("some parts of other shards are not done yet")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -87,9 +87,11 @@ def _add_measures(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     command.add_argument("--unit", choices=UNITS, help="what insertion and deletion rank; default: pixel")
     command.add_argument("--score", choices=SCORE_FUNCTIONS, help="what is left of a detection; default: class_score")
-    command.add_argument("--reference", choices=REFERENCES, help="whose box is measured against; default: detection")
     command.add_argument(
-        "--set", action="append", default=[], type=_setting, metavar="WHOSE.NAME=VALUE", dest="settings",
+        "--reference", choices=REFERENCES, help="the box that maps are measured against; default: detection"
+    )
+    command.add_argument(
+        "--set", action="append", default=[], type=_setting, metavar="OWNER.NAME=VALUE", dest="settings",
         help="a setting of a method or measure, such as d_rise.n_masks=200; as often as needed",
     )  # fmt: skip
 
@@ -142,11 +144,11 @@ def _found(
         seed=given.seed,
         source=source,
         progress=shows_progress(given),
-        on_estimate=_tell,
+        on_estimate=_print_estimate,
     )
 
 
-def _tell(left: TimeLeft) -> None:
+def _print_estimate(left: TimeLeft) -> None:
     print(
         f"about {in_words(left.seconds)} to go: {left.n_maps} maps ({left.n_detections} detections, "
         f"{left.n_methods} methods), at {left.seconds / left.n_maps:.2g} s each on the first image; "
@@ -201,7 +203,7 @@ def _fills(text: str) -> str | list[str]:
 
 
 def _setting(text: str) -> tuple[str, tuple[str, Any]]:
-    """``whose.name=value``."""
+    """``OWNER.NAME=VALUE``: a setting of a method or measure."""
     owner, dot, _ = text.partition("=")[0].rpartition(".")
     if not dot or not owner:
         raise argparse.ArgumentTypeError(f"expected METHOD.NAME=VALUE or MEASURE.NAME=VALUE, got {text!r}")

@@ -39,7 +39,7 @@ from detxai.runs.files import WriteError, write_json
 from detxai.runs.interrupting import raise_if_interrupted
 from detxai.runs.names import safe_name
 
-LONG = 60  # seconds an image, from which it is said beforehand
+LONG = 60  # seconds an image, from which a warning says so beforehand
 
 
 def add_explain(commands: Any) -> argparse.ArgumentParser:
@@ -88,7 +88,7 @@ def _explain(given: argparse.Namespace) -> int:
     stopped = None
     try:
         _explain_all(given, run, done, failures)
-    except (WriteError, AllFailedError) as error:  # those that are done are told all the same
+    except (WriteError, AllFailedError) as error:  # the images that are done are reported all the same
         if given.debug:
             raise
         stopped = error
@@ -129,7 +129,7 @@ def _explain_all(
             done.append(summary)
             if not given.json:
                 bar.write(_table(summary), file=sys.stdout)
-            if summary["partial"]:  # the method took the Ctrl-C to give what it had; it was meant for us too
+            if summary["partial"]:  # the method caught the Ctrl-C and returned what it had: stop here too
                 raise KeyboardInterrupt
             raise_if_interrupted()
 
@@ -191,7 +191,7 @@ class _Run:
 
 
 def _request(given: argparse.Namespace) -> dict[str, Any]:
-    """What was asked for, so that it can be asked for again: as values, and as the command (less the images)."""
+    """The request, so that it can be repeated: as values, and as the command without the images."""
     model = model_arguments(given)
     command = ["detxai", "explain", "--method", given.method, "--out", str(given.out)]
     command += ["--score-threshold", str(given.score_threshold)]

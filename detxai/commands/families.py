@@ -50,7 +50,7 @@ def _families(given: argparse.Namespace) -> int:
 def _described(row: dict[str, Any]) -> str:
     ablation = row["exact_ablation"]
     facts = {
-        "features, gradients": "yes" if row["features"] else "no: its answers alone are known",
+        "features, gradients": "yes" if row["features"] else "no: only its detections are known",
         "attention of queries": "yes" if row["attention"] else "no",
         "exact Ablation-CAM": "no" if ablation is None else f"yes; recomputes {ablation}",
         "needs": "nothing more" if row["extra"] is None else f"pip install 'detxai[{row['extra']}]'",

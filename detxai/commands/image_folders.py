@@ -34,7 +34,7 @@ def folder_names(paths: Sequence[Path]) -> list[str]:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder whose files move into ``folder`` at the end; what an earlier run left there goes.
+    """A hidden folder whose files move into ``folder`` at the end; what an earlier run left there is deleted.
 
     Killed while they move, ``detections.json`` says ``"complete": false`` and lists the files of both runs, so that the
     next run knows them.

@@ -15,7 +15,7 @@ from detxai.settings import LARGEST
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit codes: some images failed; nothing was done; Ctrl-C
 LARGEST_AMOUNT = 1e15  # of square pixels and scores
-LONGEST_LINE = 2000  # of an error: what somebody gave may be long
+LONGEST_LINE = 2000  # characters of an error message: it may quote a long argument
 LONGEST_PATH, LONGEST_NAME = 4096, 255
 LARGEST_SIDE = 65_536  # of an image
 
@@ -43,7 +43,7 @@ def no_repeats(settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def a_path(text: str) -> Path:
-    """A path that the system can look for: others end in an error that does not say whose they are."""
+    """A path that the file system can look up; others would fail later, without naming the argument."""
     if "\0" in text or len(text) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in re.split(r"[\\/]", text)):
         raise argparse.ArgumentTypeError(f"expected a path that this system can have, got {shown(text)}")
     return Path(text)
@@ -66,7 +66,7 @@ def amount(text: str) -> float:
 
 
 def whole(least: int, most: int = LARGEST) -> Callable[[str], int]:
-    """Reads a whole number from ``least`` to ``most``: what is larger is a slip, and would be asked of the memory."""
+    """Reads a whole number from ``least`` to ``most``: what is larger is a mistake, and would fill the memory."""
 
     def read(text: str) -> int:
         value = int(text) if re.fullmatch(r"\+?[0-9]{1,20}", text.strip()) else -1

@@ -1,4 +1,4 @@
-"""Which of the detector's labels is which category of the annotation file: resolved once, checked and told."""
+"""Which of the detector's labels is which category of the annotation file: resolved once, checked and logged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def label_to_category(
     """Label -> category id.
 
     Args:
-        detector: whose labels.
+        detector: the detector.
         annotations: a ``COCO``; every category that has annotations must get a label, unless ``labels`` spells the
             pairs out.
         labels: ``"by-name"``: equal class names, by ``detxai.formats.match_categories``; ``"by-id"``: labels *are*
@@ -82,7 +82,7 @@ def labels_of_categories(
 
 
 def _labels_seen(detector: Detector) -> list[int]:
-    """The labels of a detector without class names: what it answers for a small black image."""
+    """The labels of a detector without class names: those of its candidates for a small black image."""
     with torch.no_grad():
         labels = detector.candidates(np.zeros((64, 64, 3), dtype=np.uint8)).labels
     return [int(label) for label in labels]

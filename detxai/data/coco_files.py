@@ -1,4 +1,4 @@
-"""COCO annotations and results from files: checked before any work, each fault one clear message."""
+"""COCO annotations and results from files: checked before any work, with one clear message for each fault."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def _completed(record: Record) -> dict[str, Any]:
 
 
 def _unchecked(record: Record, name: str) -> None:
-    """Nothing is asked of it."""
+    """Check nothing."""
 
 
 def _without_id_zero(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:

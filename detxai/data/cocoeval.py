@@ -38,10 +38,10 @@ class Matching:
     ignored_annotations: frozenset[int]
 
     def from_score(self, predictions: Any, score: float) -> Matching:
-        """What would have been matched had the detector said nothing below ``score``.
+        """What would have been matched had the detector reported nothing below ``score``.
 
-        COCOeval lets surer predictions choose first, so those that stay keep their matches; an annotation that only a
-        weaker one found is found by none.
+        COCOeval lets predictions of higher score choose first, so those that stay keep their matches; an annotation
+        that only a weaker one found is found by none.
 
         Args:
             predictions: the ``COCO`` that was matched.
@@ -85,7 +85,7 @@ def evaluate(
 def finished(evaluation: Any) -> Any:
     """The evaluation itself where its matches can be read; else pycocotools' own of the same data and settings.
 
-    faster-coco-eval keeps its matches in C++, where nobody can read them.
+    faster-coco-eval keeps its matches in C++, out of reach.
 
     Raises:
         TypeError: it is no COCOeval.
@@ -116,23 +116,23 @@ def matching(evaluation: Any, iou: float = 0.5) -> Matching:
     annotations: dict[int, int] = {}
     ignored_predictions: set[int] = set()
     ignored_annotations: set[int] = set()
-    for answer in _answers(evaluation):
-        found = np.asarray(answer["dtMatches"], dtype=np.int64)[place].tolist()
-        predictions.update(zip(answer["dtIds"], found, strict=True))
-        ignored = np.asarray(answer["dtIgnore"])[place].tolist()
-        ignored_predictions.update(number for number, out in zip(answer["dtIds"], ignored, strict=True) if out)
-        finder = np.asarray(answer["gtMatches"], dtype=np.int64)[place].tolist()
-        annotations.update(zip(answer["gtIds"], finder, strict=True))
-        ignored_annotations.update(number for number, out in zip(answer["gtIds"], answer["gtIgnore"]) if out)
+    for result in _image_results(evaluation):
+        found = np.asarray(result["dtMatches"], dtype=np.int64)[place].tolist()
+        predictions.update(zip(result["dtIds"], found, strict=True))
+        ignored = np.asarray(result["dtIgnore"])[place].tolist()
+        ignored_predictions.update(number for number, out in zip(result["dtIds"], ignored, strict=True) if out)
+        finder = np.asarray(result["gtMatches"], dtype=np.int64)[place].tolist()
+        annotations.update(zip(result["gtIds"], finder, strict=True))
+        ignored_annotations.update(number for number, out in zip(result["gtIds"], result["gtIgnore"]) if out)
     return Matching(
         float(iou), predictions, annotations, frozenset(ignored_predictions), frozenset(ignored_annotations)
     )
 
 
-def _answers(evaluation: Any) -> Iterator[Mapping[str, Any]]:
-    """What COCOeval says of each image and category over boxes of all areas, at its largest ``maxDets``."""
+def _image_results(evaluation: Any) -> Iterator[Mapping[str, Any]]:
+    """COCOeval's result for each image and category, over boxes of all areas, at its largest ``maxDets``."""
     area = list(evaluation.params.areaRng[_all_areas(evaluation)])
-    return (answer for answer in evaluation.evalImgs if answer is not None and list(answer["aRng"]) == area)
+    return (result for result in evaluation.evalImgs if result is not None and list(result["aRng"]) == area)
 
 
 def _all_areas(evaluation: Any) -> int:

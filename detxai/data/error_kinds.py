@@ -33,13 +33,13 @@ class LabelledBox:
         kind: ``true_positive``, one of TIDE's five kinds of false positive, ``missed``, or ``ignored`` (on a crowd).
         score: the prediction's; None for a missed annotation.
         prediction_id: place in the predictions file, counted from 1; None for a missed annotation.
-        annotation_id: the annotation found, missed, or meant: for a false positive the one that makes it of its kind;
+        annotation_id: the annotation found or missed; for a false positive the one that decides its kind;
             None for one on the background.
         annotation_box: that annotation's box, xyxy.
         annotation_category: the name of that annotation's class.
         iou: of the two boxes; for a false positive on the background, the largest with any annotation.
         area: square pixels: an annotation's own ``area``, a prediction's box.
-        covered_by: for a missed annotation, the misplaced or misclassified prediction that meant it: TIDE then counts
+        covered_by: for a missed annotation, the misplaced or misclassified prediction on it: TIDE then counts
             that error and not the miss.
         found_below: for a missed annotation, the score of the prediction that finds it below the operating point;
             None where none does.
@@ -79,11 +79,11 @@ class LabelledBox:
 
 
 def labelled_boxes(annotations: Any, predictions: Any, matched: Matching) -> list[LabelledBox]:
-    """Every prediction that COCOeval counts, and every annotation it says nobody found, image by image.
+    """Every prediction that COCOeval counts, and every annotation without a match, image by image.
 
     Predictions beyond COCOeval's ``maxDets`` are left out, as COCOeval leaves them out.
 
-    Source: Bolya et al., 2020, TIDE (ECCV), section 2.2, asked in the order of its reference implementation:
+    Source: Bolya et al., 2020, TIDE (ECCV), section 2.2, tested in the order of its reference implementation:
     localisation (same class, ``0.1 <= IoU <= iou``), classification (another class, ``IoU >= iou``), duplicate (same
     class, already found), background (no IoU above 0.1), both. Which predictions are false positives is COCOeval's
     answer.
@@ -131,11 +131,11 @@ class _ImageBoxes:
             )
         if number in self.matched.ignored_predictions:
             return self._labelled(place, "ignored", None, None)
-        kind, meant = self._error(place)
+        kind, truth_place = self._error(place)
         largest = float(self.ious[place].max()) if self.annotations else 0.0
-        if meant is None:
+        if truth_place is None:
             return self._labelled(place, kind, None, largest)
-        return self._labelled(place, kind, self.annotations[meant], float(self.ious[place, meant]))
+        return self._labelled(place, kind, self.annotations[truth_place], float(self.ious[place, truth_place]))
 
     def _error(self, place: int) -> tuple[Kind, int | None]:
         """The kind of a false positive, and which annotation makes it so."""

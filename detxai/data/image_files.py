@@ -88,5 +88,5 @@ def decoded(files: Sequence[ImageFile], workers: int = 0) -> Iterator[tuple[Imag
 def _read(file: ImageFile) -> Pixels | str:
     try:
         return file.read()
-    except Exception as error:  # whatever is wrong with a file is told with the image, and the others go on
+    except Exception as error:  # what is wrong with one file is recorded with its image, and the others go on
         return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Detections in the formats that other tools speak, and back. Nothing of theirs is imported to read them."""
+"""Detections in the formats of other tools, and back. The tools are not imported to read their objects."""
 
 from detxai.formats.categories import category_names, match_categories, plain_name
 from detxai.formats.coco import from_coco, to_coco_annotations, to_coco_results

@@ -1,4 +1,4 @@
-"""What becomes of an exception in a long run: an item's failure is recorded and skipped, a defect is shown."""
+"""Exceptions in a long run: the failure of one item is recorded and skipped, an error in detxai ends the run."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def expect_item_failure(error: Exception) -> None:
     """Return where ``error`` is a failure of the item that was worked on; else raise it again.
 
     A file that is no image, an image that does not fit the memory, whatever a user's own detector raises: such are
-    failures of their item, and the others go on. What is no item's fault ends the run: a file of the run that cannot
-    be written, for the next could not be either, and a programming error in detxai, which is logged with its
+    failures of their item, and the others go on. What is not the fault of an item ends the run: a file of the run that
+    cannot be written, for the next could not be either, and a programming error in detxai, which is logged with its
     traceback. Ctrl-C is no ``Exception``; where a library made one of it, it stops the run all the same.
     """
     raise_if_interrupted()
     if isinstance(error, WriteError):
         raise error
-    if isinstance(error, DEFECTS) and _slipped_through(error.__traceback__):
+    if isinstance(error, DEFECTS) and _raised_by_mistake(error.__traceback__):
         log.error("an error in detxai itself: please report it", exc_info=error)
         raise error
 
 
-def _slipped_through(trace: TracebackType | None) -> bool:
+def _raised_by_mistake(trace: TracebackType | None) -> bool:
     """Whether the innermost code is detxai's own and has no ``raise`` there, which would say what is wrong and why."""
     if trace is None:
         return False
@@ -56,7 +56,7 @@ def let_go(error: BaseException | None) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line: its kind and what it says, the first 300 characters."""
+    """An error in one line: its type and message, the first 300 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
@@ -82,7 +82,7 @@ class FailureGuard:
         """Count a failure.
 
         Raises:
-            AllFailedError: it is the last straw.
+            AllFailedError: it is the twentieth, and nothing succeeded before.
         """
         if self.n_initial is None:
             return

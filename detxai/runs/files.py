@@ -144,7 +144,7 @@ def is_temporary(path: Path) -> bool:
 def remove_abandoned(folder: Path) -> None:
     """Delete the temporary files and folders that a killed process left in ``folder``, but none that is being written.
 
-    Whether a process of another machine or container is alive cannot be asked; so it is the age that counts.
+    Whether a process of another machine or container is alive cannot be found out, so the age of the file decides.
     """
     for path in folder.iterdir():
         if not is_temporary(path):

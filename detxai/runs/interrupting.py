@@ -1,4 +1,4 @@
-"""Ctrl-C stops a run, wherever it comes."""
+"""Ctrl-C stops a run, at whatever moment it comes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run was asked for: read back, and compared with what is asked now."""
+"""The request that a run was started with: read back, and compared with the one made now."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from detxai.data.error_kinds import LabelledBox
 from detxai.runs.files import make_folder
 from detxai.runs.tables import import_pyarrow, is_whole_table, read_table
 
-Identity = tuple[int, int, tuple[float, ...], float | None]  # image, category, box, score: what a method is asked about
+Identity = tuple[int, int, tuple[float, ...], float | None]  # image, category, box, score: what a method explains
 IDENTITY_COLUMNS = ["image_id", "category_id", "box", "score"]
 
 
@@ -23,7 +23,7 @@ def archive_parts(folder: CocoFolder, plan: str) -> None:
 
     Args:
         folder: of the run.
-        plan: what tells the old plan from others.
+        plan: digest of the old plan.
     """
     make_folder(folder.archive)
     for path in folder.explanations.glob("part-*.parquet"):

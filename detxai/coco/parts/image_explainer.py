@@ -58,11 +58,11 @@ class ImageExplainer:
         method: the method.
         category_to_label: category id -> the detector's label.
         iou: IoU threshold for a match.
-        score_threshold: at which the detector is asked for its current detections.
+        score_threshold: of the detector's current detections.
         operating_point: score from which a detection finds an annotation.
         from_file: whether the predictions may be of another detector, and so are compared with current detections.
-        misses: annotation id -> where it was lost, as this run saw when it made the predictions; the detector is asked
-            about annotations that are not in it.
+        misses: annotation id -> where it was lost, as this run saw when it made the predictions; the detector is run
+            again for annotations that are not in it.
         layer_maps: keep maps at the resolution of the finest layer explained, or, where the method explains none, of
             the detector's own.
         fail_fast: raise what fails.
@@ -140,7 +140,7 @@ class ImageExplainer:
         ).to(self.detector.device)
 
     def _needs_current_output(self, box: LabelledBox) -> bool:
-        """Whether the row says what the detector makes of the image now."""
+        """Whether the row needs what the detector makes of the image now."""
         return self.from_file or (box.kind == "missed" and self._known_miss(box) is None)
 
     def _known_miss(self, box: LabelledBox) -> Miss | None:

@@ -1,4 +1,4 @@
-"""How a map lies to a box: the shares that the report and the dataset tell, fast enough for every box of a run."""
+"""How much of a map lies in a box: energy and pointing measures, fast enough for every box of a run."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Evidence:
         return cls(values, peak, total, n_peaks if n_peaks < values.size else 0)
 
     def measures(self, box: Sequence[float]) -> dict[str, float]:
-        """How it lies to a box, xyxy: the shares of ``EnergyPointingGame`` and ``PointingGame``.
+        """How much of the map lies in a box, xyxy: the shares of ``EnergyPointingGame`` and ``PointingGame``.
 
         The same numbers as ``detxai.metrics`` gives, read from the window of pixels whose centres lie in the box
-        instead of through a mask: a long run asks this of every box.
+        instead of through a mask: a long run computes it for every box.
 
         >>> Evidence.from_values(np.array([[1.0, 2.0, -5.0, 1.0]], dtype=np.float32)).measures((1.0, 0.0, 2.6, 1.0))
         {'energy_box': 0.5, 'energy_box_chance': 0.5, 'pointing_box': 1.0}

@@ -1,4 +1,4 @@
-"""Where a detector lost an object that was annotated, and whether it still says what a predictions file says."""
+"""At which stage a detector lost an annotated object, and whether it still makes a prediction from a file."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def find_lost_stage(
         box: the annotation's, xyxy.
         label: its class, as the detector counts them.
         iou: IoU threshold for a match.
-        threshold: score below which the detector was not asked.
+        threshold: lowest score of the detections.
 
     >>> boxes = torch.tensor([[[[0.0, 0.0, 10.0, 10.0]], [[1.0, 0.0, 11.0, 10.0]]]])
     >>> scores = torch.tensor([[[0.6, 0.1], [0.7, 0.1]]])
@@ -129,7 +129,7 @@ def _in_the_way(detections: Detections, box: Tensor, score: float) -> _Rival | N
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What the detector says now where a predictions file has a box.
+    """The detection that the detector makes now where a predictions file has a box.
 
     Attributes:
         iou: of the file's box and the detection of its class that overlaps it most; 0 where there is none.
@@ -153,9 +153,9 @@ def reproduce(detections: Detections, box: Box, label: int, score: float) -> Rep
     if len(same) == 0:
         return Reproduction(0.0, None, False)
     overlap = box_iou(same.boxes.new_tensor(box), same.boxes)
-    # of several that lie alike, the one that scores alike
-    alike = overlap >= min(SAME_IOU, float(overlap.max()))
-    best = int(torch.where(alike, (same.scores - score).abs(), torch.inf).argmin())
+    # of several in the same place, the one with the nearest score
+    same_place = overlap >= min(SAME_IOU, float(overlap.max()))
+    best = int(torch.where(same_place, (same.scores - score).abs(), torch.inf).argmin())
     iou, now = float(overlap[best]), float(same.scores[best])
     return Reproduction(iou, now, iou >= SAME_IOU and abs(now - score) <= SAME_SCORE)
 

@@ -69,7 +69,7 @@ def plan(boxes: Sequence[LabelledBox], files: Sequence[ImageFile], rows_per_part
 
 
 def digest(parts: Sequence[Part]) -> str:
-    """SHA-256 that tells this plan from every other."""
+    """SHA-256 of a plan: which boxes are in which part."""
     whole = hashlib.sha256()
     for part in parts:
         for job in part.jobs:

@@ -39,7 +39,7 @@ def store_map(values: npt.NDArray[np.float32], stride: int = 1) -> StoredMap:
     """A map (H, W) in 256 levels.
 
     The rounding moves a value by at most half a level, ``scale / 2``: 0.2 % of the map's range. Where the map holds
-    both signs, zero is a level of its own, so that what neither speaks for nor against a box still does not.
+    both signs, zero is a level of its own, so that what is evidence neither for nor against a box stays so.
 
     Args:
         values: (H, W) float32, signed.

@@ -1,4 +1,4 @@
-"""What a report tells of a dataset, gathered in one pass that holds one part at a time."""
+"""The findings of a report, gathered in one pass over the dataset with one part in memory at a time."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Findings:
     Attributes:
         averages: by kind and class, and by kind over every class (``""``).
         found: evidence outside the box of true positives, by class.
-        wrong: likewise of false positives.
+        wrong: evidence outside the box of false positives, by class.
         stages: how many of the misses explained were lost at which stage.
         unreproduced: how many predictions from a file the detector does not make now, and of how many.
         worst: for each kind, the rows that cost most AP, worst first.
-        flat: rows whose map has nothing that speaks for the box: neither averaged nor shared out.
+        flat: rows whose map is empty (no positive evidence), by kind: they are in no average and no share.
         n: rows.
     """
 

@@ -28,7 +28,7 @@ def save_overlays(
 
     Args:
         folder: of the run.
-        images: the folder of the images; one that is gone gets no picture, which is logged.
+        images: the folder of the images; one that is missing gets no overlay, which is logged.
         parts: whose rows.
         tick: called with 1 after each row.
     """
