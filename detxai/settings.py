@@ -8,6 +8,8 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from detxai.messages import short_repr
+
 LARGEST = 10_000_000  # of a count: what is larger is a mistake, and would fill the memory
 LARGEST_SEED = 2**63 - 1
 
@@ -35,7 +37,7 @@ def check_settings(name: str, kind: type[Any], settings: Mapping[str, Any]) -> N
     hints = get_type_hints(kind)
     for setting, value in settings.items():
         if not _fits(value, hints[setting]):
-            raise TypeError(f"{setting} must be {_words(hints[setting])}, got {_shown(value)}")
+            raise TypeError(f"{setting} must be {_words(hints[setting])}, got {short_repr(value)}")
         _check_range(setting, value, counts=_holds(hints[setting], int))
 
 
@@ -66,9 +68,9 @@ def _check_range(setting: str, value: Any, *, counts: bool) -> None:
     largest = LARGEST_SEED if setting == "seed" else LARGEST
     for one in value if isinstance(value, (list, tuple)) else [value]:
         if isinstance(one, int) and counts and one < 0:
-            raise ValueError(f"{setting} must not be negative, got {_shown(one)}")
+            raise ValueError(f"{setting} must not be negative, got {short_repr(one)}")
         if isinstance(one, int) and abs(one) > largest:
-            raise ValueError(f"{setting} must not exceed {largest}, got {_shown(one)}")
+            raise ValueError(f"{setting} must not exceed {largest}, got {short_repr(one)}")
         if isinstance(one, float) and not math.isfinite(one):
             raise ValueError(f"{setting} must be finite, got {one}")
 
@@ -87,8 +89,3 @@ def _words(hint: Any) -> str:
         return "a function"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
     return names.get(hint) or str(getattr(hint, "__name__", hint))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

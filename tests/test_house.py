@@ -20,7 +20,18 @@ import detxai
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (  # from the ground up: a floor uses only itself and the floors below it
-    {"detections", "explanation", "geometry", "images", "formats", "low_pass", "progress", "runs", "settings"},
+    {
+        "detections",
+        "explanation",
+        "geometry",
+        "images",
+        "formats",
+        "low_pass",
+        "messages",
+        "progress",
+        "runs",
+        "settings",
+    },
     {"targets", "reshape"},
     {"adapters"},
     {"engine"},

@@ -22,10 +22,11 @@ from detxai.commands.options import (
     FAILED,
     LARGEST_SIDE,
     a_path,
+    add_method_settings,
+    add_output_options,
     amount,
     fraction,
     no_repeats,
-    setting,
     shows_progress,
     whole,
 )
@@ -54,6 +55,7 @@ def add_coco(commands: Any) -> argparse.ArgumentParser:
     _add_inputs(command)
     _add_selection(command)
     _add_way(command)
+    add_output_options(command)
     command.set_defaults(run=_coco)
     return command
 
@@ -67,10 +69,7 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--method", required=True, help="ablation_cam, eigen_cam, ...")
     command.add_argument("--out", required=True, type=a_path, metavar="DIR", help="a new folder, or one to go on with")
-    command.add_argument(
-        "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="settings",
-        help="a setting of the method, such as ratio_channels_to_ablate=0.1; as often as needed",
-    )  # fmt: skip
+    add_method_settings(command)
     command.add_argument(
         "--labels", metavar="HOW", help="which label is which category: by-name, by-id, or a JSON file of pairs"
     )
@@ -126,8 +125,6 @@ def _add_way(command: argparse.ArgumentParser) -> None:
     way.add_argument("--widen", action="store_true", help="DIR may hold a narrower selection: explain only what is new")
     way.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
     way.add_argument("--retry-failed", action="store_true", help="try again what failed; what is explained stays")
-    way.add_argument("--json", action="store_true", help="print the summary as JSON")
-    way.add_argument("--no-progress", action="store_true", help="no progress bars")
 
 
 def _coco(given: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from detxai.commands.model_options import add_model_options, load_model
 from detxai.commands.options import (
     FAILED,
     a_path,
+    add_output_options,
     fraction,
     no_repeats,
     setting,
@@ -51,8 +52,7 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("--out", required=True, type=a_path, metavar="DIR")
     _add_images(command)
     _add_measures(command)
-    command.add_argument("--json", action="store_true", help="print the summary as JSON")
-    command.add_argument("--no-progress", action="store_true", help="no progress bar")
+    add_output_options(command)
     command.set_defaults(run=_evaluate)
     return command
 

@@ -22,11 +22,12 @@ from detxai.commands.options import (
     FAILED,
     REFUSED,
     a_path,
+    add_method_settings,
+    add_output_options,
     expect_file,
     fraction,
     no_repeats,
     one_line,
-    setting,
     shows_progress,
 )
 from detxai.detections import Detections
@@ -54,10 +55,7 @@ def add_explain(commands: Any) -> argparse.ArgumentParser:
         help=f"one that 'detxai methods' lists; default: {DEFAULT_METHOD}, some 300 passes a box; layer_cam takes one",
     )
     command.add_argument("--out", required=True, type=a_path, metavar="DIR", help="gets a folder for each image")
-    command.add_argument(
-        "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="settings",
-        help="a setting of the method, such as layers=model.15 or ratio_channels_to_ablate=0.1; as often as needed",
-    )  # fmt: skip
+    add_method_settings(command)
     command.add_argument(
         "--mode",
         choices=get_args(Mode),
@@ -65,8 +63,7 @@ def add_explain(commands: Any) -> argparse.ArgumentParser:
         help="what overlays show: the evidence for the box, or with signs also what speaks against it",
     )
     command.add_argument("--score-threshold", type=fraction, default=0.25, metavar="S", help="default: 0.25")
-    command.add_argument("--json", action="store_true", help="print the summary as JSON")
-    command.add_argument("--no-progress", action="store_true", help="no progress bar")
+    add_output_options(command)
     command.set_defaults(run=_explain)
     return command
 

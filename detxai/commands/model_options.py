@@ -13,7 +13,8 @@ from detxai.adapters.exported.layouts import LAYOUTS
 from detxai.adapters.loading import load_detector
 from detxai.adapters.network import module_of
 from detxai.adapters.sliced import Slicing
-from detxai.commands.options import LARGEST_SIDE, a_path, expect_file, one_line, read_class_names, shown, whole
+from detxai.commands.options import LARGEST_SIDE, a_path, expect_file, one_line, read_class_names, whole
+from detxai.messages import short_repr
 
 MODEL_HELP = (
     "a torchvision builder's name (fasterrcnn_resnet50_fpn; see detxai families), the path of a YOLO .pt, an exported "
@@ -63,7 +64,7 @@ def load_model(given: argparse.Namespace) -> Detector:
         expect_file(given.weights, "--weights")
     class_names = None if given.class_names is None else read_class_names(given.class_names)
     if given.layout is not None and not given.model.endswith(SUFFIXES):
-        raise ValueError(f"--layout is for exported {', '.join(SUFFIXES)} files, got --model {shown(given.model)}")
+        raise ValueError(f"--layout is for exported {', '.join(SUFFIXES)} files, got --model {short_repr(given.model)}")
     asked = {"layout": given.layout, "input_size": given.input_size}
     options = {name: value for name, value in asked.items() if value is not None}
     try:
@@ -102,7 +103,7 @@ def slices(text: str) -> Slicing:
     except ValueError as error:
         said = f": {error}" if str(error).startswith("slices") else ""
         raise argparse.ArgumentTypeError(
-            f"expected ROWS,COLUMNS,OVERLAP such as 2,3,0.2, got {shown(text)}{said}"
+            f"expected ROWS,COLUMNS,OVERLAP such as 2,3,0.2, got {short_repr(text)}{said}"
         ) from error
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from detxai.messages import short_repr
 from detxai.settings import LARGEST
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit codes: some images failed; nothing was done; Ctrl-C
@@ -24,7 +25,7 @@ def setting(text: str) -> tuple[str, Any]:
     """``name=value``, the value read as JSON where it is JSON, else as text."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {shown(text)}")
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {short_repr(text)}")
     try:
         return name, json.loads(value, parse_constant=_not_json)
     except (ValueError, RecursionError):
@@ -45,7 +46,7 @@ def no_repeats(settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def a_path(text: str) -> Path:
     """A path that the file system can look up; others would fail later, without naming the argument."""
     if "\0" in text or len(text) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in re.split(r"[\\/]", text)):
-        raise argparse.ArgumentTypeError(f"expected a path that this system can have, got {shown(text)}")
+        raise argparse.ArgumentTypeError(f"expected a path that this system can have, got {short_repr(text)}")
     return Path(text)
 
 
@@ -53,7 +54,7 @@ def fraction(text: str) -> float:
     """A number in [0, 1]."""
     value = _float(text)
     if not 0 <= value <= 1:  # also where it is NaN
-        raise argparse.ArgumentTypeError(f"expected a number in [0, 1], got {shown(text)}")
+        raise argparse.ArgumentTypeError(f"expected a number in [0, 1], got {short_repr(text)}")
     return value
 
 
@@ -61,7 +62,7 @@ def amount(text: str) -> float:
     """A finite number from 0."""
     value = _float(text)
     if not 0 <= value <= LARGEST_AMOUNT:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to {LARGEST_AMOUNT:g}, got {shown(text)}")
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to {LARGEST_AMOUNT:g}, got {short_repr(text)}")
     return value
 
 
@@ -71,7 +72,7 @@ def whole(least: int, most: int = LARGEST) -> Callable[[str], int]:
     def read(text: str) -> int:
         value = int(text) if re.fullmatch(r"\+?[0-9]{1,20}", text.strip()) else -1
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {shown(text)}")
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {short_repr(text)}")
         return value
 
     return read
@@ -84,8 +85,18 @@ def _float(text: str) -> float:
         return math.nan
 
 
-def shown(text: str) -> str:
-    return repr(text) if len(text) <= 80 else f"{text[:77]!r}..."
+def add_method_settings(command: argparse.ArgumentParser) -> None:
+    """``--set``, for commands that take one method."""
+    command.add_argument(
+        "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="settings",
+        help="a setting of the method, such as layers=model.15 or ratio_channels_to_ablate=0.1; as often as needed",
+    )  # fmt: skip
+
+
+def add_output_options(command: argparse.ArgumentParser) -> None:
+    """``--json`` and ``--no-progress``."""
+    command.add_argument("--json", action="store_true", help="print the summary as JSON")
+    command.add_argument("--no-progress", action="store_true", help="no progress bar")
 
 
 def shows_progress(given: argparse.Namespace) -> bool:

@@ -13,6 +13,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from detxai.messages import short_repr
+
 log = logging.getLogger(__name__)
 
 LARGEST_ID = 2**53  # COCOeval keeps matches as float64, which holds whole numbers exactly up to here
@@ -96,7 +98,7 @@ def as_predictions(records: Any, annotations: Any, where: str = "predictions") -
         name = f"{where}: [{place}]"
         _check_box_record(record, name)
         if not _is_number(record.get("score")):
-            raise ValueError(f"{name} must have a finite 'score', got {_shown(record.get('score'))}")
+            raise ValueError(f"{name} must have a finite 'score', got {short_repr(record.get('score'))}")
     _check_known(records, f"{where}: ", set(annotations.imgs), set(annotations.cats))
     rows = []
     for place, record in enumerate(records):
@@ -149,7 +151,7 @@ def _distinct_ids(records: Sequence[Any], where: str, check: Callable[[Record, s
         name = f"{where}[{place}]"
         _expect_mapping(record, name)
         if not _is_id(record.get("id")):
-            raise ValueError(f"{name} must have a whole number below 2**53 as 'id', got {_shown(record.get('id'))}")
+            raise ValueError(f"{name} must have a whole number below 2**53 as 'id', got {short_repr(record.get('id'))}")
         check(record, name)
         counts[record["id"]] += 1
     repeated = [number for number, count in counts.items() if count > 1]
@@ -160,35 +162,35 @@ def _distinct_ids(records: Sequence[Any], where: str, check: Callable[[Record, s
 
 def _check_image(record: Record, name: str) -> None:
     if not _is_text(record.get("file_name")):
-        raise ValueError(f"{name} must have a 'file_name', got {_shown(record.get('file_name'))}")
+        raise ValueError(f"{name} must have a 'file_name', got {short_repr(record.get('file_name'))}")
     for side in ("height", "width"):
         if side in record and not (_is_id(record[side]) and record[side] > 0):
-            raise ValueError(f"{name}: {side!r} must be a whole number of pixels, got {_shown(record[side])}")
+            raise ValueError(f"{name}: {side!r} must be a whole number of pixels, got {short_repr(record[side])}")
 
 
 def _check_category(record: Record, name: str) -> None:
     if not _is_text(record.get("name")):
-        raise ValueError(f"{name} must have a 'name', got {_shown(record.get('name'))}")
+        raise ValueError(f"{name} must have a 'name', got {short_repr(record.get('name'))}")
 
 
 def _check_box_record(record: Any, name: str) -> None:
     _expect_mapping(record, name)
     for entry in ("image_id", "category_id"):
         if not _is_id(record.get(entry)):
-            raise ValueError(f"{name} must have a whole number as {entry!r}, got {_shown(record.get(entry))}")
+            raise ValueError(f"{name} must have a whole number as {entry!r}, got {short_repr(record.get(entry))}")
     box = record.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(side) for side in box):
-        raise ValueError(f"{name} must have 'bbox' [x, y, width, height], four finite numbers, got {_shown(box)}")
+        raise ValueError(f"{name} must have 'bbox' [x, y, width, height], four finite numbers, got {short_repr(box)}")
     if min(box[2:]) < 0:
-        raise ValueError(f"{name}: 'bbox' must have a width and height of 0 or more, got {_shown(box)}")
+        raise ValueError(f"{name}: 'bbox' must have a width and height of 0 or more, got {short_repr(box)}")
 
 
 def _check_counted(record: Record, name: str) -> None:
     area, crowd = record.get("area", 0), record.get("iscrowd", 0)
     if not _is_number(area) or area < 0:
-        raise ValueError(f"{name}: 'area' must be a finite number of pixels, got {_shown(area)}")
+        raise ValueError(f"{name}: 'area' must be a finite number of pixels, got {short_repr(area)}")
     if crowd not in (0, 1):  # True and False are 1 and 0
-        raise ValueError(f"{name}: 'iscrowd' must be 0 or 1, got {_shown(crowd)}")
+        raise ValueError(f"{name}: 'iscrowd' must be 0 or 1, got {short_repr(crowd)}")
 
 
 def _completed(record: Record) -> dict[str, Any]:
@@ -253,15 +255,10 @@ def _is_text(value: Any) -> bool:
 
 
 def _few(values: Sequence[Any]) -> str:
-    shown = ", ".join(_shown(value) for value in values[:8])
+    shown = ", ".join(short_repr(value) for value in values[:8])
     return shown if len(values) <= 8 else f"{shown}, ... ({len(values)} in all)"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _kind(value: Any) -> str:
     names = {dict: "a JSON object", list: "a JSON list", str: "a text", type(None): "nothing", bool: "true or false"}
-    return names.get(type(value), f"the number {_shown(value)}")
+    return names.get(type(value), f"the number {short_repr(value)}")

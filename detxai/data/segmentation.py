@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detxai.messages import short_repr
+
 FARTHEST = 100_000  # pixels from the image's corner to that of a polygon: the drawing walks along its edges
 
 
@@ -28,12 +30,12 @@ def check_segmentation(outline: Any, name: str) -> None:
         if not outline or not all(_is_polygon(polygon) for polygon in outline):
             raise ValueError(
                 f"{name}: 'segmentation' must be polygons [x, y, x, y, ...] of three corners or more, within "
-                f"{FARTHEST} pixels of the image, or run lengths; got {_shown(outline)}"
+                f"{FARTHEST} pixels of the image, or run lengths; got {short_repr(outline)}"
             )
     elif not isinstance(outline, dict) or not _is_size(outline.get("size")) or not _are_counts(outline.get("counts")):
         raise ValueError(
             f"{name}: 'segmentation' must be polygons, or run lengths {{'counts': ..., 'size': [height, width]}}; "
-            f"got {_shown(outline)}"
+            f"got {short_repr(outline)}"
         )
 
 
@@ -119,8 +121,3 @@ def _are_counts(counts: Any) -> bool:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
