@@ -44,7 +44,7 @@ FLOORS = (  # from the ground up: a floor uses only itself and the floors below 
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 EXCEPTIONS = {("explanation", "pages")}  # Explanation.save draws
 MAY_USE_SCENES = {
-    "detxai/adapters/loading.py",
+    "detxai/adapters/models_by_name.py",
     "detxai/demo/run.py",
     "detxai/demo/scene_pictures.py",
     "detxai/demo/stories.py",

@@ -1,20 +1,18 @@
-"""From whatever a user calls a model to an adapter."""
+"""``wrap``: from whatever a user calls a model to a detector."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any, overload
 
 from torch import nn
 
 from detxai.adapters.detector import Detector
-from detxai.adapters.families import FAMILIES
+from detxai.adapters.families import wrapped_by_family
+from detxai.adapters.models_by_name import load_model
 from detxai.adapters.network import NetworkDetector
 from detxai.adapters.sliced import SlicedAdapter, Slicing
-
-ENTRY_POINTS = "detxai.adapters"
 
 
 @overload
@@ -33,6 +31,7 @@ def wrap(
     *,
     class_names: Mapping[int, str] | Sequence[str] | None = None,
     slices: tuple[int, int, float] | Slicing | None = None,
+    weights: str | PathLike[str] | None = None,
     **options: Any,
 ) -> Detector: ...
 
@@ -42,6 +41,7 @@ def wrap(
     *,
     class_names: Mapping[int, str] | Sequence[str] | None = None,
     slices: tuple[int, int, float] | Slicing | None = None,
+    weights: str | PathLike[str] | None = None,
     **options: Any,
 ) -> Detector:
     """The detector behind ``model``, ready to be asked about its boxes.
@@ -55,40 +55,29 @@ def wrap(
             a registered family; or, for any other detector (an ONNX session, an engine, a web service), a plain
             function from a list of uint8 (H, W, 3) RGB arrays to a list of their detections: see
             ``detxai.adapters.black_boxes.function.FunctionAdapter``. Data-parallel and compiled wrappers are looked
-            through. Names that ``detxai.adapters.loading.load_detector`` knows work too.
+            through. Names that ``detxai.adapters.models_by_name.load_model`` knows work too.
         class_names: label -> name; default: the model's own.
         slices: for large images, ``(rows, columns, overlap)``: run on so many slices that overlap by this share of
             their side, and on the whole, as SAHI does; or a ``detxai.Slicing``, which says more. None: on the whole.
+        weights: for the name of a torchvision builder, the file of its ``state_dict``.
         options: the family's further options, such as YOLO's ``input_size`` or transformers' ``processor``.
 
     Raises:
         TypeError: no family takes this kind of model.
-        FileNotFoundError, ValueError: a path is wrong, or ``slices`` are.
+        FileNotFoundError, ValueError: a path is wrong, or ``slices`` are, or ``weights`` do not fit the model.
     """
     if slices is not None:
-        slicing = Slicing.from_setting(slices)
-        return SlicedAdapter(wrap(model, class_names=class_names, **options), slicing)
+        slicing = Slicing.from_setting(slices)  # wrong ones are refused before anything is loaded
+        return SlicedAdapter(wrap(model, class_names=class_names, weights=weights, **options), slicing)
+    if isinstance(model, (str, PathLike)):
+        named = load_model(fspath(model), weights, options)
+        names = named.class_names if class_names is None else class_names
+        return wrap(named.model, class_names=names, **named.options)
+    if weights is not None:
+        raise ValueError(f"weights are for names of torchvision builders only, got {weights}")
     if isinstance(model, Detector):
         return model
-    if isinstance(model, (str, PathLike)):
-        from detxai.adapters.loading import load_detector  # loading leans on wrap for what it has loaded
-
-        return load_detector(model, class_names=class_names, **options)
-    model = _innermost(model)
-    for entry in entry_points(group=ENTRY_POINTS):
-        adapter = entry.load()(model, class_names=class_names, **options)
-        if adapter is not None:
-            return _checked(adapter, entry.name)
-    for family in FAMILIES:
-        if family.recognises(model):
-            return family.adapter(model, class_names=class_names, **options)
-    kind, what = (model, "the class ") if isinstance(model, type) else (type(model), "")
-    raise TypeError(f"model must be {_supported()}; got {what}{kind.__module__}.{kind.__qualname__}")
-
-
-def _supported() -> str:
-    *taken, function = (family.takes for family in FAMILIES)
-    return f"{', '.join(taken)}, a model of a family registered under the entry points {ENTRY_POINTS!r}, or {function}"
+    return wrapped_by_family(_innermost(model), class_names, options)
 
 
 def _innermost(model: Any) -> Any:
@@ -102,9 +91,3 @@ def _innermost(model: Any) -> Any:
             break
         model = inside
     return model
-
-
-def _checked(adapter: Any, name: str) -> Detector:
-    if not isinstance(adapter, Detector):
-        raise TypeError(f"entry point {name!r} must return a detxai Detector or None, got {type(adapter).__name__}")
-    return adapter

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
-from importlib.metadata import entry_points
 from typing import Any
 
 from detxai.adapters.attention import has_attention
-from detxai.adapters.families import FAMILIES
+from detxai.adapters.families import ENTRY_POINTS, FAMILIES, registered_families
 from detxai.adapters.network import NetworkDetector
-from detxai.adapters.registry import ENTRY_POINTS
 
 
 def add_families(commands: Any) -> argparse.ArgumentParser:
@@ -37,7 +35,7 @@ def _families(given: argparse.Namespace) -> int:
         }
         for family in FAMILIES
     ]
-    registered = sorted(entry.name for entry in entry_points(group=ENTRY_POINTS))
+    registered = sorted(entry.name for entry in registered_families())
     if given.json:
         print(json.dumps({"families": rows, "registered": registered}, indent=2))
         return 0

@@ -17,7 +17,7 @@ from torchvision.ops import nms
 import detxai
 from detxai.adapters.detector import Detector
 from detxai.adapters.exported import ExportedAdapter, Preparation
-from detxai.adapters.exported.detector import ExportedDetector
+from detxai.adapters.exported.detector import ExportedNetwork
 from detxai.adapters.exported.files import Array, ExportedFile
 from detxai.adapters.exported.layouts import IMAGENET_MEAN, IMAGENET_STD
 from detxai.detections import Detections
@@ -156,7 +156,7 @@ def test_every_layout_is_recognised_and_read(layout: str, own: Detector) -> None
         return {f"output{i}": one.numpy() for i, one in enumerate(found if isinstance(found, tuple) else [found])}
 
     file = ExportedFile(Path(layout), run, (1, 3, SIZE, SIZE))
-    detector = ExportedAdapter(ExportedDetector(file))
+    detector = ExportedAdapter(ExportedNetwork(file))
     for image in SCENES:
         same(detector.detect(image, 0.4), own.detect(image, 0.4))
     assert detector.describe()["layout"] == layout

@@ -28,8 +28,9 @@ from yolo_seeded import (
     seeded,
 )
 
+import detxai
 from detxai.adapters.ultralytics.letterbox import boxes_to_images, letterbox
-from detxai.adapters.ultralytics.yolo import YOLOAdapter, load_yolo
+from detxai.adapters.ultralytics.yolo import YOLOAdapter
 
 MODES = [(family, False) for family in FAMILIES] + [(family, True) for family in DUAL]
 
@@ -171,7 +172,7 @@ def test_a_bare_network_and_a_path_answer_as_the_yolo_object(shared_data: Path) 
     yolo = YOLO(file)
     expected = predicted(yolo, str(ASSETS / "bus.jpg"))
     assert sorted({expected.name(i) for i in range(4)}) == ["bus", "person"]
-    for adapter in (YOLOAdapter(yolo.model), load_yolo(file), load_yolo(str(file))):
+    for adapter in (YOLOAdapter(yolo.model), detxai.wrap(file), detxai.wrap(str(file))):
         assert differences(expected, adapter.detect(ASSETS / "bus.jpg")) <= (0.01, 1e-4)
 
 

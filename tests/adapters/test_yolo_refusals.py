@@ -25,7 +25,8 @@ from yolo_seeded import (
     seeded,
 )
 
-from detxai.adapters.ultralytics.yolo import YOLOAdapter, is_yolo, load_yolo
+from detxai.adapters.ultralytics.checkpoint import load_checkpoint
+from detxai.adapters.ultralytics.yolo import YOLOAdapter, is_yolo
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_files_that_are_no_checkpoint_are_refused(name: str, tmp_path: Path) -> 
     file = tmp_path / "best.pt"
     write(file)
     with pytest.raises(ValueError, match=message):
-        load_yolo(file)
+        YOLOAdapter(load_checkpoint(file))
     assert "DETXAI_TEST_RAN" not in os.environ
 
 
@@ -153,17 +154,17 @@ def test_truncated_and_misnamed_files_are_refused(tmp_path: Path) -> None:
     cut = tmp_path / "cut.pt"
     cut.write_bytes(whole.read_bytes()[:-1000])
     with pytest.raises(ValueError, match="damaged or truncated"):
-        load_yolo(cut)
+        YOLOAdapter(load_checkpoint(cut))
     with pytest.raises(ValueError, match="exported models cannot be explained"):
-        load_yolo(whole.rename(tmp_path / "whole.engine"))
+        YOLOAdapter(load_checkpoint(whole.rename(tmp_path / "whole.engine")))
     with pytest.raises(ValueError, match=r"must be a \.pt file"):
-        load_yolo(tmp_path)
+        YOLOAdapter(load_checkpoint(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["yolov8n.pt", "nowhere/best.pt"])
 def test_missing_files_are_reported_and_not_downloaded(name: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
-        load_yolo(tmp_path / name)
+        YOLOAdapter(load_checkpoint(tmp_path / name))
     assert not list(tmp_path.iterdir())
 
 
@@ -173,7 +174,7 @@ def test_missing_files_are_reported_and_not_downloaded(name: str, tmp_path: Path
 def test_a_saved_model_is_loaded_from_the_file_that_was_named(name: str, tmp_path: Path) -> None:
     model = DetectionModel("yolov8n.yaml", nc=3, verbose=False)
     model.names = {0: "ship", 1: "plane", 2: "car"}
-    adapter = load_yolo(saved(tmp_path / name, model))
+    adapter = YOLOAdapter(load_checkpoint(saved(tmp_path / name, model)))
     assert adapter.class_names == model.names
     assert adapter.input_size == (96, 96)
     assert adapter.settings.iou == 0.7, "training's own threshold is not predict's"
@@ -185,7 +186,7 @@ def test_a_saved_model_is_loaded_from_the_file_that_was_named(name: str, tmp_pat
 
 def test_a_classifiers_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="got Classify"):
-        load_yolo(saved(tmp_path / "cls.pt", YOLO("yolov8n-cls.yaml").model))
+        YOLOAdapter(load_checkpoint(saved(tmp_path / "cls.pt", YOLO("yolov8n-cls.yaml").model)))
 
 
 def test_yolo_objects_are_told_from_others_without_importing_ultralytics() -> None:

@@ -26,7 +26,7 @@ SUFFIXES = tuple(OPENERS)
 
 
 @dataclass(eq=False)
-class ExportedDetector:
+class ExportedNetwork:
     """From uint8 (H, W, 3) RGB arrays to what an exported network answers, in their pixels.
 
     Attributes:
@@ -34,6 +34,7 @@ class ExportedDetector:
         layout: of its outputs; None until the first image shows which it is.
         preparation: of its images; None: the layout's.
         input_size: (height, width) for a network that takes any; None: photos as they are.
+        class_names: label -> name, as the exporter noted them.
     """
 
     file: ExportedFile
@@ -91,11 +92,16 @@ class ExportedDetector:
 
 
 class ExportedAdapter(FunctionAdapter):
-    """The detector in an exported file: see ``load_exported``."""
+    """An exported detector, by its answers alone: D-RISE and the default method explain it.
+
+    Args:
+        function: from ``open_exported``.
+        class_names: label -> name; default: what the exporter noted.
+    """
 
     family = "exported"
     what_it_is = "an exported model"
-    function: ExportedDetector
+    function: ExportedNetwork
 
     def describe(self) -> dict[str, Any]:
         layout = self.function.layout
@@ -110,22 +116,20 @@ class ExportedAdapter(FunctionAdapter):
         return self.function.file.path.name
 
 
-def load_exported(
+def open_exported(
     path: str | PathLike[str],
     *,
-    class_names: Mapping[int, str] | Sequence[str] | None = None,
     layout: str | None = None,
     preparation: Preparation | None = None,
     input_size: int | tuple[int, int] | None = None,
-) -> ExportedAdapter:
-    """An exported detector, by its answers alone: D-RISE and the default method explain it.
+) -> ExportedNetwork:
+    """The network in an exported file, ready for ``ExportedAdapter``.
 
     The layout of the outputs is told from their shapes on the first image, and must read there as detections. Scores
     from before the suppression are used where the file gives them.
 
     Args:
         path: a ``.onnx``, run by onnxruntime; an OpenVINO ``.xml``; a ``.torchscript``.
-        class_names: label -> name; default: what the exporter noted.
         layout: one of ``LAYOUTS``; default: recognised.
         preparation: how the network wants its images; default: as networks of the layout mostly do, which a wrong
             guess shows by weak scores.
@@ -146,9 +150,8 @@ def load_exported(
         raise ValueError(f"input_size must be a side or (height, width) in pixels, got {input_size!r}")
     if size is not None and file.input_size not in (None, size):
         raise ValueError(f"input_size must be what {file.path.name} was exported for, {file.input_size}, got {size}")
-    names = _noted_names(file) if class_names is None else class_names
     chosen = None if layout is None else LAYOUTS[layout]
-    return ExportedAdapter(ExportedDetector(file, chosen, preparation, size), class_names=names)
+    return ExportedNetwork(file, chosen, preparation, size, _noted_names(file))
 
 
 def _noted_names(file: ExportedFile) -> dict[int, str]:

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from detxai.adapters.transformers.detector import TransformersAdapter
 from detxai.adapters.transformers.recognising import check_query_detector, load_transformers
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
-def load_folder(
-    folder: str | PathLike[str],
-    *,
-    processor: Any = None,
-    class_names: Mapping[int, str] | Sequence[str] | None = None,
-) -> TransformersAdapter:
-    """The adapter of a saved model, and of the image processor saved with it.
+def load_folder(folder: str | PathLike[str]) -> Any:
+    """The model in a folder, in eval mode.
 
     Args:
         folder: with ``config.json`` and the weights (safetensors, or a ``.bin`` that loads with ``weights_only=True``).
-        processor: see ``TransformersAdapter``; default: the folder's own, or the family's where it holds none.
-        class_names: label -> name; default: the model's own.
 
     Raises:
         FileNotFoundError: the folder holds no ``config.json``.
@@ -48,8 +39,7 @@ def load_folder(
     else:
         kind = getattr(transformers, (config.architectures or ["PreTrainedModel"])[0], transformers.PreTrainedModel)
     check_query_detector(kind, config)
-    model = _model(kind, place, config)
-    return TransformersAdapter(model, processor=processor, class_names=class_names)
+    return _model(kind, place, config)
 
 
 def _model(kind: Any, place: Path, config: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from detxai.adapters.detector import Features, Inputs, as_uint8
 from detxai.adapters.layers import changed_tensors, leaves_its_input, level_names, replaced, with_levels
 from detxai.adapters.network import NetworkDetector
 from detxai.adapters.structure import Dense, NoShortcut
-from detxai.adapters.ultralytics.checkpoint import load_checkpoint, ultralytics_module
+from detxai.adapters.ultralytics.checkpoint import ultralytics_module
 from detxai.adapters.ultralytics.graph import IMAGE, Tail, for_batch, layer_sources, run_layers, tail_from
 from detxai.adapters.ultralytics.head import every_anchor, every_query, head_task, uses_one2one
 from detxai.adapters.ultralytics.letterbox import (
@@ -51,21 +50,6 @@ def is_yolo(model: object) -> bool:
     if not isinstance(model, nn.Module):
         return False
     return any(kind.__module__.partition(".")[0] == "ultralytics" for kind in type(model).__mro__)
-
-
-def load_yolo(
-    path: str | PathLike[str],
-    *,
-    class_names: Mapping[int, str] | Sequence[str] | None = None,
-    input_size: int | tuple[int, int] | None = None,
-) -> YOLOAdapter:
-    """The adapter of an ultralytics ``.pt`` file; nothing is downloaded, and no code from the file is run.
-
-    Raises:
-        FileNotFoundError, ValueError, ImportError: as ``detxai.adapters.ultralytics.checkpoint.load_checkpoint``.
-        TypeError: the file holds a model without boxes, or of a family that detxai does not explain.
-    """
-    return YOLOAdapter(load_checkpoint(path), class_names=class_names, input_size=input_size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,8 @@ from yolo_seeded import bus, seeded
 
 from detxai.adapters.detector import Features
 from detxai.adapters.structure import Dense, NoShortcut
-from detxai.adapters.ultralytics.yolo import YOLOAdapter, load_yolo
+from detxai.adapters.ultralytics.checkpoint import load_checkpoint
+from detxai.adapters.ultralytics.yolo import YOLOAdapter
 from detxai.engine import batching
 from detxai.engine.ablation.dense.convolving import AblatedBranch
 from detxai.engine.ablation.dense.tail import DenseTail
@@ -451,7 +452,7 @@ def test_a_window_is_cut_from_the_whole(family: str) -> None:
 
 
 def test_trained_weights_in_single_precision(shared_data: Path) -> None:
-    adapter = load_yolo(shared_data / "yolov8n_coco.pt")
+    adapter = YOLOAdapter(load_checkpoint(shared_data / "yolov8n_coco.pt"))
     features = adapter.features(ASSETS / "bus.jpg")
     targets = ClassScoreTarget.of(adapter.detect(ASSETS / "bus.jpg", 0.25))
     assert len(targets) == 5
