@@ -1,4 +1,4 @@
-"""How a detector's features become one (B, C, H, W) tensor; each transform also serves as grad-cam's."""
+"""Reshape transforms: a layer's output as one (B, C, H, W) tensor, also for grad-cam's ``reshape_transform``."""
 
 if __name__ != "detxai.reshape":
     raise ImportError("import detxai.reshape, not reshape; run pip install -e . first")

@@ -17,8 +17,8 @@ def fpn_reshape_transform(
 ) -> Tensor:
     """All levels of a feature pyramid, brought to one size and stacked along the channels.
 
-    Any number, names and widths of levels. The sign is kept: an ablation acts on the signed feature, so a map made
-    of absolute ones (grad-cam's ``fasterrcnn_reshape_transform``) would belong to another network.
+    Levels may have any number, names and widths. Signs are kept, because an ablation acts on the signed features;
+    grad-cam's ``fasterrcnn_reshape_transform`` takes absolute values, so that its map belongs to another network.
 
     Args:
         output: level name -> (B, C_l, h_l, w_l), or a list of them; a single tensor comes back as it is.

@@ -41,7 +41,7 @@ def maps_to_tokens(maps: Tensor) -> Tensor:
 def tokens_reshape_transform(
     output: Tensor, *, size: tuple[int, int] | None = None, n_before: int = 0, n_after: int = 0
 ) -> Tensor:
-    """A transformer layer's tokens as (B, C, H, W), without those that stand for no place of the image.
+    """A transformer layer's tokens as (B, C, H, W), without class, detection and other tokens that have no place.
 
     Args:
         output: (B, N, C); a tensor of feature maps comes back as it is.
@@ -50,7 +50,7 @@ def tokens_reshape_transform(
         n_after: tokens behind the last, such as YOLOS' detection tokens.
 
     Raises:
-        ValueError: ``output`` is no such tensor, or its places make no grid of this size.
+        ValueError: ``output`` is no such tensor, or its places do not fill a grid of this size.
 
     >>> tokens_reshape_transform(torch.zeros(2, 1 + 9 + 5, 8), n_before=1, n_after=5).shape
     torch.Size([2, 8, 3, 3])

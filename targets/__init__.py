@@ -1,4 +1,4 @@
-"""What number is explained: one question about one box, as a callable from a detector's answer to a scalar."""
+"""Targets: which number is explained, as a callable from a detector's output to one differentiable scalar."""
 
 if __name__ != "detxai.targets":
     raise ImportError("import detxai.targets, not targets; run pip install -e . first")

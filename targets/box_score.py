@@ -12,11 +12,11 @@ from detxai.targets.target import AnsweredBy, BoxTarget, Match
 
 @dataclass(frozen=True)
 class BoxScoreTarget(BoxTarget):
-    """grad-cam's Faster R-CNN question, done right: place and score of the best match of the *same class*.
+    """grad-cam's Faster R-CNN target with its defects repaired: IoU plus score of the best match of the same class.
 
     ``score = IoU(box, box_j) + p_j(label)`` of the best match j, 0 where nothing of that class overlaps the box. Among
-    detections the best match is the one that overlaps most. Candidates come in swarms with a score for every class,
-    so among them it is the one with the highest ``IoU * p(label)``.
+    detections the best match is the one that overlaps most. Candidates overlap one another in large numbers and each
+    have a score for every class, so among them it is the one with the highest ``IoU * p(label)``.
 
     Differs from grad-cam's ``FasterRCNNBoxScoreTarget``: a box of another class is never the match (there, the
     nearest box of any class is taken and then found to have the wrong label, which gives 0); one box a target (there,

@@ -15,7 +15,7 @@ Side = Literal["left", "top", "right", "bottom"]
 
 @dataclass(frozen=True)
 class BoxSideTarget(BoxTarget):
-    """Where one side of the box lies: what made the box end *here*?
+    """The position of one side of the box: what made the box end here?
 
     ``score`` = the coordinate, in pixels of the original image, of that side of the candidate with the highest
     ``IoU * p(label)``; 0 where nothing of that class overlaps the box.

@@ -12,7 +12,7 @@ from detxai.targets.target import AnsweredBy, BoxTarget, Match
 
 @dataclass(frozen=True)
 class ClassScoreTarget(BoxTarget):
-    """How much of this box, as this class, the detector still sees: the default question.
+    """How well the detector still finds this box as this class: the default target.
 
     ``score = max_j IoU(box, box_j) * p_j(label)`` over all candidates: no threshold, so no cliff.
 

@@ -8,26 +8,26 @@ import torch
 from torch import Tensor
 
 from detxai.detections import Candidates, Detections
-from detxai.targets.target import AnsweredBy, BoxTarget, Match, answering
+from detxai.targets.target import AnsweredBy, BoxTarget, Match, best_candidates
 
 
 @dataclass(frozen=True)
 class ContrastTarget(BoxTarget):
-    """Why this class, and not the one that it is confused with?
+    """The score of this class minus that of another: why this class, and not the one it is confused with?
 
     ``score = IoU(box, box_j) * (p_j(label) - p_j(other))`` of the candidate j with the highest ``IoU * p(label)``; 0
-    where nothing of that class overlaps the box. What speaks for both classes alike, such as that there is an object at
-    all, cancels. The score is negative where the candidate finds the other class likelier.
+    where nothing of that class overlaps the box. What raises both classes alike, such as an object at all, cancels.
+    The score is negative where the other class is more likely.
 
     The candidate is that of ``ClassScoreTarget``, not the one of the largest difference: a candidate far away has a
     difference of about 0, and would hide every negative one.
 
     Args:
-        other: the class that ``label`` is held against; default: the likeliest other class of the same candidate, in
-            each view anew. ``seen_in`` fixes it to the runner-up on the whole image, so that every view is asked about
-            the same two classes.
+        other: the class that ``label`` is compared with; default: the likeliest other class of the same candidate, in
+            each perturbed image anew. ``seen_in`` fixes it to the runner-up in the original image, so that the two
+            classes are always the same.
 
-    Detections tell one class each, so among them ``p_j(other)`` is 0.
+    Detections have one class each, so for them ``p_j(other)`` is 0.
 
     Source: detxai's own, after contrastive explanations of classifiers, which take the difference of two logits; here
     scores, which are what a detector ranks and suppresses by.
@@ -68,7 +68,7 @@ class ContrastTarget(BoxTarget):
         plain = cls.of(detections, **settings)
         if candidates.final or candidates.boxes.shape[1] == 0 or len(candidates.labels) < 2 or not plain:
             return plain
-        vectors = candidates.class_scores[0, answering(plain, candidates)].detach().cpu()
+        vectors = candidates.class_scores[0, best_candidates(plain, candidates)].detach().cpu()
         own = candidates.labels == torch.tensor([target.label for target in plain])[:, None]
         rivals = candidates.labels[vectors.masked_fill(own, -1).argmax(1)].tolist()
         return [replace(target, other=rival) for target, rival in zip(plain, rivals, strict=True)]
@@ -85,7 +85,7 @@ class ContrastTarget(BoxTarget):
 
 
 def _rivals(target: ContrastTarget, candidates: Candidates) -> Tensor:
-    """(C,) bool, the classes that the target's own is held against."""
+    """(C,) bool, the classes that the target's own is compared with."""
     if target.other is None:
         return candidates.labels != target.label
     rivals = candidates.labels == target.other

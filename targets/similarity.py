@@ -9,21 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detxai.detections import Candidates, Detections
-from detxai.targets.target import AnsweredBy, BoxTarget, Match, answering
+from detxai.targets.target import AnsweredBy, BoxTarget, Match, best_candidates
 
 
 @dataclass(frozen=True)
 class SimilarityTarget(BoxTarget):
-    """D-RISE's question: how similar is anything the detector sees to this detection?
+    """D-RISE's target: the similarity of this detection to the most similar candidate.
 
     ``score = max_j IoU(box, box_j) * objectness_j * cos(P, P_j)`` over candidates, with P the class vectors.
 
     Args:
         class_scores: (C,) the detection's class vector P, in the order of ``Candidates.labels``; default: one-hot
-            at ``label``, which is all that a detector's final answer tells.
+            at ``label``, which is all that final detections tell.
 
-    A detection whose candidate finds another class likelier asks, with its class vector, about both; to ask about its
-    own class alone leave ``class_scores`` out, or use ``BoxScoreTarget``.
+    Where another class is more likely for a detection's candidate, the class vector asks about both classes; to ask
+    about the detection's own class alone leave ``class_scores`` out, or use ``BoxScoreTarget``.
 
     Source: Petsiuk et al., 2021, D-RISE (CVPR). Class vectors leave the background out.
 
@@ -61,7 +61,7 @@ class SimilarityTarget(BoxTarget):
         plain = cls.of(detections, **settings)
         if candidates.final or candidates.boxes.shape[1] == 0 or not plain:
             return plain
-        vectors = candidates.class_scores[0, answering(plain, candidates)].detach().cpu()
+        vectors = candidates.class_scores[0, best_candidates(plain, candidates)].detach().cpu()
         return [replace(target, class_scores=vector) for target, vector in zip(plain, vectors, strict=True)]
 
     @classmethod

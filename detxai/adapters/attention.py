@@ -1,4 +1,4 @@
-"""What each query of a detector reads of each place of an image: the contract between adapters and the method."""
+"""How much each query of a detector attends to each place of an image: what adapters tell the attention method."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from detxai.adapters.network import require_network
 from detxai.detections import Candidates
 from detxai.images import Image
 
-TOLERANCE = 8  # roundings of the model's own precision, at least those of 1e-3
+TOLERANCE = 8  # units of rounding in the model's precision; at least 1e-3 in all
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionLayer:
-    """One layer of attention, after a pass with gradients.
+    """One attention layer of one pass, with the graph from its values to what was read.
 
     Attributes:
         name: as in ``model.named_modules()``.
-        values: (1, S, C), what the places and whatever else is attended to have to give.
-        reads: (1, N, C), what each of N readers got of them: the sum over places of weight times value, head by head.
+        values: (1, S, C), the values of the places and of whatever else is attended to.
+        reads: (1, N, C), the result for each of N queries: the sum over places of weight times value, head by head.
         grids: (height, width) of the levels that the places lie in, in the order of ``values``.
-        first_place: how many rows of ``values`` come before the places.
-        first_query: how many rows of ``reads`` come before the queries.
+        first_place: how many rows of ``values`` come before those of the places.
+        first_query: how many rows of ``reads`` come before those of the queries.
     """
 
     name: str
@@ -37,14 +37,14 @@ class AttentionLayer:
     first_query: int = 0
 
     def weights(self, query: int) -> Tensor:
-        """(S,) how much of each row of ``values`` goes into this query's read, averaged over heads.
+        """(S,) the attention weight of each row of ``values`` for this query, averaged over heads.
 
-        Attention reads a sum of values with weights that do not depend on them, so the derivative by a value *is* its
-        weight: the softmax of dense attention, or the weights of deformable attention's points, each shared out by
-        bilinear interpolation over the four cells around its point.
+        Attention computes a sum of values with weights that do not depend on them, so the derivative with respect to
+        a value is its weight: the softmax of dense attention, or the weights of deformable attention's points, each
+        spread by bilinear interpolation over the four cells around its point.
 
         Raises:
-            ValueError: what was read is no such sum, so that there are no weights.
+            ValueError: the result is no such sum, so that there are no weights.
         """
         read = self.reads[0, self.first_query + query]
         (derivative,) = torch.autograd.grad(read.sum(), self.values, retain_graph=True)
@@ -63,9 +63,9 @@ class Attention:
     """The attention of a detector's queries in one image.
 
     Attributes:
-        candidates: of the image: one for each query, in their order.
+        candidates: of the image, one for each query, in their order.
         inputs: the image as the model takes it.
-        layers: those through which queries read places.
+        layers: the layers by which queries attend to places.
     """
 
     candidates: Candidates
@@ -75,7 +75,7 @@ class Attention:
     def maps(self, query: int) -> list[Tensor]:
         """A (h, w) map for each level, averaged over layers and heads; together they sum to 1 at most.
 
-        What is missing to 1 was read outside the image, or of other tokens.
+        The rest went to places outside the image, or to other tokens.
         """
         grids = self.layers[0].grids
         levels = [torch.zeros(grid, device=self.inputs.tensor.device) for grid in grids]
@@ -88,7 +88,7 @@ class Attention:
 
 
 def has_attention(detector: Detector | type[Detector]) -> bool:
-    """Whether a detector, or an adapter's class, can tell the attention of its queries."""
+    """Whether a detector, or a detector's class, can tell the attention of its queries."""
     return callable(getattr(detector, "attention", None))
 
 
@@ -99,9 +99,9 @@ def attention_of(detector: Detector, image: Image | Features) -> Attention:
         TypeError: the detector has no attention.
         ValueError: the model runs without gradients, which tell the weights.
     """
-    asked: Callable[[Inputs], Attention] | None = getattr(detector, "attention", None)
-    if asked is not None:
-        return asked(detector.prepare(image))
+    attention: Callable[[Inputs], Attention] | None = getattr(detector, "attention", None)
+    if attention is not None:
+        return attention(detector.prepare(image))
     model = require_network(detector).model
     raise TypeError(
         "detector must have queries that attend to places of the image, as DETR and its relatives, got a "

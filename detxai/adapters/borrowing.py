@@ -1,4 +1,4 @@
-"""Borrow the user's model and give it back as it was."""
+"""Use the user's model for a while, and leave it as it was."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _MODULE_STATE = frozenset(vars(nn.Module()))
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[nn.Module]:
-    """``model`` in eval mode; on the way out, also by an exception or Ctrl-C, as it was.
+    """``model`` in eval mode inside the ``with`` block; restored at its end, also by an exception or Ctrl-C.
 
-    Detectors keep notes on themselves while they run (ultralytics' head its anchors, torchvision's RoI pooling the
-    scales of the first image it saw), batch norms and users' modules may move buffers, and sampling layers draw
-    random numbers: training modes, attributes, buffers and the random state all come back. Parameters and their
+    Detectors set attributes of their own while they run (ultralytics' head keeps its anchors, torchvision's RoI
+    pooling the scales of the first image), batch norms and users' modules may change buffers, and sampling layers draw
+    random numbers: training modes, attributes, buffers and the random state are all restored. Parameters and their
     gradients are never touched.
 
-    One thread has the model at a time, whoever wrapped it how often; the others wait. The thread that has it may
-    borrow it again, which does nothing. Inside, tensors are those of ``ordinary_tensors``.
+    One thread has the model at a time, however many detectors wrap it; the others wait. In the thread that has it, a
+    second ``borrowed`` does nothing. Inside, ``ordinary_tensors`` holds.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with _lock_of(model) as lock, ordinary_tensors(device):
         if lock.is_borrowed:
             yield model
             return
-        with _given_back(model):
+        with _restored(model):
             lock.is_borrowed = True
             try:
                 yield model
@@ -45,12 +45,12 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def borrowed_afresh(model: nn.Module) -> Iterator[nn.Module]:
-    """``model`` as ``borrowed``; also where it is borrowed already, what it notes on itself inside ends with it.
+    """``model`` as ``borrowed``, restored at the end also where it is borrowed already.
 
-    So that it answers images of several sizes as it would answer each alone: torchvision's RoI pooling goes on with
-    the scales of the first.
+    With it, images of several sizes get the answers that each would get alone: torchvision's RoI pooling would keep
+    the scales of the first image.
     """
-    with borrowed(model), _given_back(model):
+    with borrowed(model), _restored(model):
         yield model
 
 
@@ -77,7 +77,7 @@ def _lock_of(model: nn.Module) -> _ModelLock:
 
 
 @contextmanager
-def _given_back(model: nn.Module) -> Iterator[None]:
+def _restored(model: nn.Module) -> Iterator[None]:
     states = [_state_of(module) for module in model.modules()]  # all that can fail, before anything is changed
     buffers = _Buffers.by_device(model.buffers())
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
@@ -94,7 +94,11 @@ def _given_back(model: nn.Module) -> Iterator[None]:
 
 
 def _state_of(module: nn.Module) -> _ModuleState | _ScriptState:
-    return _ScriptState.of(module) if isinstance(module, torch.jit.ScriptModule) else _ModuleState.of(module)
+    return (
+        _ScriptState.from_module(module)
+        if isinstance(module, torch.jit.ScriptModule)
+        else _ModuleState.from_module(module)
+    )
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class _ModuleState:
     buffers: dict[str, Tensor | None]
 
     @classmethod
-    def of(cls, module: nn.Module) -> _ModuleState:
+    def from_module(cls, module: nn.Module) -> _ModuleState:
         attributes = {k: v for k, v in vars(module).items() if k not in _MODULE_STATE}
         return cls(module, module.training, attributes, dict(module._buffers))
 
@@ -127,7 +131,7 @@ class _ScriptState:
     attributes: dict[str, Any]
 
     @classmethod
-    def of(cls, module: Any) -> _ScriptState:
+    def from_module(cls, module: Any) -> _ScriptState:
         kind = getattr(module, "_concrete_type", None)  # a frozen module has none, and nothing to change
         names = (
             ["training"]
@@ -143,7 +147,7 @@ class _ScriptState:
 
 @dataclass(frozen=True)
 class _Buffers:
-    """The buffers on one device. By value: batch norms move theirs without a new version."""
+    """The buffers on one device, compared by value: batch norms change theirs without a new version."""
 
     tensors: list[Tensor]
     copies: list[Tensor]
@@ -156,7 +160,7 @@ class _Buffers:
         return [cls(tensors, [tensor.detach().clone() for tensor in tensors]) for tensors in devices.values()]
 
     def restore(self) -> None:
-        """Those that changed, and no others: a graph of the user's may hold them as they are."""
+        """Only those that changed: an autograd graph of the user's may hold the others."""
         pairs = list(zip(self.tensors, self.copies, strict=True))
         with torch.no_grad():
             changed = torch.stack([(tensor != copy).any() for tensor, copy in pairs]).tolist()  # one wait for a device

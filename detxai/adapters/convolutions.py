@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from detxai.adapters.changes.unchanged import ChangedPartError
@@ -34,7 +35,7 @@ def as_convolution(
             before the activation.
 
     Raises:
-        ChangedPartError: it is no plain convolution of stride 1, or another normalisation.
+        ChangedPartError: ``conv`` is no plain convolution of stride 1, or ``norm`` another normalisation.
     """
     side = conv.kernel_size[0]
     regular = (
@@ -67,7 +68,7 @@ def _normalised(norm: nn.Module, activation: Callable[[Tensor], Tensor] | None) 
 def _folded(name: str, weight: Tensor, bias: Tensor, norm: Any) -> tuple[Tensor, Tensor]:
     if type(norm) not in (nn.BatchNorm2d, FrozenBatchNorm2d) or norm.running_mean is None or norm.running_var is None:
         raise ChangedPartError(f"{name} has {norm}, which is no batch normalisation with running statistics")
-    scale = (norm.running_var + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else norm.weight.detach() * scale
-    shift = 0 if norm.bias is None else norm.bias.detach()
-    return weight * scale[:, None, None, None], (bias - norm.running_mean) * scale + shift
+    weight, bias = fuse_conv_bn_weights(
+        weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    return weight.detach(), bias.detach()

@@ -243,6 +243,12 @@ class Detector(ABC):
         """What ``detect`` answers, for an image or for what ``shared_pass`` made of it."""
         return self.detect(image, score_threshold)
 
+    def detections_and_candidates(self, image: Any, score_threshold: float = 0.25) -> tuple[Detections, Candidates]:
+        """``detections`` and ``candidates`` of one image, without gradients."""
+        with self.borrowed(), torch.no_grad():
+            shown = self.shared_pass(image)
+            return self.detections(shown, score_threshold), self.candidates(shown)
+
     def parts(self, inputs: Inputs) -> ImageParts | None:
         """The parts of the first of these images that the detector runs on one by one; None: it runs on the whole."""
         return None

@@ -1,4 +1,4 @@
-"""Layers by name: see what they put out, or put something else in its place. Hooks live only inside the ``with``."""
+"""Layers by name: capture or replace their outputs. Hooks exist only inside the ``with`` block."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
 
 @contextmanager
 def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """What each layer puts out while the ``with`` block runs the model once.
+    """The output of each layer while the ``with`` block runs the model once.
 
-    The outputs stay as they are whatever runs behind them: an in-place ReLU writes into what it is given. Without
-    gradients they are copies; with gradients they are the layer's own, of which what follows gets a copy.
+    Later layers cannot change the outputs, as an in-place ReLU otherwise would. Without gradients they are copies; with
+    gradients they are the layer's own tensors, and the layers that follow get copies.
 
     Raises:
         LookupError: a layer did not run.
-        ValueError: a layer ran more than once, so that no single output is its own; or, with gradients, its output is
-            memory that it shares with its input, and something wrote into it.
+        ValueError: a layer ran more than once, so that it has no single output; or, with gradients, its output shares
+            memory with its input, and something wrote into it.
     """
     outputs: dict[str, Any] = {}
     runs = dict.fromkeys(layers, 0)
@@ -66,13 +66,25 @@ def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Any]]
             )
 
 
+class LayerRunsError(Exception):
+    """A layer did not run exactly once in a pass."""
+
+
+class LayerDidNotRunError(LayerRunsError, LookupError):
+    """A layer did not run."""
+
+
+class LayerRanAgainError(LayerRunsError, ValueError):
+    """A layer ran more than once."""
+
+
 def check_runs(runs: Mapping[str, int]) -> None:
-    """Raise where a layer did not run exactly once: ``LookupError`` for never, ``ValueError`` for more often."""
+    """Raise where a layer did not run exactly once: ``LookupError`` for never, ``ValueError`` for several times."""
     for name, n in runs.items():
         if n == 0:
-            raise LookupError(f"layer {name!r} did not run, so there is nothing of it to explain")
+            raise LayerDidNotRunError(f"layer {name!r} did not run, so there is nothing of it to explain")
         if n > 1:
-            raise ValueError(f"layer {name!r} runs {n} times in one pass; choose a layer that runs once")
+            raise LayerRanAgainError(f"layer {name!r} runs {n} times in one pass; choose a layer that runs once")
 
 
 @contextmanager
@@ -127,7 +139,7 @@ def _set_forward(module: nn.Module, forward: Callable[..., Any] | None) -> None:
         vars(module)["forward"] = forward
 
 
-# where nn.Module keeps hooks, and what it notes about them
+# the attributes in which nn.Module keeps hooks
 HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
@@ -140,8 +152,8 @@ HOOKS = (
 
 
 @contextmanager
-def hooks_taken_off(model: nn.Module) -> Iterator[None]:
-    """On the way out, also by an exception or Ctrl-C, hooks that somebody placed inside the ``with`` block are gone."""
+def hooks_removed(model: nn.Module) -> Iterator[None]:
+    """At the end, also by an exception or Ctrl-C, remove hooks that were placed inside the ``with`` block."""
     kept = [getattr(module, kind, None) for module in model.modules() for kind in HOOKS]
     before = [(hooks, set(hooks)) for hooks in kept if hooks is not None]
     try:
@@ -165,19 +177,27 @@ def changed_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
         entries = ((entry, changed_tensors(value, change)) for entry, value in output.items())
         return type(output)(entries)  # type: ignore[call-arg]
     if isinstance(output, (list, tuple)):
-        return _sequence_like(output, [changed_tensors(value, change) for value in output])
+        return sequence_like(output, [changed_tensors(value, change) for value in output])
     return output
 
 
-def _sequence_like(output: Any, values: list[Any]) -> Any:
+def sequence_like(output: Any, values: list[Any]) -> Any:
+    """A list, tuple or named tuple of the kind of ``output``."""
     return output._make(values) if hasattr(output, "_make") else type(output)(values)  # a named tuple takes no list
 
 
-def leaves_its_input(layer: nn.Module) -> bool:
-    """True where ``layer`` is known not to write into what it reads, so that this can be kept and read again.
+def for_batch(output: Any, batch: int) -> Any:
+    """A layer's output of one image, standing for ``batch`` versions of it, without copying; of several it stays."""
+    return changed_tensors(
+        output, lambda tensor: tensor.expand(batch, *tensor.shape[1:]) if tensor.ndim and len(tensor) == 1 else tensor
+    )
 
-    Known are torch's and ultralytics' own layers: their in-place activations stand behind a convolution, unless one is
-    a layer by itself or a part of a sequence.
+
+def leaves_its_input(layer: nn.Module) -> bool:
+    """True where ``layer`` is known not to write into its input, so that the input can be used again.
+
+    Known are torch's and ultralytics' own layers: their in-place activations follow a convolution, unless one is a
+    layer by itself or a part of a sequence.
     """
     if not getattr(layer.forward, "__module__", "").startswith(("torch.nn.modules.", "ultralytics.nn.")):
         return False
@@ -226,7 +246,7 @@ def with_levels(layer: str, output: Any, levels: Mapping[str, Tensor]) -> Any:
         return levels[layer]
     if isinstance(output, Mapping):
         return type(output)((entry, levels[f"{layer}:{entry}"]) for entry in output)  # type: ignore[call-arg]
-    return _sequence_like(output, [levels[f"{layer}:{entry}"] for entry, _ in _entries(output)])
+    return sequence_like(output, [levels[f"{layer}:{entry}"] for entry, _ in _entries(output)])
 
 
 def _entries(output: Any) -> list[tuple[object, Any]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from detxai.adapters.borrowing import borrowed, borrowed_afresh
 from detxai.adapters.changes.own_answer import Changes, check_candidates, check_levels
 from detxai.adapters.detector import Detector, Features, Inputs, refuse_without_network
-from detxai.adapters.layers import capture, find_layer, level_names, replaced
+from detxai.adapters.layers import LayerRunsError, capture, find_layer, level_names, replaced, skipping
 from detxai.adapters.views.box_scalar import BoxScalar, box_scalar
 from detxai.detections import Candidates, Detections, check_score_threshold
 from detxai.images import Image
@@ -151,6 +151,31 @@ class NetworkDetector(Detector):
             if (image.autocast or self._is_under_autocast) and not image.is_changed:
                 return self.detect(image.inputs.original, score_threshold)  # where layers round, no two passes agree
             return self._detections(image, score_threshold)
+
+    def detections_and_candidates(
+        self, image: Image | Features, score_threshold: float = 0.25
+    ) -> tuple[Detections, Candidates]:
+        """``detections`` and ``candidates`` of one image or its features, without gradients.
+
+        They share the pass through the default layers, and the heads behind them where the family knows which these
+        are and nobody changed the model.
+        """
+        with self.borrowed(), torch.no_grad():
+            shown = image if isinstance(image, Features) else self.shared_pass(image)
+            if isinstance(shown, Features) and not self.changed_parts():
+                try:
+                    with capture(self.model, self._heads) as outputs:
+                        candidates = self.candidates(shown)
+                    with skipping(self.model, outputs):
+                        return self.detections(shown, score_threshold), candidates
+                except LayerRunsError as error:  # a user's own heads
+                    log.debug("the heads are not shared: %s", error)
+            return self.detections(shown, score_threshold), self.candidates(shown)
+
+    @property
+    def _heads(self) -> tuple[str, ...]:
+        """Modules that run once behind the default layers, with the same inputs in ``candidates`` and ``detect``."""
+        return ()
 
     def layer_names(self, layers: Sequence[str] | str | None = None) -> tuple[str, ...]:
         """The names that ``layers`` means: these, this one, or the family's ``default_layers``.

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from detxai.adapters.detector import Detector
 from detxai.coco.folder import CocoFolder, UnreadableImageError, failure_row
 from detxai.coco.parts.misses import Miss, find_lost_stage
@@ -204,10 +202,8 @@ class PredictionChunks:
         annotated = [record for record in records if record["category_id"] in labels and not record["iscrowd"]]
         if not annotated:
             return self.detector.detect(image, self.score_threshold).to("cpu"), {}
-        with self.detector.borrowed(), torch.no_grad():
-            shown = self.detector.shared_pass(image)
-            found = self.detector.detections(shown, self.score_threshold).to("cpu")
-            candidates = self.detector.candidates(shown)
+        found, candidates = self.detector.detections_and_candidates(image, self.score_threshold)
+        found = found.to("cpu")
         counted = found[found.scores >= self.operating_point]
         return found, {
             one["id"]: asdict(

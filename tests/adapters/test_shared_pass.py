@@ -87,6 +87,38 @@ def test_the_trunk_runs_once(detector: NetworkDetector, monkeypatch: pytest.Monk
         assert len(ran) == n_passes
 
 
+def test_detections_and_candidates_share_the_heads_too(
+    detector: NetworkDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = picture(0)
+    with torch.no_grad():
+        found, seen = detector.detect(image, 0.0), detector.candidates(image)
+    parts = [part for name in detector._heads for part in detector.model.get_submodule(name).children()]
+    ran: list[nn.Module] = []
+
+    def counted(part: nn.Module) -> Any:
+        own = part.forward
+
+        def forward(*given: Any, **named: Any) -> Any:
+            ran.append(part)
+            return own(*given, **named)
+
+        return forward
+
+    for part in parts:
+        monkeypatch.setattr(part, "forward", counted(part))
+    detector.candidates(image)
+    once = list(ran)
+    ran.clear()
+    ours, candidates = detector.detections_and_candidates(image, 0.0)
+    assert ran == once
+    assert once
+    assert torch.equal(ours.boxes, found.boxes)
+    assert torch.equal(ours.scores, found.scores)
+    assert torch.equal(candidates.boxes, seen.boxes)
+    assert torch.equal(candidates.class_scores, seen.class_scores)
+
+
 def test_explain_finds_the_boxes_and_their_maps_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     detector, image = detxai.wrap(small_faster_rcnn()), picture(0)
     method = detxai.AblationCAM(ratio_channels_to_ablate=0.1, progress=False)

@@ -1,1 +1,1 @@
-"""Detectors of which nothing is known but their answers."""
+"""Black boxes: detectors of which only the answers are known."""

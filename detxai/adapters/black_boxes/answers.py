@@ -1,4 +1,4 @@
-"""What a plain function answers for a batch of images, read and checked."""
+"""Reading and checking what a plain function returns for a batch of images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from detxai.formats import from_coco, from_sahi, from_supervision, from_torchvis
 
 Answer: TypeAlias = "Detections | Candidates"
 
-NMS_IOU = 0.5  # torchvision's own; only where a function hands over candidates and leaves the suppression to us
-LARGEST_SHARE = 1.25  # what a coordinate in shares of the image comes to, with boxes that reach beyond its edge
-NO_LABEL = -1  # of the boxes that fill up a batch
+NMS_IOU = 0.5  # torchvision's default; used where a function returns candidates and detxai suppresses them
+MAX_NORMALISED = 1.25  # coordinates up to this are taken for fractions of the image, which boxes may exceed a little
+NO_LABEL = -1  # of the boxes that pad a batch
 EXPECTED = (
     "Detections, Candidates of one image, a dict of boxes, scores and labels, a dict of boxes and class_scores, an "
     "ultralytics Results, a supervision.Detections, a SAHI PredictionResult or a list of COCO records"
@@ -25,10 +25,10 @@ EXPECTED = (
 
 
 def read_answers(answers: Any, n_images: int) -> list[Answer]:
-    """The function's answers for a batch, one an image, on the CPU and detached.
+    """The function's answers for a batch, one for each image, on the CPU and detached.
 
     Raises:
-        TypeError: ``answers`` is no list, or an entry is nothing that can be read.
+        TypeError: ``answers`` is no list, or an entry is of no known form.
         ValueError: there are not ``n_images`` of them, or an entry has a wrong shape or value.
     """
     if not isinstance(answers, (list, tuple)):
@@ -42,20 +42,20 @@ def read_answers(answers: Any, n_images: int) -> list[Answer]:
 
 
 def check_answers(answers: Sequence[Answer], sizes: Sequence[tuple[int, int]], n_classes: int | None) -> None:
-    """Refuse what can be read and yet cannot be meant.
+    """Refuse answers that are well-formed but cannot be right.
 
     Args:
         sizes: (height, width) of each image.
         n_classes: how many class names there are, where all classes were named.
 
     Raises:
-        ValueError: every box that has an area lies in the image's first pixel: in shares of its size, that is; or the
-            labels are not those that a list of all names is of.
+        ValueError: every box that has an area lies in the image's first pixel, so that coordinates are fractions of
+            its size; or there are labels for which a list of all class names has no name.
     """
     for place, (answer, (height, width)) in enumerate(zip(answers, sizes, strict=True)):
         boxes = answer.boxes.reshape(-1, 4)
         boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
-        if len(boxes) and min(height, width) > 2 and float(boxes.abs().max()) <= LARGEST_SHARE:
+        if len(boxes) and min(height, width) > 2 and float(boxes.abs().max()) <= MAX_NORMALISED:
             raise ValueError(
                 f"answers[{place}] of {len(answers)}: boxes must be in pixels of the image, {width} x {height}, got "
                 f"coordinates up to {float(boxes.max()):.4g}; multiply x by the width and y by the height"
@@ -87,10 +87,10 @@ def _read_as(name: str, answer: Any) -> Answer:
 
 
 def read_answer(answer: Any) -> Answer:
-    """What a function answered for one image: see ``FunctionAdapter`` for the forms.
+    """One image's answer as ``Detections`` or ``Candidates``: see ``FunctionAdapter`` for the forms it may have.
 
     Raises:
-        TypeError: ``answer`` is none of them.
+        TypeError: ``answer`` has none of these forms.
         ValueError: a shape or value is wrong.
 
     >>> read_answer({"boxes": [[0, 0, 4, 8]], "scores": [0.5], "labels": [2]}).labels
@@ -120,7 +120,7 @@ def read_answer(answer: Any) -> Answer:
 
 
 def as_candidates(answers: Sequence[Answer]) -> Candidates:
-    """The answers for a batch as one; short ones are filled up with empty boxes of score 0.
+    """The answers for a batch as one ``Candidates``, padded with empty boxes of score 0.
 
     Raises:
         ValueError: some are detections and others candidates, or candidates differ in their classes.
@@ -137,9 +137,9 @@ def as_candidates(answers: Sequence[Answer]) -> Candidates:
 
 
 def suppressed(candidates: Candidates, score_threshold: float) -> Detections:
-    """The candidates of one image that are left by non-maximum suppression within each class.
+    """The detections of one image after non-maximum suppression within each class.
 
-    Each candidate stands for its best class, with that class's score.
+    Each candidate counts for its best class, with that class's score.
     """
     found = _best_classes(candidates)
     found = found[found.scores > score_threshold]
@@ -165,7 +165,7 @@ def _final(found: Sequence[Detections]) -> Candidates:
 
 
 def _stacked(rows: Mapping[int, Candidates], n_images: int) -> Candidates:
-    """Candidates of n images; those that are not among ``rows`` have none."""
+    """Candidates of n images; images that are not among ``rows`` have none."""
     first, like = next(iter(rows.items()))
     for place, row in rows.items():
         if not torch.equal(row.labels, like.labels) or row.boxes.shape[2] != like.boxes.shape[2]:
@@ -186,7 +186,7 @@ def _stacked(rows: Mapping[int, Candidates], n_images: int) -> Candidates:
 
 
 def _candidates(answer: Mapping[str, Any]) -> Candidates:
-    """Of one image, from a dict of ``boxes`` and ``class_scores``, perhaps ``objectness`` and ``classes``."""
+    """Candidates of one image, from a dict of ``boxes`` and ``class_scores``, perhaps ``objectness``, ``classes``."""
     if "boxes" not in answer or {"scores", "labels"} & set(answer):
         raise ValueError(
             "a dict with class_scores must have boxes, may have objectness and classes, and has no scores and labels "

@@ -1,4 +1,4 @@
-"""Any detector: a function from images to detections, such as an ONNX session, an engine or a web service."""
+"""Any function from images to detections as a detector: an ONNX session, an inference engine, a web service."""
 
 from __future__ import annotations
 
@@ -21,39 +21,38 @@ Function: TypeAlias = Callable[[list[npt.NDArray[np.uint8]]], Sequence[Any]]
 
 
 class FunctionAdapter(Detector):
-    """A detector of which nothing is known but its answers.
+    """A plain function as a detector.
 
     The function takes a list of uint8 (H, W, 3) RGB arrays, copies that it may change, and returns a list with an
-    answer for each. It is called once a batch, without autograd; what it raises comes through unchanged, and what it
-    wraps is its own affair: its device, its mode and its random state. An answer is one of
+    answer for each. It is called once for each batch, without autograd, and its exceptions are not caught. detxai does
+    not manage its device, mode or random state. An answer is one of
 
     - ``detxai.Detections``, or a dict of ``boxes`` (N, 4) xyxy, ``scores`` (N,) and ``labels`` (N,);
     - an ultralytics ``Results``, a ``supervision.Detections``, a SAHI ``PredictionResult``, or a list of COCO records,
       as ``detxai.formats`` reads them;
-    - what it knew before its last suppression: a dict of ``boxes`` (N, 4), or (N, C, 4) where each class has a box of
-      its own, and ``class_scores`` (N, C) without the background; perhaps ``objectness`` (N,), by default the highest
-      class score, and ``classes`` (C,), the class number of each column, by default 0, 1, 2, ...; or
+    - its candidates before non-maximum suppression: a dict of ``boxes`` (N, 4), or (N, C, 4) where each class has a
+      box of its own, and ``class_scores`` (N, C) without the background; perhaps ``objectness`` (N,), by default the
+      highest class score, and ``classes`` (C,), the class number of each column, by default 0, 1, 2, ...; or
       ``detxai.Candidates`` of one image.
 
-    Boxes are in pixels of the array (shares of its size are refused), scores in [0, 1]; tensors, arrays and lists are
-    all welcome. Let the function
-    keep low scores: what it leaves out, no perturbation can be seen to weaken. Candidates say more than detections: how
-    sure the detector is of every class, and what a suppression would hide. ``detect`` suppresses them by class
-    at an IoU of 0.5.
+    Boxes are in pixels of the array (fractions of its size are refused), scores in [0, 1]; tensors, arrays and lists
+    are accepted. The function should keep low scores: a box that it drops cannot be seen to weaken. Candidates tell
+    more than detections: the scores of every class, and boxes that suppression would drop. ``detect`` suppresses them
+    by class at an IoU of 0.5.
 
-    Images of several sizes are padded to the largest for the batch, to the right and below; the function never
-    sees the padding.
+    Images of several sizes are padded to the largest for the batch, to the right and below; the function gets them
+    without the padding.
 
     Args:
-        function: the detector.
+        function: the function.
         class_names: label -> name; default: ``function.class_names`` if it has them, and the names in the answers.
-            A list names every class: answers with other labels are refused.
+            A list must name every class: answers with other labels are refused.
 
     Raises:
         TypeError: ``function`` cannot be called, or is a class or a module.
 
     Example:
-        ultralytics runs its exports itself, and takes arrays as BGR:
+        A TensorRT engine, which ultralytics runs; it takes arrays as BGR:
 
         >>> engine = YOLO("yolo11n.engine")                                        # doctest: +SKIP
         >>> def detect(images):                                                    # doctest: +SKIP
@@ -104,7 +103,7 @@ class FunctionAdapter(Detector):
 
 
 def is_function(model: object) -> bool:
-    """True for what ``FunctionAdapter`` takes: callable, but no class, whose call makes an object, and no module."""
+    """True for what ``FunctionAdapter`` takes: callable, but neither a class nor a module."""
     return callable(model) and not isinstance(model, (type, nn.Module, Detector))
 
 

@@ -1,4 +1,4 @@
-"""SAHI's detection models, whosever network is inside, as detectors of which the answers alone are known."""
+"""SAHI's detection models, whichever vendor's network they hold, as black boxes."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from detxai.detections import Detections
 from detxai.formats import from_sahi
 from detxai.images import Image
 
-_ONE_AT_A_TIME = threading.RLock()  # a SAHI model keeps what it predicted on itself until it is read
-LOWEST = 0.01  # score of a candidate: what the model leaves out, no view can be seen to weaken
+_LOCK = threading.RLock()  # a SAHI model keeps its predictions as attributes until they are read
+MIN_SCORE = 0.01  # of a candidate: a box that the model drops cannot be seen to weaken
 
 
 def is_sahi_model(model: object) -> bool:
-    """True for ``sahi.models.base.DetectionModel`` and what comes of it; imports nothing."""
+    """True for objects of ``sahi.models.base.DetectionModel`` and its subclasses; imports nothing."""
     return any(
         (kind.__module__, kind.__name__) == ("sahi.models.base", "DetectionModel") for kind in type(model).__mro__
     )
 
 
 @dataclass(eq=False)
-class SahiDetector:
-    """From uint8 (H, W, 3) RGB arrays to what a SAHI model predicts in each, by its own calls.
+class SahiPrediction:
+    """A function from uint8 (H, W, 3) RGB arrays to a SAHI model's detections in each.
 
-    The model's attributes are put back afterwards; what its vendor's model keeps of a prediction stays with that.
+    The SAHI model's attributes are restored afterwards; those of the vendor's model inside are not.
 
     Attributes:
         model: the SAHI model, its weights loaded.
-        score_threshold: the model's ``confidence_threshold`` meanwhile.
+        score_threshold: the model's ``confidence_threshold`` during the call.
     """
 
     model: Any
-    score_threshold: float = LOWEST
+    score_threshold: float = MIN_SCORE
 
     def __call__(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
-        with _ONE_AT_A_TIME, _attributes_kept(self.model):
+        with _LOCK, _attributes_kept(self.model):
             self.model.confidence_threshold = self.score_threshold
-            # a batch of several sizes is padded, and answers otherwise than its images do
+            # a batch of several sizes is padded, which changes the detections
             if hasattr(self.model, "perform_batch_inference") and len({image.shape for image in images}) == 1:
                 return self._predicted(images)
             return [self._predicted_alone(image) for image in images]
@@ -64,9 +64,9 @@ class SahiDetector:
 class SahiAdapter(FunctionAdapter):
     """A SAHI detection model, as ``AutoDetectionModel.from_pretrained`` loads it.
 
-    ``detect`` gives what ``sahi.predict.get_prediction`` does at that score threshold. Views are asked about with
-    scores from 0.01, whatever the model's ``confidence_threshold``. For its sliced prediction give ``slices`` to
-    ``detxai.wrap``. CAMs need the network inside: wrap the vendor's own model instead, where detxai knows it.
+    ``detect`` returns what ``sahi.predict.get_prediction`` does at that score threshold. Candidates have scores from
+    0.01, whatever the model's ``confidence_threshold``. For its sliced prediction give ``slices`` to ``detxai.wrap``.
+    CAMs need the network inside: wrap the vendor's own model instead, where detxai knows it.
 
     Args:
         model: the SAHI model, its weights loaded.
@@ -78,16 +78,16 @@ class SahiAdapter(FunctionAdapter):
 
     family = "sahi"
     what_it_is = "a SAHI model, whose answers alone are known"
-    function: SahiDetector
+    function: SahiPrediction
 
     def __init__(self, model: Any, *, class_names: Mapping[int, str] | Sequence[str] | None = None) -> None:
         if model.model is None:
             raise ValueError(f"model: this {type(model).__name__} holds no network yet; call its load_model() first")
         names = _category_names(model) if class_names is None else class_names
-        super().__init__(SahiDetector(model), class_names=names)
+        super().__init__(SahiPrediction(model), class_names=names)
 
     def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
-        above = FunctionAdapter(SahiDetector(self.function.model, score_threshold), class_names=self.class_names)
+        above = FunctionAdapter(SahiPrediction(self.function.model, score_threshold), class_names=self.class_names)
         return above.detect(image, score_threshold)
 
     @property

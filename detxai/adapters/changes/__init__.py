@@ -1,1 +1,1 @@
-"""Whether a model is still what a shortcut was proved for, and what the caller has set around a call."""
+"""Whether somebody changed a model so that a shortcut no longer holds, and which torch modes the caller has set."""

@@ -1,4 +1,4 @@
-"""Whether what an adapter reads from a model is what the model itself goes by, where somebody changed the model."""
+"""Whether candidates and features still agree with a model's own detections where somebody changed the model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ Changes = Mapping[str, object]
 
 
 def changed_parts(parts: Mapping[str, nn.Module], package: str, besides: Collection[str] = ()) -> dict[str, object]:
-    """What of these modules is not the package's own, by name: overridden and patched methods, and hooks.
+    """The overridden or patched methods and the hooks of these modules, by name.
 
-    Only the methods that the package's classes define. A method that was replaced again is another change.
+    Only methods that the package's classes define. A method that was replaced again is another change.
 
     Args:
-        besides: methods that have no part in an answer.
+        parts: name -> module.
+        package: prefix of the modules whose methods count as unchanged.
+        besides: methods that have no effect on detections.
     """
     changed: dict[str, object] = {}
     for name, module in parts.items():
@@ -49,7 +51,9 @@ def check_candidates(candidates: Candidates, own: Detections, changes: Changes, 
     """Raise ``ValueError`` where one of the model's own detections is not among the candidates of the same image.
 
     Args:
-        half: computed in half precision, where neither is exact.
+        candidates, own: of the same image.
+        changes: what was changed, for the message.
+        half: whether both were computed in half precision, which rounds them.
     """
     unknown = sorted(set(own.labels.tolist()) - set(candidates.labels.tolist()))
     if unknown:
@@ -72,7 +76,7 @@ def check_candidates(candidates: Candidates, own: Detections, changes: Changes, 
 
 
 def check_levels(levels: Mapping[str, Tensor], own: Mapping[str, Tensor], changes: Changes, *, half: bool) -> None:
-    """Raise ``ValueError`` where a level is not what the layer put out in the model's own pass over the same image."""
+    """Raise ``ValueError`` where a level differs from the layer's output in the model's own pass, for one image."""
     for name, level in levels.items():
         theirs = own[name]
         limit = (5e-2 if half else 1e-3) * float(theirs.abs().max())

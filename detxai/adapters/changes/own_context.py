@@ -1,4 +1,4 @@
-"""What the caller has set around a call does not change what is computed in it."""
+"""Calls that compute the same whatever torch modes their caller has set: inference mode, default device, autocast."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 
 @contextmanager
 def ordinary_tensors(device: torch.device) -> Iterator[None]:
-    """Inside, tensors can be asked for gradients later, and are made on the CPU unless somebody says where.
+    """Inside, tensors are made that gradients can be taken of later, on the CPU unless a device is named.
 
-    Where inference mode is on, it is off inside, and gradients with it. A default device that is not the model's own
-    does not apply.
+    Inference mode is switched off inside and replaced by ``no_grad``. A default device other than the model's does not
+    apply.
     """
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
@@ -29,10 +29,10 @@ def ordinary_tensors(device: torch.device) -> Iterator[None]:
 
 
 def in_full_precision(call: Call) -> Call:
-    """A method's call, with the detector as its first argument: ordinary tensors, and no autocast of the caller's.
+    """A method's ``__call__`` with ``ordinary_tensors`` and without the caller's autocast.
 
-    What a channel is worth is often less than half precision rounds off; a method's own ``precision`` says where that
-    does no harm.
+    The effect of a channel is often smaller than half precision rounds off; a method's own ``precision`` setting says
+    where it may be used. The call's first argument is the detector.
     """
 
     @functools.wraps(call)

@@ -1,4 +1,4 @@
-"""Whether parts of a model are exactly those that a shortcut was proved for, and nobody has changed them since."""
+"""Whether parts of a model are exactly of the types that a shortcut was proved for, and nobody has changed them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOOKS = {
 
 
 class ChangedPartError(Exception):
-    """A part of a model is not what a shortcut was proved for; the message says which, and why not."""
+    """A part of a model is not what a shortcut was proved for; the message says which part, and how it differs."""
 
 
 def require_unchanged(
@@ -40,7 +40,8 @@ def require_unchanged(
     Args:
         name: of the part in the model.
         part: a module, or another object that computes.
-        inside: check the modules inside it too.
+        proved: the types that the shortcut was proved for.
+        inside: whether to check the modules inside it too.
         may_replace: functions of a class that its objects may have in place of another of its methods.
 
     Raises:

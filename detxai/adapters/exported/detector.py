@@ -1,4 +1,4 @@
-"""An exported file as a detector of which nothing is known but its answers."""
+"""An exported file as a black box."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SUFFIXES = tuple(OPENERS)
 
 @dataclass(eq=False)
 class ExportedNetwork:
-    """From uint8 (H, W, 3) RGB arrays to what an exported network answers, in their pixels.
+    """A function from uint8 (H, W, 3) RGB arrays to an exported network's answers, boxes in pixels of the arrays.
 
     Attributes:
         file: the network.
@@ -164,7 +164,7 @@ def _noted_names(file: ExportedFile) -> dict[int, str]:
 
 
 def _in_pixels_of(answer: dict[str, Any], place: Geometry) -> dict[str, Any]:
-    """The answer with its boxes in the image's own pixels, cut off at its edges."""
+    """The answer with its boxes in pixels of the image, clipped to it."""
     height, width = place.image_size
     boxes = place.boxes_to_image(torch.from_numpy(np.ascontiguousarray(answer["boxes"], dtype=np.float32)))
     limits = torch.tensor([width, height, width, height], dtype=boxes.dtype)

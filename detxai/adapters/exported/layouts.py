@@ -1,4 +1,4 @@
-"""The usual layouts of exported detectors' outputs, recognised by their shapes and checked by their values."""
+"""The usual layouts of exported detectors' outputs, recognised by shape and checked by value."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Size = tuple[int, int]
 
 STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))  # of YOLO heads
 ANCHORS_A_CELL = (3, 4)  # of YOLOv3 to v5 and v7; YOLOX, YOLOv6 and those from YOLOv8 on have one
-BEYOND = 2.0  # how far boxes may reach, in sides of the input
-LIKELY = 0.25  # a score from which a box must be a plausible one
+MAX_COORDINATE = 2.0  # of a plausible box, in sides of the input
+LIKELY_SCORE = 0.25  # from which a box must be plausible
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def cells(size: Size, strides: tuple[int, ...]) -> int:
 
 
 def plausible(answers: list[Answer], size: Size) -> bool:
-    """Whether scores are probabilities, and what is likely lies, as a box, in the image or near it."""
+    """Whether scores are probabilities, and boxes with likely scores lie in the image or near it."""
     for answer in answers:
         scores = answer["class_scores"] if "class_scores" in answer else answer["scores"]
         boxes = answer["boxes"]
@@ -55,7 +55,7 @@ def plausible(answers: list[Answer], size: Size) -> bool:
             return False
         if scores.size and (scores.min() < 0 or scores.max() > 1 + 1e-4):
             return False
-        likely = boxes[(scores.max(-1) if scores.ndim == 2 else scores) > LIKELY] if scores.size else boxes[:0]
+        likely = boxes[(scores.max(-1) if scores.ndim == 2 else scores) > LIKELY_SCORE] if scores.size else boxes[:0]
         if not _lie_in(likely, size):
             return False
     return True
@@ -66,7 +66,7 @@ def _lie_in(boxes: Array, size: Size) -> bool:
         return True
     height, width = size
     sides = boxes[:, 2:] - boxes[:, :2]
-    if (sides < 0).any() or np.abs(boxes).max() > BEYOND * max(size):
+    if (sides < 0).any() or np.abs(boxes).max() > MAX_COORDINATE * max(size):
         return False
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     inside = ((centres >= 0) & (centres <= (width, height))).all(1)
@@ -74,7 +74,7 @@ def _lie_in(boxes: Array, size: Size) -> bool:
 
 
 def _rows(outputs: Outputs) -> Array | None:
-    """The one output with three axes, whatever heads stand beside it; None where there is no such or several."""
+    """The one output with three axes; None where there is none or several. Outputs of other heads are ignored."""
     three_axes = [one for one in outputs.values() if one.ndim == 3]
     return three_axes[0] if len(three_axes) == 1 else None
 
@@ -101,14 +101,14 @@ def _read_yolo(outputs: Outputs, size: Size) -> list[Answer]:
 
 
 def _with_objectness(outputs: Outputs, size: Size, per_cell: tuple[int, ...]) -> Array | None:
-    """The output (B, N, 5 + C) of a head with so many boxes a cell; None where it is none."""
+    """The output (B, N, 5 + C) of a head with this many boxes in each cell; None where it has another shape."""
     found = _rows(outputs)
     counts = {n * cells(size, some) for some in STRIDES for n in per_cell}
     return found if found is not None and found.shape[2] > 5 and found.shape[1] in counts else None
 
 
 def _spans(found: Array, size: Size) -> bool:
-    """Whether the centres span the image: offsets from cells, which were not decoded yet, are a few units large."""
+    """Whether the centres span the image; offsets that were not decoded yet are only a few units."""
     return float(found[..., :2].max()) > max(size) / 2
 
 
@@ -161,7 +161,7 @@ def _read_end_to_end(outputs: Outputs, size: Size) -> list[Answer]:
 
 
 def _parts(outputs: Outputs) -> Answer | None:
-    """torchvision's boxes, scores and labels, by name or by kind; None where they are not these."""
+    """torchvision's boxes, scores and labels, by name or by dtype and shape; None where they are not these."""
     three = dict(outputs)
     if {"boxes", "scores", "labels"} <= set(three):
         return {name: three[name] for name in ("boxes", "scores", "labels")}
@@ -198,7 +198,7 @@ def _queries(outputs: Outputs) -> tuple[Array, Array] | None:
 
 
 def _no_object_share(outputs: Outputs) -> float | None:
-    """In how many queries the last class is the strongest: where it stands for *no object*, in most."""
+    """The fraction of queries whose strongest class is the last: most, where the last class is "no object"."""
     found = _queries(outputs)
     return None if found is None else float((found[0].argmax(-1) == found[0].shape[2] - 1).mean())
 

@@ -1,4 +1,4 @@
-"""How an exported network wants its images: placed, coloured and scaled."""
+"""How images are prepared for an exported network: placement, channel order, scale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preparation:
-    """From an RGB photo to what the network reads.
+    """From an RGB image to the network's input.
 
     Args:
         placement: ``"centre"``: resized to fit, grey around it (ultralytics' letterbox); ``"top left"``: grey below and

@@ -1,4 +1,4 @@
-"""Any detector, run on overlapping slices of an image: SAHI's sliced inference."""
+"""A detector run on overlapping slices of an image: SAHI's sliced inference."""
 
 from __future__ import annotations
 
@@ -21,31 +21,30 @@ from detxai.adapters.sliced.slicing import Slicing
 from detxai.detections import Candidates, Detections, check_score_threshold
 from detxai.images import Image
 
-SLICES_AT_ONCE = 8  # of a single image; views of an image are batched to the device by whoever asks for many
-JOINING_FROM = 0.1  # score threshold below which SAHI suppresses instead of joining, since joined boxes would grow
+SLICES_AT_ONCE = 8  # of a single image; callers with many views of an image batch them to fit the device
+MIN_JOIN_THRESHOLD = 0.1  # score threshold below which SAHI suppresses instead of joining: joined boxes would grow
 
 
 class SlicedAdapter(Detector):
-    """A detector that sees an image slice by slice.
+    """A detector that runs on the slices of an image.
 
-    ``detect`` merges what the detector inside finds in each slice: boxes moved to the image, then joined or
-    suppressed as the ``Slicing`` says. A single slice is the image as it is, and its boxes are left as they are (SAHI
-    would merge even these).
+    ``detect`` merges the detections of all slices: boxes are moved to the image, then joined or suppressed as the
+    ``Slicing`` says. A single slice is the image itself, and its boxes stay as they are (SAHI would merge even these).
 
-    Candidates are those of all slices together, moved to the image, before any merging. A box is cut off where its
-    slice ends and the image goes on; only detectors that report boxes beyond the image that they were shown are
-    changed by that. A joined box is asked about as it is, with its own corners: what is found of it is its best single
-    candidate, so that an object which no slice and no whole image shows in one piece scores by the largest piece.
+    Candidates are those of all slices together, moved to the image, before any merging. A box is clipped where its
+    slice ends and the image goes on; that changes only detectors that report boxes beyond the image they were given. A
+    joined box keeps its own corners as the question: its score is that of its best single candidate, so an object that
+    no slice and no whole image shows in one piece scores by its largest piece.
 
-    Views of an image are made at its own resolution, and rounded to whole levels where the image has such.
+    Perturbed images are made at the image's own resolution, and rounded to 8 bits where the image has 8 bits.
 
     Args:
-        inner: from ``detxai.wrap``; any detector that is not sliced itself.
+        inner: from ``detxai.wrap``; any detector but a sliced one.
         slicing: how images are cut and boxes merged.
 
     Raises:
         TypeError: ``inner`` is no wrapped detector.
-        ValueError: it is sliced already.
+        ValueError: ``inner`` is sliced already.
 
     Source: Akyon et al., 2022, Slicing Aided Hyper Inference (ICIP; arXiv 2202.06934).
     """
@@ -104,7 +103,7 @@ class SlicedAdapter(Detector):
                 names |= found.class_names
         together = Detections(torch.cat(boxes), torch.cat(scores), torch.cat(labels), names | self.class_names)
         slicing = self.slicing
-        if score_threshold < JOINING_FROM:
+        if score_threshold < MIN_JOIN_THRESHOLD:
             slicing = replace(slicing, merge="nms", match_metric="iou")
         return merged(together, slicing)
 
@@ -160,7 +159,7 @@ class SlicedAdapter(Detector):
 
 
 def _all_parts(parts: ImageParts, pixels: torch.Tensor) -> Candidates:
-    """The candidates of B images of one size, from all their parts."""
+    """The candidates of B images of one size, found in all their parts."""
     n_images = len(pixels)
     table = np.empty((n_images, len(parts)), dtype=np.int64)
     found: list[Candidates] = []

@@ -1,4 +1,4 @@
-"""Boxes from several slices that are of one object, merged as SAHI merges them."""
+"""Detections of one object in several slices, merged as SAHI merges them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Boxes = npt.NDArray[np.floating]
 
 
 def merged(found: Detections, slicing: Slicing) -> Detections:
-    """The detections, those that match merged into one, the best first.
+    """The detections after merging those that match, by falling score.
 
-    Boxes take turns from the best score down. Each claims those left that overlap it by ``match_threshold`` or more.
-    With ``"nms"`` these are dropped. With ``"greedy_nmm"`` it grows, one after the other, to the box around both,
-    wherever they overlap what it has grown to by as much; those that do not by then are dropped too.
+    From the best score down, each box left claims the others left that overlap it by ``match_threshold`` or more.
+    With ``"nms"`` the claimed boxes are dropped. With ``"greedy_nmm"`` the claiming box is extended by one claimed box
+    after the other, to the box around both, as long as the two still overlap by the threshold; the rest are dropped.
 
     Args:
         found: of one image; boxes without area are left out.
-        slicing: how boxes match, and what becomes of those that do.
+        slicing: how boxes match, and how matching ones are merged.
 
     Source: sahi's ``GreedyNMMPostprocess`` and ``NMSPostprocess``, in float32 as they compare.
 
@@ -56,7 +56,7 @@ def merged(found: Detections, slicing: Slicing) -> Detections:
 
 
 def _claims(boxes: Boxes, scores: Boxes, metric: MatchMetric, threshold: float) -> dict[int, list[int]]:
-    """Which box claims which, best first; equal scores in the order of their corners."""
+    """For each claiming box the boxes it claims, best score first; equal scores in the order of their corners."""
     left = np.lexsort((boxes[:, 3], boxes[:, 2], boxes[:, 1], boxes[:, 0], -scores))
     claims: dict[int, list[int]] = {}
     while len(left):

@@ -1,4 +1,4 @@
-"""The parts of one image that a detector looks at one by one: what the engine is told of sliced inference."""
+"""The parts of one image that a sliced detector runs on: what adapters tell the engine about sliced inference."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ImageParts:
-    """The slices of an image, and the image as a whole where the detector sees that too.
+    """The slices of an image, and the image as a whole where the detector also runs on that.
 
-    Each part is an image of its own to the detector inside. What it finds in the image is what it finds in all parts,
-    moved to where they lie. A box is cut off at the edges that its part shares with other parts, so that no part says
-    anything of what it did not see; at the edges of the image it is left as it is.
+    Each part is an image of its own to the detector inside. The candidates of the image are those of all parts, moved
+    to where the parts lie. A box is clipped at the edges that its part shares with other parts, so that no part
+    reports pixels that it did not contain; at the edges of the image it is not clipped.
 
     Attributes:
-        inner: the detector that looks at each part.
-        windows: (S, 4) int64 xyxy on the CPU, what each part shows, in pixels of the image.
-        reach: (S, 4) float32 xyxy on the CPU, beyond which no box of a part lies: its window, without end where that
-            ends with the image.
-        eight_bit: whether the image has whole levels from 0 to 255; then so has every changed version of it that is
-            shown to the detector.
+        inner: the detector that runs on each part.
+        windows: (S, 4) int64 xyxy on the CPU, the pixels of the image that each part contains.
+        reach: (S, 4) float32 xyxy on the CPU, what a part's boxes are clipped to: its window, infinite at the edges of
+            the image.
+        eight_bit: whether the image has 8 bits, whole levels from 0 to 255; then so has every changed version of it.
     """
 
     inner: Detector
@@ -41,18 +40,18 @@ class ImageParts:
         return len(self.windows)
 
     def pixels(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] as the detector is shown them: uint8, or float32 in [0, 1]."""
+        """Images (B, 3, H, W) in [0, 1] as the detector inside gets them: uint8, or float32 in [0, 1]."""
         if self.eight_bit:
             return (images * 255).add_(0.5).clamp_(0, 255).to(torch.uint8)
         return images.clamp(0, 1)
 
     def crop(self, pixels: Tensor, part: int) -> Tensor:
-        """(..., h, w) of ``pixels`` (..., H, W): what a part shows."""
+        """The pixels (..., h, w) of a part, from those of the image (..., H, W)."""
         left, top, right, bottom = self.windows[part].tolist()
         return pixels[..., top:bottom, left:right]
 
     def of_one_size(self) -> list[list[int]]:
-        """The numbers of the parts, those of one size together, in their order."""
+        """The indices of the parts, grouped by size, in order."""
         groups: dict[tuple[int, ...], list[int]] = {}
         for part, (left, top, right, bottom) in enumerate(self.windows.tolist()):
             groups.setdefault((bottom - top, right - left), []).append(part)
@@ -66,7 +65,7 @@ class ImageParts:
         return list(crops)
 
     def candidates(self, crops: Tensor, parts: Tensor) -> Candidates:
-        """What is found in P crops of one size, (P, N, ...), in pixels of the image; without gradients.
+        """The candidates in P crops of one size, (P, N, ...), in pixels of the image; without gradients.
 
         Args:
             crops: (P, 3, h, w) of ``pixels``.
@@ -78,17 +77,17 @@ class ImageParts:
 
     def placed(self, boxes: Tensor, part: int) -> Tensor:
         """Boxes (N, 4) found in a part, in pixels of the image."""
-        return _cut_off(boxes.float() + _corner(self.windows[part]).to(boxes.device), self.reach[part])
+        return _clipped(boxes.float() + _corner(self.windows[part]).to(boxes.device), self.reach[part])
 
     def _placed(self, found: Candidates, windows: Tensor, reach: Tensor) -> Candidates:
         boxes = found.boxes if found.boxes.dtype == torch.float64 else found.boxes.float()  # half: up to 2,048 only
         corner = _corner(windows).to(boxes)[:, None]
         moved = None if found.proposals is None else found.proposals.to(boxes) + corner
-        boxes = _cut_off(boxes + corner[:, :, None], reach[:, None, None])
+        boxes = _clipped(boxes + corner[:, :, None], reach[:, None, None])
         return replace(found, boxes=boxes, proposals=moved)
 
     def example(self, part: int) -> Tensor:
-        """(1, 3, h, w): what the detector inside makes of such a part, for its size in memory."""
+        """(1, 3, h, w): a blank part as the detector inside prepares it, to know how much memory one takes."""
         left, top, right, bottom = self.windows[part].tolist()
         kind = torch.uint8 if self.eight_bit else torch.float32
         blank = torch.zeros(1, 3, bottom - top, right - left, dtype=kind, device="cpu")
@@ -120,17 +119,17 @@ def intersections(boxes: Tensor, reach: Tensor) -> Tensor:
 
 
 def _shared(boxes: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
-    """(T, S, 2) each: the upper left and lower right corners of what they share, in the wrong order where nothing."""
+    """(T, S, 2) each: upper left and lower right corners of the intersections; in the wrong order where empty."""
     low = torch.maximum(boxes[:, None, :2], reach[None, :, :2])
     return low, torch.minimum(boxes[:, None, 2:], reach[None, :, 2:])
 
 
 def _corner(windows: Tensor) -> Tensor:
-    """Of windows (..., 4), their upper left corners, twice: what is added to boxes."""
+    """The upper left corners of windows (..., 4), twice (x, y, x, y): the offset to add to boxes."""
     return windows[..., [0, 1, 0, 1]]
 
 
-def _cut_off(boxes: Tensor, reach: Tensor) -> Tensor:
+def _clipped(boxes: Tensor, reach: Tensor) -> Tensor:
     reach = reach.to(boxes)
     low, high = reach[..., [0, 1, 0, 1]], reach[..., [2, 3, 2, 3]]
     return torch.minimum(torch.maximum(boxes, low), high)

@@ -1,4 +1,4 @@
-"""Candidates of many slices, put together as those of the images that the slices are of."""
+"""Candidates of many slices, put together as the candidates of their images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from detxai.detections import Candidates
 
 
 def stacked(parts: Sequence[Candidates]) -> Candidates:
-    """Candidates of several batches as those of one, in their order; short rows are filled up with empty boxes.
+    """The candidates of several batches as those of one, in order, padded with empty boxes.
 
-    Where they are detections, which name only the classes that are among them, the classes are those of all.
+    Where they are detections, which list only the classes that they contain, the classes are those of all together.
 
     Raises:
-        ValueError: some are detections and others not, or they are of different classes.
+        ValueError: some are detections and others not, or their classes differ.
     """
     full = [part for part in parts if part.boxes.shape[1]]
     if not full:
@@ -27,7 +27,7 @@ def stacked(parts: Sequence[Candidates]) -> Candidates:
         raise ValueError("the detector must answer all slices with detections or all with candidates, got both")
     labels = torch.cat([part.labels for part in full]).unique() if full[0].final else full[0].labels
     if any(not part.final and not torch.equal(part.labels, labels) for part in full):
-        raise ValueError("the detector must answer all slices with candidates of the same classes, got others")
+        raise ValueError("the detector must answer all slices with candidates of the same classes, got different ones")
     n_candidates = max(part.boxes.shape[1] for part in full)
     parts = [part if part.boxes.shape[1] else _none_like(full[0], len(part)) for part in parts]
     rows = [_rows(part, labels, n_candidates) for part in parts]
@@ -37,11 +37,11 @@ def stacked(parts: Sequence[Candidates]) -> Candidates:
 
 
 def side_by_side(rows: Candidates, table: Tensor) -> Candidates:
-    """The candidates of B images, those of each the rows that ``table`` (B, W) names, one after the other.
+    """The candidates of B images, each with the candidates of W rows one after the other.
 
     Args:
         rows: (R, N, ...) candidates.
-        table: int64 on the CPU, from 0 to R - 1, or -1 for no candidates.
+        table: (B, W) int64 on the CPU, which rows belong to each image, from 0 to R - 1, or -1 for none.
     """
     has_gaps, table = bool((table < 0).any()), table.to(rows.boxes.device)
     gathered = {}
@@ -61,7 +61,7 @@ def _fields(candidates: Candidates) -> list[str]:
 
 
 def _rows(part: Candidates, labels: Tensor, n_candidates: int) -> Candidates:
-    """The same candidates with columns for all ``labels``, and filled up to so many."""
+    """The same candidates with columns for all ``labels``, padded to ``n_candidates``."""
     scores = part.class_scores
     if not torch.equal(part.labels, labels):
         column = (part.labels[:, None] == labels).to(scores)  # (own classes, all classes), one 1 in each row

@@ -1,4 +1,4 @@
-"""How an image is cut into slices, and how what is found in them becomes one answer."""
+"""How an image is cut into slices, and how detections in them are merged."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ EXPECTED = "(rows, columns, overlap): two whole numbers from 1 and a number in [
 class Slicing:
     """Rows and columns of overlapping slices of one size; every default but the counts is SAHI's.
 
-    All slices of an image have the same size: the smallest with which so many of them cover it. They start at the
-    upper left; the last of a row or column is moved back to end where the image does, and overlaps its neighbour by
-    more. These are the slices of ``sahi.slicing.slice_image`` for that size and overlap.
+    All slices of an image have the same size: the smallest at which this many slices cover the image. They start at
+    the upper left; the last of a row or column is moved back to end where the image does, and overlaps its neighbour
+    by more. These are the slices of ``sahi.slicing.slice_image`` for that size and overlap.
 
     Args:
-        rows: how many slices lie below each other.
-        columns: how many lie beside each other.
-        overlap: in [0, 1), how much of its side a slice shares with the next one; rounded down to pixels.
-        whole_image: whether the detector also sees the image as a whole, for objects larger than a slice (SAHI's
+        rows: number of slices from top to bottom.
+        columns: number of slices from left to right.
+        overlap: in [0, 1), the fraction of its side that a slice shares with the next one; rounded down to pixels.
+        whole_image: whether the detector also runs on the whole image, for objects larger than a slice (SAHI's
             ``perform_standard_pred``); with a single slice it does anyway.
-        merge: what becomes of boxes that match: ``"greedy_nmm"`` joins them to the one box around them all, with the
-            score of the best; ``"nms"`` keeps the best. Below a score threshold of 0.1 boxes grow by joining, so there
-            ``detect`` takes ``"nms"`` by ``"iou"`` whatever is said here; SAHI does likewise. Rotated boxes are
-            merged as the upright ones around them, where SAHI takes ``"nms"`` in any case; masks are not merged.
+        merge: how matching boxes are merged: ``"greedy_nmm"`` joins them to the one box around them all, with the
+            highest score; ``"nms"`` keeps the best. Below a score threshold of 0.1 joined boxes would grow too large,
+            so ``detect`` then uses ``"nms"`` by ``"iou"`` whatever is set here, as SAHI does. Rotated boxes are merged
+            as the upright ones around them, where SAHI always uses ``"nms"``; masks are not merged.
         match_metric: ``"ios"``, the intersection over the smaller box, which also joins an object to the part of it
             that a slice showed; or ``"iou"``.
-        match_threshold: in (0, 1], from where on boxes match.
+        match_threshold: in (0, 1], the overlap from which boxes match.
         class_agnostic: whether boxes of different classes match too.
         size: see ``of_size``; rows and columns are then None.
 
@@ -112,10 +112,10 @@ class Slicing:
         return cls(*slices)
 
     def windows(self, image_size: tuple[int, int]) -> Tensor:
-        """(S, 4) int64 xyxy, row by row: what each slice shows, in pixels of an image of (height, width).
+        """The corners of each slice, (S, 4) int64 xyxy in pixels, row by row, for an image of (height, width).
 
         Raises:
-            ValueError: the image is too small for so many slices.
+            ValueError: the image is too small for this many slices.
         """
         tops, height = self._starts("rows", image_size[0])
         lefts, width = self._starts("columns", image_size[1])
@@ -141,7 +141,7 @@ class Slicing:
         return [min(place * self._step(side), length - side) for place in range(count)]
 
     def _covering(self, side: int, length: int) -> int:
-        """How many slices of this side it takes to cover a length."""
+        """The number of slices of this side that cover a length."""
         return 1 + max(0, math.ceil((length - side) / self._step(side)))
 
     def _step(self, side: int) -> int:
@@ -149,7 +149,7 @@ class Slicing:
 
 
 def _sides(length: int, count: int) -> range:
-    """What a slice's side may be: with the least overlap, which is none, it is a count-th of the length."""
+    """The sides that a slice may have: at least a ``count``-th of the length, which is the side without overlap."""
     return range(max(1, length // count), length + 1)
 
 

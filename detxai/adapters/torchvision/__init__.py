@@ -1,1 +1,1 @@
-"""torchvision's detectors: what they share, then one file per family of one-stage detectors."""
+"""torchvision's detectors: what they share, then one file for each family."""

@@ -1,4 +1,4 @@
-"""What torchvision's detectors share: a transform, a backbone with or without a pyramid, and heads behind it."""
+"""What torchvision's detectors share: the transform, the backbone with or without a pyramid, and class names."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ N_COCO_CLASSES = 91  # torchvision's own builders: COCO's 91-style category ids,
 
 
 class TorchvisionAdapter(NetworkDetector):
-    """A torchvision detector; a family says what its heads make of the pyramid.
+    """A torchvision detector; each family computes candidates from the backbone's pyramid.
 
-    Resuming from the pyramid reruns what lies behind it only.
+    Resuming from the pyramid runs the heads only.
     """
 
     model: Any  # nn.Module types every part of a model as Tensor | Module
@@ -42,11 +42,11 @@ class TorchvisionAdapter(NetworkDetector):
 
     @abstractmethod
     def _candidates(self, pyramid: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> Candidates:
-        """What the heads make of a pyramid (level -> (B, C, h, w)), for B images, or B versions of one."""
+        """The heads' candidates for a pyramid, level -> (B, C, h, w), of B images or of B versions of one."""
 
     @property
     def _score_filter(self) -> Any:
-        """The module whose ``score_thresh`` keeps weak boxes out of the model's answer."""
+        """The module whose ``score_thresh`` drops weak boxes from the model's detections."""
         return self.model
 
     def _geometry(
@@ -125,8 +125,10 @@ def class_names_of(
     """Label -> name: the given ones, checked; ``coco``'s where none are given and the model has as many classes.
 
     Args:
-        n_classes: how many labels there are, the background included; None: nobody knows.
-        background: label 0 is the background.
+        names: label -> name, or the names of labels 0, 1, 2, ...; None: none are given.
+        n_classes: number of labels, the background included; None: unknown.
+        coco: torchvision's names for its COCO weights.
+        background: whether label 0 is the background.
     """
     if names is None:
         return name_of_each(coco if n_classes == N_COCO_CLASSES else {})

@@ -26,7 +26,7 @@ class FCOSAdapter(OneStageAdapter):
     """
 
     family = "fcos"
-    kind = FCOS
+    model_class = FCOS
     heads = frozenset({FCOSHead, FCOSClassificationHead, FCOSRegressionHead})
     outputs = ("cls_logits", "bbox_regression", "bbox_ctrness")
     n_numbers = 5  # four distances and the centreness, which comes of the branch of the boxes

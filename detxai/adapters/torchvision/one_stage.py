@@ -1,4 +1,4 @@
-"""What RetinaNet, FCOS and SSD share: a head that reads every level, and anchors that its numbers are offsets from."""
+"""What RetinaNet, FCOS and SSD share: one head that reads every level, and anchors that its box outputs refer to."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from detxai.geometry import Geometry
 
 
 class OneStageAdapter(TorchvisionAdapter):
-    """A torchvision detector whose candidates are its anchors, all of them.
+    """A torchvision detector whose candidates are all its anchors.
 
-    The thresholds and the best-so-many of the model's post-processing are no part of the candidates; every detection
-    is one of them.
+    The score threshold and the top-k selections of the model's post-processing are not applied to the candidates;
+    every detection is one of them.
 
     Args:
         model: the detector.
@@ -36,34 +36,35 @@ class OneStageAdapter(TorchvisionAdapter):
         ValueError: ``class_names`` are too few, too many or of other labels.
     """
 
-    kind: ClassVar[type[nn.Module]]  # the family's own class
-    outputs: ClassVar[tuple[str, ...]] = ("cls_logits", "bbox_regression")  # what its head puts out
-    n_numbers: ClassVar[int] = 4  # of a candidate, beside its logits
-    heads: ClassVar[frozenset[type[nn.Module]]]  # the classes of its own head
+    model_class: ClassVar[type[nn.Module]]  # torchvision's class of the family
+    outputs: ClassVar[tuple[str, ...]] = ("cls_logits", "bbox_regression")  # the head's outputs by name
+    n_numbers: ClassVar[int] = 4  # the head's numbers for each candidate beside its logits
+    heads: ClassVar[frozenset[type[nn.Module]]]  # torchvision's classes of the family's head
     background: ClassVar[bool] = False  # whether the first class is the background
 
     def __init__(self, model: nn.Module, *, class_names: Mapping[int, str] | Sequence[str] | None = None) -> None:
-        if not isinstance(model, self.kind):
-            raise TypeError(f"model must be a torchvision {self.kind.__name__}, got {type(model).__name__}")
+        if not isinstance(model, self.model_class):
+            raise TypeError(f"model must be a torchvision {self.model_class.__name__}, got {type(model).__name__}")
         names = class_names_of(class_names, self._n_classes(model), self._coco_names(), background=self.background)
         super().__init__(model, names)
 
     @staticmethod
     @abstractmethod
     def _coco_names() -> Sequence[str]:
-        """What torchvision calls the labels of its own weights."""
+        """The class names of torchvision's COCO weights."""
 
     @staticmethod
     def _n_classes(model: Any) -> int | None:
-        """How many columns the class logits have; None where the head does not say."""
+        """The number of columns of the class logits; None where the head does not say."""
         return getattr(getattr(model.head, "classification_head", None), "num_classes", None)
 
     @abstractmethod
     def class_scores(self, logits: Tensor, others: Mapping[str, Tensor]) -> Tensor:
-        """(..., C) of class logits (..., K), as the model's own post-processing scores them.
+        """Class scores (..., C), as the model's own post-processing computes them.
 
         Args:
-            others: the head's further outputs by name, (..., D); none: the highest that any could make of it.
+            logits: class logits (..., K).
+            others: the head's further outputs by name, (..., D); where empty, the highest score that any could give.
         """
 
     def decode(self, numbers: Tensor, anchors: Tensor) -> Tensor:
@@ -79,7 +80,11 @@ class OneStageAdapter(TorchvisionAdapter):
 
     @abstractmethod
     def _branches(self, head: Any, place: int) -> tuple[Branch, Branch]:
-        """What the head, torchvision's own, reads the level at ``place`` with: boxes (and what else), classes."""
+        """The branches of torchvision's own head for the level at ``place``: of boxes (and what else), of classes."""
+
+    @property
+    def _heads(self) -> tuple[str, ...]:
+        return ("head",)
 
     def structure(self, features: Features) -> Dense | NoShortcut | None:
         if features.layers != self.default_layers or len(features.inputs) != 1 or features.batch_size != 1:
@@ -122,11 +127,11 @@ class OneStageAdapter(TorchvisionAdapter):
         )
 
     def _offsets(self, numbers: Tensor) -> Tensor:
-        """(..., 4) what a box is decoded from, of the numbers (..., D) that the branch of boxes puts out."""
+        """The box offsets (..., 4) among the numbers (..., D) of the box branch."""
         return numbers
 
     def _others(self, numbers: Tensor) -> Mapping[str, Tensor]:
-        """What ``class_scores`` takes, of these numbers."""
+        """The further inputs of ``class_scores`` among these numbers."""
         return {}
 
     def _reach(
@@ -136,7 +141,7 @@ class OneStageAdapter(TorchvisionAdapter):
         return None
 
     def changed_parts(self) -> Changes:
-        """Of what makes detections of the head's output; the head, the anchors and the backbone are followed."""
+        """Changes of what turns the head's output into detections; candidates follow changes of all else."""
         return changed_parts({"model": self.model, "transform": self.model.transform}, "torchvision.")
 
     def anchors(self, levels: Sequence[Tensor], geometries: Sequence[Geometry]) -> Tensor:

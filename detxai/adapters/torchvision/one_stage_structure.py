@@ -21,13 +21,14 @@ LAYERS = frozenset({nn.ModuleList, nn.Sequential, Conv2dNormActivation, nn.Conv2
 
 
 def require_torchvisions_own(model: Any, heads: Iterable[type[nn.Module]]) -> None:
-    """Check the parts that a structure stands for.
+    """Check that the parts which the structure describes are torchvision's own, and unchanged.
 
     Args:
-        heads: the classes of the family's own head.
+        model: the detector.
+        heads: torchvision's classes of the family's head.
 
     Raises:
-        ChangedPartError: one was changed, or is none of torchvision's.
+        ChangedPartError: one was changed, or is not torchvision's.
     """
     require_unchanged("head", model.head, LAYERS | set(heads))
     require_unchanged("box_coder", model.box_coder, {BoxCoder, BoxLinearCoder})
@@ -35,7 +36,7 @@ def require_torchvisions_own(model: Any, heads: Iterable[type[nn.Module]]) -> No
 
 
 def branch_of(name: str, *parts: nn.Module) -> Branch:
-    """Layers that follow one another, already known to be unchanged, as the convolutions of a branch.
+    """The convolutions of a branch, from layers that follow one another and are known to be unchanged.
 
     Raises:
         ChangedPartError: they are no chain of convolutions with normalisations and activations, the last without.
@@ -50,7 +51,7 @@ def branch_of(name: str, *parts: nn.Module) -> Branch:
 
 
 def side_by_side(first: Branch, second: Branch) -> Branch:
-    """Two branches that differ in their last convolution, as one whose last puts out both."""
+    """Two branches that differ in their last convolution only, as one branch whose last computes both."""
     last, other = first[-1], second[-1]
     if last.weight.shape[1:] != other.weight.shape[1:] or last.groups != 1 or other.groups != 1:
         raise ChangedPartError("head.regression_head predicts boxes and centreness by convolutions of two kinds")

@@ -1,4 +1,4 @@
-"""From images to the input of a torchvision detector and, for its boxes, back."""
+"""Between an image's own pixels and the input of a torchvision detector."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detxai.geometry import Geometry
 
 
 def image_list(geometries: Sequence[Geometry], like: Tensor) -> ImageList:
-    """What anchors and proposals depend on of the images: how many there are, and their sizes."""
+    """torchvision's ``ImageList`` with the sizes of the images alone: anchors and proposals read nothing else."""
     sizes = [geometry.resized_size for geometry in geometries]
     return ImageList(like.new_zeros(1).expand(len(sizes), 3, *geometries[0].input_size), sizes)
 

@@ -27,7 +27,7 @@ class RetinaNetAdapter(OneStageAdapter):
     """
 
     family = "retinanet"
-    kind = RetinaNet
+    model_class = RetinaNet
     heads = frozenset({RetinaNetHead, RetinaNetClassificationHead, RetinaNetRegressionHead})
 
     @staticmethod

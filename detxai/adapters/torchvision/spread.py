@@ -1,4 +1,4 @@
-"""Random weights that behave a little like trained ones, so that timing them means something."""
+"""Random weights with a spread like trained ones, so that the time of a pass is realistic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 
 def spread_like_trained(model: FasterRCNN, pixels: Tensor, seed: int = 0) -> None:
-    """Give a randomly initialised Faster R-CNN scores that differ, so that timing it means something.
+    """Give a randomly initialised Faster R-CNN scores that differ, so that the time of a pass is realistic.
 
     Batch-norm statistics are estimated on the image, and the last layers' weights scaled to a trained-like spread:
     without that no proposal differs from another and nothing is detected.

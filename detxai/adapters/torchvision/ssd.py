@@ -26,7 +26,7 @@ class SSDAdapter(OneStageAdapter):
     """
 
     family = "ssd"
-    kind = SSD
+    model_class = SSD
     heads = frozenset({
         SSDHead, SSDClassificationHead, SSDRegressionHead,
         SSDLiteHead, SSDLiteClassificationHead, SSDLiteRegressionHead,

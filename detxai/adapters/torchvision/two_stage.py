@@ -32,7 +32,7 @@ class FasterRCNNAdapter(TorchvisionAdapter):
         class_names: label -> name, 0 being the background; default: COCO's for a model of 91 classes.
 
     Raises:
-        TypeError: ``model`` is no FasterRCNN, or its ``roi_heads`` have not the parts of one.
+        TypeError: ``model`` is no FasterRCNN, or its ``roi_heads`` lack a part that one has.
     """
 
     family = "faster_rcnn"
@@ -56,6 +56,10 @@ class FasterRCNNAdapter(TorchvisionAdapter):
     @property
     def _score_filter(self) -> Any:
         return self.model.roi_heads
+
+    @property
+    def _heads(self) -> tuple[str, ...]:
+        return ("rpn", "roi_heads.box_roi_pool", "roi_heads.box_head", "roi_heads.box_predictor")
 
     def structure(self, features: Features) -> TwoStage | NoShortcut | None:
         if features.layers != self.default_layers or len(features.inputs) != 1 or features.batch_size != 1:
@@ -97,7 +101,7 @@ class FasterRCNNAdapter(TorchvisionAdapter):
                 handle.remove()
 
     def changed_parts(self) -> Changes:
-        """Of what makes detections of the box heads' output; the heads, the RPN and the backbone are followed."""
+        """Changes of what turns the box heads' output into detections; candidates follow changes of all else."""
         model = self.model
         return changed_parts(
             {"model": model, "transform": model.transform, "roi_heads": model.roi_heads}, "torchvision."
@@ -133,7 +137,12 @@ def _has_a_box_for_each_class(predictor: Any) -> bool:
 
 
 def _stack(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """Rows of images that follow one another, as (B, N, ...): short images are filled up with zeros."""
+    """Rows of several images, one after the other, as (B, N, ...), padded with zeros.
+
+    Args:
+        rows: (sum of counts, ...).
+        counts: number of rows of each image.
+    """
     if len(set(counts)) == 1:
         return rows.unflatten(0, (len(counts), counts[0]))
     return nn.utils.rnn.pad_sequence(list(rows.split(list(counts))), batch_first=True)

@@ -31,7 +31,7 @@ CLASSIFYING = LAYERS | {TwoMLPHead, FastRCNNConvFCHead, FastRCNNPredictor}
 def two_stage(
     model: FasterRCNN, pyramid: Mapping[str, Tensor], images: ImageList, to_image: Tensor
 ) -> TwoStage | NoShortcut:
-    """The structure behind a pyramid of one image, where every part that it stands for is torchvision's own.
+    """The structure behind the pyramid of one image, where every part that it describes is torchvision's own.
 
     Args:
         pyramid: the model's own level names -> (1, C, h, w).

@@ -1,4 +1,4 @@
-"""Query detectors of transformers: everything that answers an image with ``logits`` and ``pred_boxes``."""
+"""Query detectors of transformers: every model that puts out ``logits`` and ``pred_boxes``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from detxai.adapters.attention import Attention
 from detxai.adapters.changes.own_answer import Changes
 from detxai.adapters.detector import Features, Inputs, as_uint8
-from detxai.adapters.layers import capture, changed_tensors, skipping
+from detxai.adapters.layers import capture, changed_tensors, for_batch, skipping
 from detxai.adapters.network import NetworkDetector
-from detxai.adapters.transformers.attention import attending_layers, attention_seen
-from detxai.adapters.transformers.levels import LayerOutput, expanded, features_of, grids_seen, traced_levels
+from detxai.adapters.transformers.attention import attending_layers, attention_recorded
+from detxai.adapters.transformers.levels import LayerOutput, features_of, grids_recorded, traced_levels
 from detxai.adapters.transformers.places import blocks_before, last_norm, modules_before, shallowest
 from detxai.adapters.transformers.processing import (
     check_processor,
@@ -44,7 +44,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class _Cache:
-    """What ``resume`` needs beside the levels: the layers' whole outputs, and what the backbone put out."""
+    """What resuming needs beside the levels.
+
+    Attributes:
+        outputs: layer -> its whole output.
+        before: modules that run before the layers -> their outputs, so that they need not run again.
+    """
 
     outputs: Mapping[str, LayerOutput]
     before: Mapping[str, Any]
@@ -54,14 +59,14 @@ class TransformersAdapter(NetworkDetector):
     """Any of transformers' ``AutoModelForObjectDetection``: DETR, RT-DETR, D-FINE, RF-DETR, YOLOS and their relatives.
 
     Images are prepared, and detections made, by the model's own image processor. Candidates are all queries, each with
-    its box and the scores of all classes as that processor's ``post_process_object_detection`` scores them, which is
-    found by asking it. Which places a detector's queries are chosen at may change with the image: a target finds its
-    box among the candidates by overlap and class, never by the number of a query.
+    its box and the scores of all classes as the processor's ``post_process_object_detection`` computes them. The
+    places that queries start from may change with the image, so a target finds its box among the candidates by overlap
+    and class, never by the index of a query.
 
     Layers are named as in ``model.named_modules()``. Their output may be feature maps, a list of them with masks, an
-    encoder's output object, or tokens; the tokens of a pyramid are its levels. Class and detection tokens are no
-    features. The default is what the encoder hands to the decoder; where there is no encoder, what the backbone hands
-    to it; of YOLOS, what its last block attends to.
+    encoder's output object, or tokens; the tokens of a pyramid are split into its levels. Class and detection tokens
+    are not features. The default layer is the encoder, whose output the decoder reads; without an encoder, the
+    backbone; for YOLOS, the normalisation before the last attention.
 
     Args:
         model: the detector.
@@ -70,9 +75,9 @@ class TransformersAdapter(NetworkDetector):
         class_names: label -> name; default: ``model.config.id2label``.
 
     Raises:
-        TypeError: ``model`` is no query detector of transformers, or ``processor`` none of a detector.
-        ValueError: the processor's answers cannot be followed, or ``class_names`` are too few, too many or of other
-            labels.
+        TypeError: ``model`` is no query detector of transformers, or ``processor`` no image processor of a detector.
+        ValueError: how the processor scores classes cannot be found, or ``class_names`` are too few, too many or of
+            other labels.
     """
 
     family = "transformers"
@@ -89,14 +94,16 @@ class TransformersAdapter(NetworkDetector):
         config: Any = model.config
         n_labels = len(config.id2label)
         own = name_of_each(config.id2label)  # unchecked: they are what they are
-        self._lay_out(model, own if class_names is None else names_of_classes(class_names, n_labels, background=False))
+        self._set_network(
+            model, own if class_names is None else names_of_classes(class_names, n_labels, background=False)
+        )
         self.processor = _processor_of(model) if processor is None else processor
         check_processor(self.processor)
         self._gives_mask = gives_mask(self.processor)
         self.scoring = scoring_of(self.processor, n_labels)
 
-    def _lay_out(self, model: nn.Module, class_names: Mapping[int, str]) -> None:
-        """What is known of the network, however images are prepared for it."""
+    def _set_network(self, model: nn.Module, class_names: Mapping[int, str]) -> None:
+        """Set what is known about the network, independent of how images are prepared for it."""
         NetworkDetector.__init__(self, model, class_names)
         self._n_queries: int | None = getattr(getattr(model, "config", None), "num_detection_tokens", None)
         self._backbone = shallowest(model, "backbone")
@@ -106,7 +113,7 @@ class TransformersAdapter(NetworkDetector):
 
     @property
     def default_layers(self) -> tuple[str, ...]:
-        """What the decoder reads; of YOLOS, the normalised tokens that its last block attends to."""
+        """The encoder; without one, the backbone; for YOLOS, the normalisation before its last attention."""
         if self._n_queries is not None:
             return (last_norm(self.model),)
         found = self._encoder or self._backbone
@@ -123,7 +130,7 @@ class TransformersAdapter(NetworkDetector):
 
     @contextmanager
     def borrowed(self) -> Iterator[None]:
-        """Also without the hooks by which transformers records hidden states, which it leaves on a model."""
+        """Also removes the hooks that transformers places to record hidden states and leaves on a model."""
         with super().borrowed():
             if self._is_lent:
                 yield
@@ -140,9 +147,9 @@ class TransformersAdapter(NetworkDetector):
         return {**super().describe(), "processor": type(self.processor).__name__}
 
     def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
-        """What the processor's ``post_process_object_detection(outputs, score_threshold)`` answers.
+        """The result of the processor's ``post_process_object_detection(outputs, score_threshold)``.
 
-        Without the boxes that end before they start, as D-FINE's may.
+        Boxes that end before they start, as D-FINE's may, are left out.
         """
         check_score_threshold(score_threshold)
         with self.borrowed(), torch.no_grad():
@@ -178,7 +185,7 @@ class TransformersAdapter(NetworkDetector):
         return query_candidates(outputs.logits, outputs.pred_boxes, self.scoring, sizes)
 
     def _outputs(self, inputs: Inputs) -> Any:
-        """What the model itself makes of prepared images."""
+        """The model's own output for prepared images."""
         named: dict[str, Any] = {}
         if self._gives_mask and _takes(self.model.forward, "pixel_mask"):
             resized = [geometry.resized_size for geometry in inputs.geometries]
@@ -193,21 +200,21 @@ class TransformersAdapter(NetworkDetector):
         return outputs
 
     def changed_parts(self) -> Changes:
-        """Of how the processor makes detections; the model itself is asked for candidates, whatever became of it."""
+        """Changes of how the processor makes detections; candidates come of the model's own pass, changed or not."""
         own = self.processor.post_process_object_detection
         function = getattr(own, "__func__", None)  # None: no method, but something put in its place
         is_theirs = function is not None and function.__module__.startswith("transformers.")
         return {} if is_theirs else {"processor.post_process_object_detection": own}
 
     def _check_features(self, inputs: Inputs, layers: tuple[str, ...]) -> None:
-        """Nothing: layers are seen in the model's own pass, the one that it answers from."""
+        """Layers are captured in the model's own pass, the one its detections come from: there is nothing to check."""
 
     def _features(self, inputs: Inputs, layers: tuple[str, ...]) -> Features:
         before = self._modules_before(layers)
-        with grids_seen(self.model, self._n_queries) as grids, capture(self.model, (*layers, *before)) as outputs:
+        with grids_recorded(self.model, self._n_queries) as grids, capture(self.model, (*layers, *before)) as outputs:
             self._outputs(inputs)
         outputs = changed_tensors(outputs, self._in_own_precision)
-        found = {layer: LayerOutput.of(layer, outputs[layer], grids) for layer in layers}
+        found = {layer: LayerOutput.from_output(layer, outputs[layer], grids) for layer in layers}
         levels = {name: level for output in found.values() for name, level in output.levels.items()}
         known = {name: outputs[name] for name in before}
         for name in before:  # the blocks of a stack before it: what they put out is read by the next one alone
@@ -220,11 +227,11 @@ class TransformersAdapter(NetworkDetector):
         return levels, candidates
 
     def attention(self, inputs: Inputs) -> Attention:
-        """What the queries read of the places of one image: by the decoder's cross-attention, or as YOLOS's tokens.
+        """How much the queries attend to the places of one image: the decoder's cross-attention, or YOLOS's attention.
 
         Raises:
-            TypeError: nothing in the model is known as attention of queries.
-            ValueError: the model runs without gradients, or several images.
+            TypeError: the model has no attention of queries that detxai knows.
+            ValueError: there are several images, or the model runs without gradients.
         """
         if len(inputs) != 1:
             raise ValueError(f"attention is asked of one image at a time, got {len(inputs)}")
@@ -235,27 +242,29 @@ class TransformersAdapter(NetworkDetector):
             raise ValueError("model must have gradients, got none: it was made in inference mode")
         with (
             self.borrowed(),
-            grids_seen(self.model, self._n_queries) as grids,
-            attention_seen(self.model, names) as seen,
+            grids_recorded(self.model, self._n_queries) as grids,
+            attention_recorded(self.model, names) as records,
         ):
             candidates = self._forward(inputs)
-        layers = tuple(one.layer(grids) for one in seen if one.ran)  # a decoder may leave its last layers out
+        layers = tuple(
+            record.layer(grids) for record in records if record.ran
+        )  # a decoder may leave its last layers out
         if not layers:
             raise ValueError(f"model must run its attention, {names[0]!r} and the like, to be asked for it; none ran")
         return Attention(candidates, inputs, layers)
 
     def _putting_out(self, features: Features) -> AbstractContextManager[Any]:
         many = features.batch_size
-        known = {name: expanded(output, many) for name, output in features.cache.before.items()}
+        known = {name: for_batch(output, many) for name, output in features.cache.before.items()}
         known.update({name: output.with_levels(features.levels) for name, output in features.cache.outputs.items()})
         return skipping(self.model, known, is_recorder)
 
     def _modules_before(self, layers: Sequence[str]) -> tuple[str, ...]:
-        """What no change of ``layers`` can change."""
+        """Modules whose outputs ``layers`` do not affect: see ``modules_before``."""
         return modules_before(self.model, layers)
 
     def _in_own_precision(self, tensor: Tensor) -> Tensor:
-        """Under autocast layers put out others, which no layer takes behind it."""
+        """Under autocast layers put out other dtypes, which later layers outside of it do not take."""
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
 
@@ -271,12 +280,12 @@ def _processor_of(model: Any) -> Any:
 
 
 def _cells(model: nn.Module, encoder: str | None) -> dict[str, Any]:
-    """Where in the input the detector takes a feature to lie: ``Geometry.cell_centre`` and ``cell_steps``."""
+    """Where in the input the detector takes a feature to lie: ``cell_centre`` and ``cell_steps`` of ``Geometry``."""
     config: Any = getattr(model, "config", None)
     if any(name.endswith(".sampling_offsets") for name, _ in model.named_modules()):
         return {"cell_centre": 0.5, "cell_steps": ()}  # reference points (i + 0.5) / n of deformable attention
     if encoder is not None and getattr(config, "num_detection_tokens", None) is None:
-        return {"cell_centre": 0.0, "cell_steps": None}  # positions alone are said: where the convolutions look
+        return {"cell_centre": 0.0, "cell_steps": None}  # by where the convolutions look
     patch = getattr(config, "patch_size", None)
     return {"cell_centre": 0.5, "cell_steps": (float(patch),) if isinstance(patch, int) else None}
 

@@ -1,7 +1,7 @@
-"""What layers of a query detector put out, as named levels (B, C, h, w), and back.
+"""Outputs of a query detector's layers as named levels (B, C, h, w), and back.
 
 Backbones put out lists of maps with their masks, encoders an output object with tokens or maps, transformer layers
-tokens alone. A level is what of it are features; masks, positions and tokens that stand for no place keep their value.
+tokens alone. The features among these become levels; masks, positions, class and detection tokens keep their values.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from detxai.adapters.layers import changed_tensors, check_runs, find_layer
+from detxai.adapters.layers import check_runs, find_layer, for_batch, sequence_like
 from detxai.reshape import maps_to_tokens, tokens_to_maps
 
 Path = tuple[Any, ...]
-FEATURES = ("last_hidden_state", "feature_maps")  # of an output object, what the next module reads
+FEATURES = ("last_hidden_state", "feature_maps")  # the entries of an output object that the next module reads
 
 
 @dataclass(frozen=True, eq=False)
 class Grids:
-    """The grids that tokens may have come from, as seen in one pass.
+    """The grids that tokens may have come from, recorded in one pass.
 
     Attributes:
-        maps: (height, width) of what each convolution put out, in order.
-        pyramids: the levels that a module was told its tokens are made of.
-        n_queries: tokens behind the places, one for each query; None where queries are no tokens of the layer.
+        n_queries: number of query tokens after those of the places; None where queries are no tokens of the layer.
+        maps: (height, width) of each convolution's output, in order.
+        pyramids: the sizes of the levels that an encoder or decoder was told its tokens are made of.
     """
 
     n_queries: int | None = None
     maps: list[tuple[int, int]] = field(default_factory=list)
     pyramids: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
 
-    def of(self, layer: str, n_tokens: int) -> tuple[tuple[tuple[int, int], ...], int]:
-        """The grids of ``n_tokens`` tokens of ``layer``, and how many tokens stand before the first place.
+    def grids_of(self, layer: str, n_tokens: int) -> tuple[tuple[tuple[int, int], ...], int]:
+        """The grids of ``n_tokens`` tokens of ``layer``, and the number of tokens before the first place.
 
         Raises:
-            ValueError: the tokens lie in no grid that was seen.
+            ValueError: the tokens fit no grid that was recorded.
         """
         for pyramid in self.pyramids:
             if sum(height * width for height, width in pyramid) == n_tokens:
@@ -55,15 +55,15 @@ class Grids:
 
 
 @contextmanager
-def grids_seen(model: nn.Module, n_queries: int | None) -> Iterator[Grids]:
-    """The grids that the model lays out in a pass inside the ``with`` block."""
+def grids_recorded(model: nn.Module, n_queries: int | None) -> Iterator[Grids]:
+    """The grids of the model's maps and pyramids in a pass inside the ``with`` block."""
     grids = Grids(n_queries)
 
-    def see_map(module: nn.Module, args: Any, output: Any) -> None:
+    def record_map(module: nn.Module, args: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.ndim == 4:
             grids.maps.append((output.shape[-2], output.shape[-1]))
 
-    def see_pyramid(module: nn.Module, args: Any, named: dict[str, Any]) -> None:
+    def record_pyramid(module: nn.Module, args: Any, named: dict[str, Any]) -> None:
         sizes = named.get("spatial_shapes_list")
         if sizes is not None:
             grids.pyramids.append(tuple((int(height), int(width)) for height, width in sizes))
@@ -71,27 +71,27 @@ def grids_seen(model: nn.Module, n_queries: int | None) -> Iterator[Grids]:
     with ExitStack() as hooks:
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv2d):
-                hooks.callback(module.register_forward_hook(see_map).remove)
+                hooks.callback(module.register_forward_hook(record_map).remove)
             if name.rpartition(".")[2] in ("encoder", "decoder"):
-                hooks.callback(module.register_forward_pre_hook(see_pyramid, with_kwargs=True).remove)
+                hooks.callback(module.register_forward_pre_hook(record_pyramid, with_kwargs=True).remove)
         yield grids
 
 
 @dataclass(frozen=True, eq=False)
 class LayerOutput:
-    """What a layer put out, and where in it the features are.
+    """A layer's output, and where in it the features are.
 
     Attributes:
         whole: the output itself.
-        parts: level name -> the path to its tensor, and of tokens the slice that is this level and its grid.
+        parts: level name -> the path to its tensor; the slice of tokens that is this level, None for maps; its grid.
     """
 
     whole: Any
     parts: Mapping[str, tuple[Path, slice | None, tuple[int, int]]]
 
     @classmethod
-    def of(cls, layer: str, output: Any, grids: Grids) -> LayerOutput:
-        """Raises ``ValueError`` where ``layer`` puts out no features with a place."""
+    def from_output(cls, layer: str, output: Any, grids: Grids) -> LayerOutput:
+        """Find the features; raises ``ValueError`` where ``layer`` puts out none that lie in a grid."""
         places: list[tuple[Path, slice | None, tuple[int, int]]] = []
         for path in _paths(output):
             tensor = _at(output, path)
@@ -101,7 +101,7 @@ class LayerOutput:
             if tensor.ndim == 4:
                 places.append((path, None, (tensor.shape[-2], tensor.shape[-1])))
                 continue
-            sizes, start = grids.of(layer, tensor.shape[1])
+            sizes, start = grids.grids_of(layer, tensor.shape[1])
             for height, width in sizes:
                 places.append((path, slice(start, start + height * width), (height, width)))
                 start += height * width
@@ -118,13 +118,13 @@ class LayerOutput:
         return found
 
     def with_levels(self, levels: Mapping[str, Tensor]) -> Any:
-        """The layer's output with other features; what else it holds serves every version of the image."""
+        """The layer's output with these levels; everything else in it is repeated for every version of the image."""
         batch = len(next(levels[name] for name in self.parts))
-        whole = expanded(self.whole, batch)
+        whole = for_batch(self.whole, batch)
         tokens_at: dict[Path, Tensor] = {}
         for name, (path, tokens, _) in self.parts.items():
             if tokens is None:
-                whole = _put(whole, path, levels[name].clone())  # a copy: what runs behind may write into it
+                whole = _put(whole, path, levels[name].clone())  # a copy: later layers may write into it
                 continue
             if path not in tokens_at:
                 tokens_at[path] = _at(whole, path).clone()
@@ -136,21 +136,21 @@ class LayerOutput:
 
 @contextmanager
 def traced_levels(model: nn.Module, layers: Sequence[str], n_queries: int | None) -> Iterator[dict[str, Tensor]]:
-    """The levels of ``layers`` in a pass inside the ``with`` block, through which what comes behind is computed.
+    """The levels of ``layers`` in a pass inside the ``with`` block; later layers compute from these tensors.
 
     Raises:
         LookupError: a layer did not run.
-        ValueError: a layer ran more than once, or puts out no features with a place.
+        ValueError: a layer ran more than once, or puts out no features that lie in a grid.
     """
     levels: dict[str, Tensor] = {}
     runs = dict.fromkeys(layers, 0)
     with ExitStack() as hooks:
-        grids = hooks.enter_context(grids_seen(model, n_queries))
+        grids = hooks.enter_context(grids_recorded(model, n_queries))
         for name in layers:
 
             def pass_through(module: nn.Module, args: Any, output: Any, name: str = name) -> Any:
                 runs[name] += 1
-                found = LayerOutput.of(name, output, grids)
+                found = LayerOutput.from_output(name, output, grids)
                 own = found.levels
                 levels.update(own)
                 return found.with_levels(own)
@@ -160,20 +160,13 @@ def traced_levels(model: nn.Module, layers: Sequence[str], n_queries: int | None
     check_runs(runs)
 
 
-def expanded(output: Any, batch: int) -> Any:
-    """A module's output for one image as its output for ``batch`` versions of it; for several it stays."""
-    return changed_tensors(
-        output, lambda tensor: tensor.expand(batch, *tensor.shape[1:]) if tensor.ndim and len(tensor) == 1 else tensor
-    )
-
-
 def features_of(output: Any) -> list[Any]:
-    """The tensors of a layer's output that are its features."""
+    """The features among the tensors of a layer's output."""
     return [_at(output, path) for path in _paths(output)]
 
 
 def _paths(output: Any) -> list[Path]:
-    """Where in a layer's output its features are; one path that leads to no tensor where there are none."""
+    """The paths to the features in a layer's output; one path to something else where there are none."""
     if isinstance(output, Mapping) and output:
         key = next((name for name in FEATURES if name in output), next(iter(output)))
         return [(key, *path) for path in _paths(output[key])]
@@ -205,4 +198,4 @@ def _put(output: Any, path: Path, tensor: Tensor) -> Any:
     if isinstance(output, Mapping):
         return type(output)((name, new if name == key else value) for name, value in output.items())  # type: ignore[call-arg]
     values = [new if place == key else value for place, value in enumerate(output)]
-    return output._make(values) if hasattr(output, "_make") else type(output)(values)
+    return sequence_like(output, values)

@@ -1,4 +1,4 @@
-"""Where in a query detector things lie: its backbone, its encoder, and what runs before a layer."""
+"""Finding the parts of a query detector: its backbone, its encoder, and the modules that run before a layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def shallowest(model: nn.Module, name: str) -> str | None:
-    """The outermost module called ``name``; an encoder inside a backbone is another thing."""
+    """The outermost module called ``name``, outside the backbone: a backbone may have an encoder of its own."""
     found: list[str] = []
     for path, _ in model.named_modules():
         *outer, last = path.split(".")
@@ -18,7 +18,7 @@ def shallowest(model: nn.Module, name: str) -> str | None:
 
 
 def last_norm(model: nn.Module) -> str:
-    """What the last block of a vision transformer normalises before its attention: behind it, no place is looked at.
+    """The normalisation before the last attention of a vision transformer: after it, no layer reads the places.
 
     Raises:
         LookupError: there is no such layer.
@@ -30,10 +30,10 @@ def last_norm(model: nn.Module) -> str:
 
 
 def modules_before(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
-    """What no change of ``layers`` can change, and what all that is behind it reads of the image.
+    """The module whose output ``layers`` do not affect, and through which all later modules read the image.
 
-    The backbone, where none of them lies in it; without a backbone, the block before the first of them in a stack of
-    blocks that read one another alone.
+    The backbone, where none of the layers is inside it. Without a backbone, the block before the first of the layers,
+    in a stack where each block reads only the one before. Empty where there is no such module.
     """
     backbone = shallowest(model, "backbone")
     if backbone is not None:

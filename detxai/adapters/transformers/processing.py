@@ -1,4 +1,4 @@
-"""The image processor of a query detector: images in, detections out, and how it scores a query's classes."""
+"""The image processor of a query detector: how it prepares images, and how it scores a query's classes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from detxai.adapters.transformers.recognising import load_transformers
 from detxai.detections import Candidates
@@ -20,7 +21,7 @@ from detxai.geometry import box_iou
 from detxai.images import to_uint8
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-PUBLISHED_WITH = {  # where transformers' own table of processors has no row: what the family's checkpoints name
+PUBLISHED_WITH = {  # for families missing in transformers' table of processors: the one that their checkpoints name
     "dab-detr": "ConditionalDetrImageProcessor",
     "d_fine": "RTDetrImageProcessor",
     "rt_detr_v2": "RTDetrImageProcessor",
@@ -83,10 +84,10 @@ def check_processor(processor: Any) -> None:
 
 
 def processed(processor: Any, arrays: Sequence[npt.NDArray[Any]], **settings: Any) -> Mapping[str, Tensor]:
-    """What the processor makes of RGB arrays (H, W, 3), as the model takes it: at least ``pixel_values``.
+    """The processor's output for RGB arrays (H, W, 3), as the model takes it: at least ``pixel_values``.
 
-    It is called as its users call it. The resampling is therefore that of its own backend. A float array in [0, 1]
-    stays float where the backend is torchvision's, and is rounded to 8 bits where it is Pillow's, which has no others.
+    The processor is called as its users call it, so the resampling is that of its own backend. A float array in [0, 1]
+    stays float where the backend is torchvision's, and is rounded to 8 bits where it is Pillow's.
     """
     if getattr(processor, "backend", None) == "torchvision":
         images = [array if array.dtype == np.uint8 else array * np.float32(255) for array in arrays]
@@ -101,7 +102,7 @@ def processed(processor: Any, arrays: Sequence[npt.NDArray[Any]], **settings: An
 def resized_sizes(
     processor: Any, inputs: Mapping[str, Tensor], arrays: Sequence[npt.NDArray[Any]]
 ) -> list[tuple[int, int]]:
-    """(height, width) of each image in what the processor made of them: at the top left, padding behind it.
+    """(height, width) of each image in the processor's output: at the top left, padded to the right and below.
 
     Args:
         inputs: of ``processed``.
@@ -138,10 +139,10 @@ def pixel_mask(input_size: tuple[int, int], resized: Sequence[tuple[int, int]], 
 
 
 def gives_mask(processor: Any) -> bool:
-    """Whether the processor says, by ``pixel_mask``, where in its batch the images are.
+    """Whether the processor returns a ``pixel_mask`` that says where in its batch the images are.
 
     Raises:
-        ValueError: it cuts images.
+        ValueError: it crops images.
     """
     if getattr(processor, "do_center_crop", False):
         raise ValueError("processor must show the model the whole image, got one with do_center_crop=True")
@@ -149,7 +150,7 @@ def gives_mask(processor: Any) -> bool:
 
 
 def scoring_of(processor: Any, n_labels: int) -> Scoring:
-    """How the processor's own post-processing scores the classes of a query, found by asking it.
+    """How the processor's own post-processing scores the classes of a query, found by running it on random logits.
 
     Raises:
         ValueError: neither by a sigmoid of each class nor by a softmax whose last class is "no object".
@@ -181,7 +182,7 @@ def sigmoid_scores(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def softmax_scores(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes that exclude one another, the last of them "no object"; the objectness is what that one leaves."""
+    """Exclusive classes, the last of them "no object"; the objectness is the sum of the others."""
     scores = logits.softmax(-1)[..., :-1]
     return scores, scores.sum(-1)
 
@@ -195,9 +196,8 @@ def query_candidates(logits: Tensor, boxes: Tensor, scoring: Scoring, sizes: Seq
         scoring: of the processor.
         sizes: (height, width) of each image, pixels.
     """
-    centre, sides = boxes[..., :2], boxes[..., 2:]
     scale = sides_of(tuple(sizes), boxes.device, boxes.dtype)
-    corners = torch.cat([centre - sides / 2, centre + sides / 2], -1) * scale[:, None]
+    corners = box_convert(boxes, "cxcywh", "xyxy") * scale[:, None]
     scores, objectness = scoring(logits)
     return Candidates(corners[:, :, None], scores, objectness, torch.arange(scores.shape[-1]))
 

@@ -29,7 +29,7 @@ def check_model(model: object) -> None:
 
 
 def check_query_detector(kind: type, config: Any) -> None:
-    """Raise ``TypeError`` where models of this class do not answer an image with queries, each a box and classes.
+    """Raise ``TypeError`` where models of this class do not put out queries, each with a box and class scores.
 
     Args:
         kind: the model's class.

@@ -35,8 +35,8 @@ class RFDETRAdapter(TransformersAdapter):
     """An ``rfdetr.RFDETR``, detecting or segmenting: ``RFDETRNano``, ``RFDETRMedium``, ``RFDETRSegSmall`` and so on.
 
     Detections are those of ``model.predict``. Candidates are all queries, each with the sigmoid of every class, their
-    boxes clipped to the image. The default layer is the projector, whose maps the queries read. The network is moved to
-    the device that the model names, as its own first ``predict`` does.
+    boxes clipped to the image. The default layer is the projector, whose maps the decoder reads. The network is moved
+    to the device that the model names, as its own first ``predict`` does.
 
     Args:
         model: the model, not optimised.
@@ -56,11 +56,11 @@ class RFDETRAdapter(TransformersAdapter):
         n_classes = len(network.class_embed.bias)
         names = _own_names(model) if class_names is None else class_names
         self.predictor = model
-        self._lay_out(network, names_of_classes(names, n_classes, background=False))
+        self._set_network(network, names_of_classes(names, n_classes, background=False))
 
     @property
     def default_layers(self) -> tuple[str, ...]:
-        """What the queries look at."""
+        """The projector, whose maps the decoder reads."""
         return (PROJECTOR,)
 
     @property
@@ -76,7 +76,7 @@ class RFDETRAdapter(TransformersAdapter):
         }
 
     def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:
-        """What ``model.predict(image, threshold=score_threshold)`` answers."""
+        """The detections of ``model.predict(image, threshold=score_threshold)``."""
         check_score_threshold(score_threshold)
         with self.borrowed(), torch.no_grad():
             found = self.predictor.predict(load_image(image), threshold=score_threshold, include_source_image=False)
@@ -115,7 +115,7 @@ class RFDETRAdapter(TransformersAdapter):
         return () if in_encoder or set(layers) & {"backbone", "backbone.0"} else (ENCODER,)
 
     def changed_parts(self) -> Changes:
-        """Of how the model makes detections; the network itself is asked for candidates."""
+        """Changes of how the model makes detections; candidates come of the network's own pass, changed or not."""
         predictor = self.predictor
         own = {"model.predict": predictor.predict, "model.model.postprocess": predictor.model.postprocess.forward}
         return {

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 IMAGE = -1  # the place of the model's input, before layer 0
 
@@ -27,12 +27,12 @@ def _sources(place: int, read: int | Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Tail:
-    """What is left to compute once some layers' outputs are given.
+    """The layers left to run once some layers' outputs are given.
 
     Attributes:
-        given: the layers whose outputs are given, so nothing that they read matters.
-        run: the layers before the head to compute, in order: those that a given layer changes and the head needs.
-        cached: the layers (or ``IMAGE``) that the tail also reads and no given layer changes: the skip connections.
+        given: the layers whose outputs are given, so that their inputs do not matter.
+        run: the layers before the head to run, in order: those that depend on a given layer and that the head needs.
+        cached: the layers (or ``IMAGE``) that the tail also reads and that depend on no given layer: skip connections.
     """
 
     given: tuple[int, ...]
@@ -70,7 +70,7 @@ def tail_from(sources: Sequence[tuple[int, ...]], given: Collection[int]) -> Tai
 def run_layers(model: nn.Module, known: Mapping[int, Any], run: Sequence[int], keep: Collection[int]) -> dict[int, Any]:
     """The outputs of the layers ``keep``, computed by running ``run`` in order from the ``known`` outputs.
 
-    Outputs that nothing reads any more are let go at once, as far as the memory is ours.
+    Outputs that no further layer reads are freed at once.
     """
     layers: Any = model.model
     sources = layer_sources(model)
@@ -84,12 +84,3 @@ def run_layers(model: nn.Module, known: Mapping[int, Any], run: Sequence[int], k
             if last_reader.get(done, place) <= place and done not in keep:
                 outputs.pop(done, None)
     return {place: outputs[place] for place in keep}
-
-
-def for_batch(output: Any, batch: int) -> Any:
-    """A layer's output of one image, standing for ``batch`` versions of it, without copying."""
-    if isinstance(output, Tensor):
-        return output if len(output) == batch else output.expand(batch, *output.shape[1:])
-    if isinstance(output, (list, tuple)):
-        return type(output)(for_batch(part, batch) for part in output)
-    return output

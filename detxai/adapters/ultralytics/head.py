@@ -1,11 +1,13 @@
-"""What an ultralytics head puts out for every anchor or query: boxes and class scores, differentiable."""
+"""Boxes and class scores of every anchor or query of an ultralytics head, differentiable."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from detxai.adapters.changes.unchanged import change_of
 from detxai.adapters.ultralytics.checkpoint import ultralytics_module
@@ -60,13 +62,13 @@ def every_anchor(
 ) -> tuple[Tensor, Tensor]:
     """Boxes and class scores of every anchor, before any selection.
 
-    The same numbers as the head's own, but nothing is noted on the head, masks and keypoints are left out, and boxes
-    are decoded in float32 also where the model is in half precision (half a pixel apart beyond 512).
+    The same numbers as the head's own, but no attribute of the head is set, masks and keypoints are left out, and
+    boxes are decoded in float32 also where the model is in half precision, which rounds to half a pixel beyond 512.
 
     Args:
-        head: a ``Detect`` head or one of its kin.
-        inputs: what it reads: for each level (B, C, h, w).
-        one2one: take the one-to-one branch.
+        head: a ``Detect`` head or one of its subclasses.
+        inputs: the head's inputs, (B, C, h, w) for each level.
+        one2one: whether to use the one-to-one branch.
         strides: input pixels per cell, for each level.
 
     Returns:
@@ -74,7 +76,7 @@ def every_anchor(
         and class scores (B, N, C).
 
     Raises:
-        ValueError: the head has hooks or methods of somebody else's, and what it puts out then cannot be read.
+        ValueError: the head has hooks or methods that are not ultralytics', and its output cannot be read.
     """
     change = change_of(head, {type(head)})
     if change is not None:
@@ -90,18 +92,18 @@ def every_anchor(
     distances, scores = _single(head_.dfl(raw["boxes"])), _single(raw["scores"]).sigmoid()
     points, cells = anchor_points(inputs, strides, distances.dtype)
     if rotated:
-        boxes = _rotated(distances, points, cells, _single(raw["angle"]))
+        boxes = _rotated_boxes(distances, points, cells, _single(raw["angle"]))
     else:
-        boxes = _upright(distances, points, cells, ordered=head_.reg_max > 1)
+        boxes = upright_boxes(distances, points, cells, ordered=head_.reg_max > 1)
     return boxes, scores.transpose(1, 2)
 
 
 def _called(head: Any, inputs: list[Tensor], change: str) -> tuple[Tensor, Tensor]:
-    """Boxes and class scores as the head's own call puts them out, whatever somebody has made of it."""
+    """Boxes and class scores from the head's own call, for a head that was changed."""
     if head_task(head) != "detect" or getattr(head, "one2one_cv2", None) is not None:
         raise ValueError(
             f"model's head {change}, and of a {type(head).__name__} head what that does to the candidates cannot be "
-            "read from its output; take it away while you explain"
+            "read from its output; remove it while you explain"
         )
     output = head(list(inputs))
     rows = output[0] if isinstance(output, (tuple, list)) else output
@@ -109,21 +111,21 @@ def _called(head: Any, inputs: list[Tensor], change: str) -> tuple[Tensor, Tenso
         shape = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
         raise ValueError(f"model's head {change}, and must still put out (B, {4 + head.nc}, N), got {shape}")
     boxes, scores = _single(rows).transpose(1, 2).split([4, head.nc], 2)
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    corners = (centre - half, centre + half)  # in order, also where a box ends before it starts
-    return torch.cat([torch.minimum(*corners), torch.maximum(*corners)], -1), scores
+    return in_order(box_convert(boxes, "cxcywh", "xyxy")), scores
 
 
 def every_query(head: nn.Module, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """RT-DETR: boxes (B, N, 4) xyxy as shares of the input, and class scores (B, N, C), of every query."""
+    """RT-DETR: boxes (B, N, 4) xyxy as fractions of the input, and class scores (B, N, C), of every query."""
     _, (boxes, scores, *_) = head(inputs)
     boxes, scores = _single(boxes[-1]), _single(scores[-1]).sigmoid()
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], -1), scores
+    return box_convert(boxes, "cxcywh", "xyxy"), scores
 
 
-def anchor_points(inputs: list[Tensor], strides: tuple[float, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The centre of every cell, (2, N) xy in cells, and its size, (N,) in input pixels; made on the device."""
+def anchor_points(inputs: Sequence[Tensor], strides: Sequence[float], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The centre of every cell, (2, N) xy in cells, and its size, (N,) in input pixels.
+
+    ultralytics' ``make_anchors`` gives the same numbers, but from the CPU: a transfer to the device for each pass.
+    """
     points, sizes = [], []
     for level, stride in zip(inputs, strides):
         height, width = level.shape[-2:]
@@ -134,22 +136,34 @@ def anchor_points(inputs: list[Tensor], strides: tuple[float, ...], dtype: torch
     return torch.cat(points, 1), torch.cat(sizes)
 
 
-def _upright(distances: Tensor, points: Tensor, cells: Tensor, *, ordered: bool) -> Tensor:
-    """(B, N, 4) xyxy from the distances (B, 4, N) of the four sides."""
-    first, second = (points - distances[:, :2]) * cells, (points + distances[:, 2:]) * cells
-    if not ordered:  # without DFL a distance may be negative, and the box end before it starts
-        first, second = torch.minimum(first, second), torch.maximum(first, second)
-    return torch.cat([first, second], 1).transpose(1, 2)
+def upright_boxes(distances: Tensor, points: Tensor, cells: Tensor, *, ordered: bool) -> Tensor:
+    """(B, N, 4) xyxy in input pixels, from the distances (B, 4, N) of the four sides in cells.
+
+    Args:
+        points, cells: of ``anchor_points``.
+        ordered: whether no distance is negative, as DFL has it; otherwise corners are brought in order.
+    """
+    boxes: Tensor = ultralytics_module("utils.tal").dist2bbox(distances, points[None], xywh=False, dim=1) * cells
+    boxes = boxes.transpose(1, 2)
+    return boxes if ordered else in_order(boxes)
 
 
-def _rotated(distances: Tensor, points: Tensor, cells: Tensor, angle: Tensor) -> Tensor:
+def in_order(boxes: Tensor) -> Tensor:
+    """Boxes (..., 4) xyxy with their corners in order: those of heads without DFL may end before they start."""
+    first, second = boxes.split(2, -1)
+    return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], -1)
+
+
+def _rotated_boxes(distances: Tensor, points: Tensor, cells: Tensor, angle: Tensor) -> Tensor:
     """(B, N, 5) centre, size and angle: the distances are those of the sides in the box's own, turned, frame."""
-    cos, sin = angle.cos(), angle.sin()
-    x, y = ((distances[:, 2:] - distances[:, :2]) / 2).split(1, 1)
-    centre = torch.cat([x * cos - y * sin, x * sin + y * cos], 1) + points
-    size = distances[:, :2] + distances[:, 2:]
-    return torch.cat([centre * cells, size * cells, angle], 1).transpose(1, 2)
+    boxes = ultralytics_module("utils.tal").dist2rbox(distances, angle, points[None], dim=1)
+    return torch.cat([boxes * cells, angle], 1).transpose(1, 2)
+
+
+def decoding_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What boxes are decoded in: half precision is half a pixel apart beyond 512."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def _single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return tensor.to(decoding_dtype(tensor.dtype))

@@ -1,4 +1,4 @@
-"""ultralytics' way of bringing images to the model and boxes back, bit for bit."""
+"""ultralytics' resizing and padding of images, and the way back for boxes, bit for bit."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def letterbox(
 
 
 def boxes_to_images(boxes: Tensor, geometries: Sequence[Geometry]) -> Tensor:
-    """Boxes in input pixels, as ultralytics reports them: in each image's own pixels, cut off at its edge.
+    """Boxes from input pixels to each image's own pixels, clipped to it, as ultralytics reports them.
 
     Args:
         boxes: (B, N, 4) xyxy, input pixels of letterboxed images.
@@ -83,7 +83,7 @@ def boxes_to_images(boxes: Tensor, geometries: Sequence[Geometry]) -> Tensor:
 
 
 def rotated_to_images(boxes: Tensor, geometries: Sequence[Geometry]) -> Tensor:
-    """The upright boxes around rotated ones, in each image's pixels, as ``Results.obb.xyxy``: not cut off.
+    """The upright boxes around rotated ones, in each image's pixels, as ``Results.obb.xyxy``: not clipped.
 
     Args:
         boxes: (B, N, 5) centre, size and angle (radians), input pixels of letterboxed images.
@@ -102,8 +102,8 @@ def rotated_to_images(boxes: Tensor, geometries: Sequence[Geometry]) -> Tensor:
     return torch.cat([centre - reach, centre + reach], -1)
 
 
-def shares_to_images(boxes: Tensor, geometries: Sequence[Geometry]) -> Tensor:
-    """RT-DETR's boxes (B, N, 4) xyxy, as shares of the stretched image, in each image's pixels; not cut off."""
+def fractions_to_images(boxes: Tensor, geometries: Sequence[Geometry]) -> Tensor:
+    """RT-DETR's boxes (B, N, 4) xyxy, from fractions of the stretched image to each image's pixels; not clipped."""
     return boxes * _affine(tuple(geometries), boxes.device, boxes.dtype)[2]
 
 
@@ -121,8 +121,8 @@ def _affine(
 
 
 def _scale_and_shift(geometry: Geometry) -> tuple[list[float], list[float]]:
-    # scale_boxes works the padding out again from the two sizes, and for some shapes not as the letterbox placed it
-    # (up to a pixel); what it does to a unit box at the origin tells what it does to any
+    # scale_boxes computes the padding again from the two sizes, for some shapes up to a pixel off where the letterbox
+    # put it; its effect on a unit box at the origin tells its effect on any box
     unit = torch.tensor([[0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
     scale_boxes = ultralytics_module("utils.ops").scale_boxes
     x, y, scale_x, scale_y = scale_boxes(geometry.input_size, unit, geometry.image_size, xywh=True)[0].tolist()

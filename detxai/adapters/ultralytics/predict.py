@@ -1,4 +1,4 @@
-"""From an ultralytics network's own output to the boxes that its predictor reports."""
+"""From an ultralytics head's output to the detections that its predictor reports."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from detxai.adapters.detector import Inputs
 from detxai.adapters.ultralytics.checkpoint import ultralytics_module
-from detxai.adapters.ultralytics.letterbox import boxes_to_images, rotated_to_images, shares_to_images
+from detxai.adapters.ultralytics.head import in_order
+from detxai.adapters.ultralytics.letterbox import boxes_to_images, fractions_to_images, rotated_to_images
 
 if TYPE_CHECKING:
     from detxai.adapters.ultralytics.yolo import YOLOAdapter
@@ -21,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """What ``YOLO.predict`` would take from the model's settings; the field names are ultralytics'.
+    """The settings that ``YOLO.predict`` would take from the model; the field names are ultralytics'.
 
     Attributes:
         input_size: ``imgsz``, as the user or the checkpoint wrote it.
-        end2end: take the one-to-one branch of a dual head; None: as the network itself is set.
+        end2end: whether to use the one-to-one branch of a dual head; None: as the network itself is set.
     """
 
     input_size: Any
@@ -37,7 +39,7 @@ class PredictSettings:
     end2end: bool | None
 
     @classmethod
-    def of(cls, network: nn.Module, overrides: Mapping[str, Any] | None) -> PredictSettings:
+    def from_model(cls, network: nn.Module, overrides: Mapping[str, Any] | None) -> PredictSettings:
         """The settings of a network, and of the ``YOLO`` object around it if there is one."""
         own: Any = getattr(network, "args", None) or {}
         own = own if isinstance(own, Mapping) else vars(own)
@@ -90,12 +92,12 @@ def predicted_boxes(
         return boxes, rows[:, 4], rows[:, 5].long()
     if prototypes is not None:
         rows = rows[_has_mask(rows, prototypes[0], inputs, settings)]
-    boxes = boxes_to_images(_ordered(rows[None, :, :4]), inputs.geometries)[0]
+    boxes = boxes_to_images(in_order(rows[None, :, :4]), inputs.geometries)[0]
     return boxes, rows[:, 4], rows[:, 5].long()
 
 
 def set_head(head: Any, settings: PredictSettings, end2end: bool) -> None:
-    """As the predictor sets its own copy; ``borrowed`` puts the user's values back."""
+    """Set the head as the predictor sets its own copy; ``borrowed`` restores the user's values."""
     if getattr(head, "one2one_cv2", None) is not None and head.cv2 is not None:
         head.end2end = end2end
     if end2end:
@@ -106,25 +108,18 @@ def set_head(head: Any, settings: PredictSettings, end2end: bool) -> None:
 def _queries(
     rows: Tensor, inputs: Inputs, settings: PredictSettings, score_threshold: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """RT-DETR's rows (K, 6): centre, size as shares of the image, score, label."""
+    """RT-DETR's detections, from rows (K, 6): centre and size as fractions of the image, score, label."""
     kept = rows[:, 4] > score_threshold
     if settings.classes is not None:
         classes = torch.as_tensor(settings.classes, device=rows.device)
         kept &= (rows[:, 5:6] == classes).any(1)
     rows = rows[kept][: settings.max_det]
-    centre, half = rows[:, :2], rows[:, 2:4] / 2
-    shares = torch.cat([centre - half, centre + half], 1)
-    return shares_to_images(shares[None], inputs.geometries)[0], rows[:, 4], rows[:, 5].long()
-
-
-def _ordered(boxes: Tensor) -> Tensor:
-    """Boxes of heads without DFL may end before they start; their corners in order."""
-    first, second = boxes.split(2, -1)
-    return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], -1)
+    fractions = box_convert(rows[:, :4], "cxcywh", "xyxy")
+    return fractions_to_images(fractions[None], inputs.geometries)[0], rows[:, 4], rows[:, 5].long()
 
 
 def _has_mask(rows: Tensor, prototypes: Tensor, inputs: Inputs, settings: PredictSettings) -> Tensor:
-    """Which rows have a mask with any pixel: the predictor drops the others."""
+    """Which rows have a mask with at least one pixel: the predictor drops the others."""
     ops = ultralytics_module("utils.ops")
     geometry = inputs.geometries[0]
     if settings.retina_masks:

@@ -12,7 +12,7 @@ from detxai.adapters.changes.unchanged import ChangedPartError, require_unchange
 from detxai.adapters.convolutions import ACTIVATIONS, as_convolution
 from detxai.adapters.structure import Convolution, Dense, NoShortcut
 from detxai.adapters.ultralytics.checkpoint import ultralytics_module
-from detxai.adapters.ultralytics.head import anchor_points
+from detxai.adapters.ultralytics.head import anchor_points, decoding_dtype, upright_boxes
 from detxai.adapters.ultralytics.letterbox import boxes_to_images
 from detxai.geometry import Geometry
 
@@ -20,11 +20,12 @@ from detxai.geometry import Geometry
 def dense(
     head: Any, levels: Mapping[str, Tensor], *, one2one: bool, strides: Sequence[float], geometry: Geometry
 ) -> Dense | NoShortcut:
-    """The structure of a ``Detect`` head or one of its kin with upright boxes, where every part is ultralytics' own.
+    """The structure of a head with upright boxes, ``Detect`` or a subclass, where every part is ultralytics' own.
 
     Args:
-        levels: what the head reads: level name -> (1, C, h, w), in its order.
-        one2one: the candidates come from the one-to-one branch.
+        head: the head.
+        levels: the head's inputs: level name -> (1, C, h, w), in its order.
+        one2one: whether the candidates come from the one-to-one branch.
         strides: input pixels per cell, for each level.
         geometry: how the image lies in the model's input.
     """
@@ -46,17 +47,15 @@ def _dense(
     if not len(levels) == len(boxes) == len(classes):
         raise ChangedPartError(f"{place} has {len(boxes)} and {len(classes)} branches for {len(levels)} levels")
     places = {
-        name: anchor_points([level], (stride,), _at_least_single(level.dtype))
+        name: anchor_points([level], (stride,), decoding_dtype(level.dtype))
         for (name, level), stride in zip(levels.items(), strides, strict=True)
     }
 
     def decode(level: str, numbers: Tensor, cells: Tensor) -> Tensor:
         points, sizes = places[level]
-        distances, points, sizes = _distances(head, numbers), points[:, cells], sizes[cells]
-        first, second = (points - distances[:, :2]) * sizes, (points + distances[:, 2:]) * sizes
-        if head.reg_max == 1:  # a distance may then be negative, and the box end before it starts
-            first, second = torch.minimum(first, second), torch.maximum(first, second)
-        return boxes_to_images(torch.cat([first, second], 1).transpose(1, 2), (geometry,))
+        distances = _distances(head, numbers)
+        boxes = upright_boxes(distances, points[:, cells], sizes[cells], ordered=head.reg_max > 1)
+        return boxes_to_images(boxes, (geometry,))
 
     def placed(distance: float) -> dict[str, Tensor]:
         """For each cell, the box whose sides all lie this many cells from its anchor point."""
@@ -76,7 +75,7 @@ def _dense(
 
 
 def _longest_distance(name: str, head: Any) -> float:
-    """The most cells a side can lie from its anchor point, never on its wrong side; 0 where it can lie anywhere."""
+    """The largest distance of a side from its anchor point, in cells; 0 where distances are unbounded or negative."""
     if head.reg_max == 1:
         require_unchanged(name, head.dfl, {nn.Identity})
         return 0.0
@@ -93,14 +92,14 @@ def _longest_distance(name: str, head: Any) -> float:
 def _distances(head: Any, numbers: Tensor) -> Tensor:
     """(B, 4, n) cells from the anchor point to the four sides: the mean of a distribution over whole distances."""
     if head.reg_max == 1:
-        return numbers.to(_at_least_single(numbers.dtype))
+        return numbers.to(decoding_dtype(numbers.dtype))
     shares = numbers.unflatten(1, (4, head.reg_max)).softmax(2)
     distances = head.dfl.conv.weight.detach().flatten()[:, None].to(shares.dtype)
-    return (shares * distances).sum(2).to(_at_least_single(numbers.dtype))
+    return (shares * distances).sum(2).to(decoding_dtype(numbers.dtype))
 
 
 def _branches(name: str, layers: Any) -> list[tuple[Convolution, ...]]:
-    """Of each level, the convolutions of the branch that reads it."""
+    """For each level, the convolutions of the branch that reads it."""
     own = ultralytics_module("nn.modules.conv")
     layer_types = {nn.ModuleList, nn.Sequential, own.Conv, own.DWConv, nn.Conv2d, nn.BatchNorm2d, *ACTIVATIONS}
     require_unchanged(name, layers, layer_types, may_replace=(own.Conv.forward_fuse,))
@@ -140,7 +139,3 @@ def _is_fused(layer: Any) -> bool:
     """Whether ultralytics has folded the normalisation into the weights, and put its shorter ``forward`` in place."""
     forward = vars(layer).get("forward")
     return getattr(forward, "__func__", None) is ultralytics_module("nn.modules.conv").Conv.forward_fuse
-
-
-def _at_least_single(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

@@ -14,18 +14,25 @@ from torch import Tensor, nn
 
 from detxai.adapters.changes.own_answer import Changes, changed_parts
 from detxai.adapters.detector import Features, Inputs, as_uint8
-from detxai.adapters.layers import changed_tensors, leaves_its_input, level_names, replaced, with_levels
+from detxai.adapters.layers import (
+    changed_tensors,
+    for_batch,
+    leaves_its_input,
+    level_names,
+    replaced,
+    with_levels,
+)
 from detxai.adapters.network import NetworkDetector
 from detxai.adapters.structure import Dense, NoShortcut
 from detxai.adapters.ultralytics.checkpoint import ultralytics_module
-from detxai.adapters.ultralytics.graph import IMAGE, Tail, for_batch, layer_sources, run_layers, tail_from
+from detxai.adapters.ultralytics.graph import IMAGE, Tail, layer_sources, run_layers, tail_from
 from detxai.adapters.ultralytics.head import every_anchor, every_query, head_task, uses_one2one
 from detxai.adapters.ultralytics.letterbox import (
     boxes_to_images,
+    fractions_to_images,
     letterbox,
     rotated_to_images,
     rounded_size,
-    shares_to_images,
 )
 from detxai.adapters.ultralytics.predict import PredictSettings, predicted_boxes, set_head
 from detxai.adapters.ultralytics.structure import dense
@@ -33,8 +40,8 @@ from detxai.detections import Candidates, Detections, check_score_threshold, nam
 from detxai.images import Image
 from detxai.reshape import ReshapeTransform, yolo_reshape_transform
 
-# methods that have no part in what a network answers
-NOT_IN_AN_ANSWER = (
+# methods that have no effect on detections
+WITHOUT_EFFECT = (
     "fuse",
     "is_fused",
     "info",
@@ -54,7 +61,13 @@ def is_yolo(model: object) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Cache:
-    """What ``resume`` needs beside the levels: the tail, the structure of the given outputs, the skip connections."""
+    """What resuming needs beside the levels.
+
+    Attributes:
+        tail: the layers left to run.
+        given: layer -> its output, for its structure.
+        kept: place -> the output of a skip connection.
+    """
 
     tail: Tail
     given: dict[str, Any]
@@ -65,7 +78,7 @@ class YOLOAdapter(NetworkDetector):
     """An ultralytics detector with a Detect, Segment, Pose, OBB or RT-DETR head.
 
     Candidates are all anchors (RT-DETR: all queries), with the sigmoid of every class. These heads have no separate
-    objectness, so an anchor's is its highest class score. A rotated box stands for the upright one around it.
+    objectness, so an anchor's is its highest class score. A rotated box is reported as the upright one around it.
     Dual heads (v10, 26) give the candidates of the branch that the detections come from: as ``YOLO.predict`` chooses
     it for a ``YOLO`` object (one-to-many with suppression, unless ``yolo.overrides["nms"]`` is False), and as
     ``model.end2end`` says for a bare network.
@@ -104,7 +117,7 @@ class YOLOAdapter(NetworkDetector):
         channels = (getattr(network, "yaml", None) or {}).get("channels", 3)
         if channels != 3:
             raise ValueError(f"model must take RGB images, got one for {channels} channels")
-        self.settings = PredictSettings.of(network, overrides)
+        self.settings = PredictSettings.from_model(network, overrides)
         self.sources = layer_sources(network)
         self.strides = tuple(float(stride) for stride in network.stride)  # type: ignore[union-attr]
         self.stride = max(int(max(self.strides)), 32)  # as ultralytics' predictor
@@ -175,15 +188,15 @@ class YOLOAdapter(NetworkDetector):
         return self._candidates([outputs[place] for place in reads], inputs)
 
     def changed_parts(self) -> Changes:
-        """Of the network's own way from layer to layer, and of its head's to boxes; the layers are followed."""
-        return changed_parts({"model": self.model, "head": self.head}, "ultralytics.", NOT_IN_AN_ANSWER)
+        """Changes of how the network runs its layers and its head decodes boxes; candidates follow changed layers."""
+        return changed_parts({"model": self.model, "head": self.head}, "ultralytics.", WITHOUT_EFFECT)
 
     def _candidates(self, levels: list[Tensor], inputs: Inputs) -> Candidates:
         """What the head makes of its inputs, for B images, or B versions of one."""
         read = self._copied_if_written(levels)
         if self.task == "rtdetr":
-            shares, scores = every_query(self.head, read)
-            boxes = shares_to_images(shares, inputs.geometries)
+            fractions, scores = every_query(self.head, read)
+            boxes = fractions_to_images(fractions, inputs.geometries)
         else:
             boxes, scores = every_anchor(self.head, read, one2one=self.end2end, strides=self.strides)
             place = rotated_to_images if self.task == "obb" else boxes_to_images
@@ -191,12 +204,20 @@ class YOLOAdapter(NetworkDetector):
         labels = torch.arange(scores.shape[-1])
         return Candidates(boxes[:, :, None], scores, scores.amax(-1), labels)
 
+    @property
+    def _heads(self) -> tuple[str, ...]:
+        head = f"model.{len(self.sources) - 1}"
+        if self.task == "rtdetr":
+            return (head,)
+        branch = "one2one_" if self.end2end else ""
+        return tuple(f"{head}.{branch}{name}.{place}" for name in ("cv2", "cv3") for place in range(self.head.nl))
+
     def _copied_if_written(self, levels: list[Tensor]) -> list[Tensor]:
         """What the head reads may be a caller's: copies of it, where the head may write into it."""
         return levels if leaves_its_input(self.head) else [level.clone() for level in levels]
 
     def structure(self, features: Features) -> Dense | NoShortcut | None:
-        """The head, branch by branch, where nothing but an upright-box head lies behind the features of one image."""
+        """The head, branch by branch, where the features of one image are read by an upright-box head alone."""
         cache = features.cache
         if self.task not in ("detect", "segment", "pose") or not isinstance(cache, _Cache) or cache.tail.run:
             return None
@@ -212,7 +233,7 @@ class YOLOAdapter(NetworkDetector):
         return dense(self.head, levels, one2one=self.end2end, strides=self.strides, geometry=geometry)
 
     def tail(self, layers: Sequence[str]) -> Tail | None:
-        """Which layers depend on ``layers`` and what they read besides; None where one is inside another layer.
+        """The layers that depend on ``layers``, and what else they read; None where one is inside another layer.
 
         Raises:
             LookupError: a layer is the head, which puts out no features.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from detxai.adapters.layers import hooks_taken_off
+from detxai.adapters.layers import hooks_removed
 from detxai.detections import Detections
 from detxai.targets import ClassScoreTarget, Target, ask_about, score_targets
 
@@ -89,7 +89,7 @@ class BoxScores(nn.Module):
         and the attributes noted on its modules are gone.
         """
         detector = self._asked[0]
-        with detector.borrowed(), hooks_taken_off(detector.model):
+        with detector.borrowed(), hooks_removed(detector.model):
             yield _WithNetwork(self, detector.model)
 
     def _check(self, tensor: Tensor) -> None:
