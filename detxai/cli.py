@@ -15,7 +15,7 @@ from detxai.commands.explain import add_explain
 from detxai.commands.families import add_families
 from detxai.commands.methods import add_methods
 from detxai.commands.options import INTERRUPTED, REFUSED, one_line
-from detxai.runs.interrupting import ctrl_c_is_heard
+from detxai.runs.interrupting import stops_on_ctrl_c
 
 COMMANDS = (add_explain, add_demo, add_coco, add_bench, add_evaluate, add_methods, add_families)
 USER_ERRORS = (ValueError, TypeError, LookupError, ImportError, OSError)
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"argument {word[:-3]}: expected a value, got '--'")
     given = parser.parse_args(words)
     try:
-        with ctrl_c_is_heard():
+        with stops_on_ctrl_c():
             return int(given.run(given))
     except USER_ERRORS as error:
         if given.debug:

@@ -30,13 +30,13 @@ def check_score_threshold(score_threshold: float) -> None:
         raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
 
 
-def name_of_each(names: object) -> dict[int, str]:
+def label_names(names: object) -> dict[int, str]:
     """Class names as label -> name; a sequence is taken as labels 0, 1, 2, ...
 
     Raises:
         TypeError: ``names`` is neither a mapping nor a sequence of names.
 
-    >>> name_of_each(["-", "cat"])
+    >>> label_names(["-", "cat"])
     {0: '-', 1: 'cat'}
     """
     if isinstance(names, Mapping):
@@ -46,7 +46,7 @@ def name_of_each(names: object) -> dict[int, str]:
     raise TypeError(f"class_names must map labels to names or list them, got {type(names).__name__}")
 
 
-def names_of_classes(names: object, n_classes: int, *, background: bool) -> dict[int, str]:
+def checked_label_names(names: object, n_classes: int, *, background: bool) -> dict[int, str]:
     """Class names as label -> name, checked against the number of a detector's classes.
 
     A sequence names every class. A mapping may leave some out, but not so that it must be one label off.
@@ -60,10 +60,10 @@ def names_of_classes(names: object, n_classes: int, *, background: bool) -> dict
         TypeError: ``names`` is neither a mapping nor a sequence of names.
         ValueError: there are too few or too many names, or a label that the detector does not have.
 
-    >>> names_of_classes(["-", "cat"], 2, background=True)
+    >>> checked_label_names(["-", "cat"], 2, background=True)
     {0: '-', 1: 'cat'}
     """
-    given = name_of_each(names)
+    given = label_names(names)
     order = f"{n_classes} classes, numbered from 0" + (" (the background)" if background else "")
     if not isinstance(names, Mapping) and len(given) != n_classes:
         raise ValueError(f"class_names must name each of the model's {order}; got {len(given)} names")
@@ -113,7 +113,7 @@ class Detections:
         object.__setattr__(self, "boxes", _tensor("boxes", self.boxes, torch.float32))
         object.__setattr__(self, "scores", _tensor("scores", self.scores, torch.float32))
         object.__setattr__(self, "labels", _tensor("labels", self.labels, torch.int64))
-        object.__setattr__(self, "class_names", name_of_each(self.class_names))
+        object.__setattr__(self, "class_names", label_names(self.class_names))
         if self.boxes.numel() == 0 and self.boxes.ndim <= 2:
             object.__setattr__(self, "boxes", self.boxes.reshape(0, 4))
         if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:

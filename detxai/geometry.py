@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-EVENNESS = 1e-3  # weight of the steps between neighbours, where a pixel's own is 1
+SMOOTHNESS = 1e-3  # weight of the steps between neighbours, where a pixel's own is 1
 
 
 def box_iou(first: Tensor, second: Tensor) -> Tensor:
@@ -83,10 +83,10 @@ def interpolation_matrix(n_out: int, n_in: int, start: float, step: float) -> Te
     return matrix
 
 
-def _nearest(reads: Tensor) -> Tensor:
+def _least_squares_inverse(reads: Tensor) -> Tensor:
     """(n, m): from what ``reads`` (m, n) makes of n values back to the values, by least squares."""
     steps = torch.diff(torch.eye(reads.shape[1], dtype=reads.dtype), dim=0)
-    return torch.cholesky_solve(reads.T, torch.linalg.cholesky(reads.T @ reads + EVENNESS * steps.T @ steps))
+    return torch.cholesky_solve(reads.T, torch.linalg.cholesky(reads.T @ reads + SMOOTHNESS * steps.T @ steps))
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Geometry:
         >>> Geometry((4, 2), (4, 4), (4, 2)).cells_of_image((4, 4))[0]
         tensor([ True,  True, False, False])
         """
-        down, right = (self._axis(axis, n).any(0) for axis, n in enumerate(n_cells))
+        down, right = (self._axis_matrix(axis, n).any(0) for axis, n in enumerate(n_cells))
         return down[:, None] & right
 
     def map_to_image(self, values: Tensor) -> Tensor:
@@ -153,7 +153,9 @@ class Geometry:
         Returns:
             (..., height, width) of the original image, same dtype and device.
         """
-        down, right = (_mapping(self, axis, values.shape[axis - 2], values.device, values.dtype) for axis in (0, 1))
+        down, right = (
+            _cached_matrix(self, axis, values.shape[axis - 2], values.device, values.dtype) for axis in (0, 1)
+        )
         return down @ values @ right.T
 
     def amounts_to_image(self, values: Tensor) -> Tensor:
@@ -174,7 +176,8 @@ class Geometry:
         (top, left), (height, width) = self.offset, self.resized_size
         inside = values[..., top : top + height, left : left + width]
         down, right = (
-            _shares(self.image_size[axis], self.resized_size[axis]).to(values.device, values.dtype) for axis in (0, 1)
+            _area_overlap(self.image_size[axis], self.resized_size[axis]).to(values.device, values.dtype)
+            for axis in (0, 1)
         )
         return down @ inside @ right.T
 
@@ -200,10 +203,13 @@ class Geometry:
         Returns:
             (..., h, w), same dtype and device.
         """
-        down, right = (_nearest(self._axis(axis, n)).to(values.device, values.dtype) for axis, n in enumerate(n_cells))
+        down, right = (
+            _least_squares_inverse(self._axis_matrix(axis, n)).to(values.device, values.dtype)
+            for axis, n in enumerate(n_cells)
+        )
         return down @ values @ right.T
 
-    def _axis(self, axis: int, n_cells: int) -> Tensor:
+    def _axis_matrix(self, axis: int, n_cells: int) -> Tensor:
         size = self._cell_size(axis, n_cells)
         step = self.scale[axis] / size
         centre = 0.5 if size == 1 else self.cell_centre  # a cell of one pixel is that pixel
@@ -218,7 +224,7 @@ class Geometry:
         return min(self.cell_steps, key=lambda step: abs(math.log(step / even)), default=even)
 
 
-def _shares(n_out: int, n_in: int) -> Tensor:
+def _area_overlap(n_out: int, n_in: int) -> Tensor:
     """(n_out, n_in) float64: how much of input pixel j lies in output pixel i of the same span; columns sum to 1."""
     out = torch.arange(n_out, dtype=torch.float64)[:, None] * n_in / n_out
     given = torch.arange(n_in, dtype=torch.float64)
@@ -226,14 +232,16 @@ def _shares(n_out: int, n_in: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)  # an image's levels are mapped once for every box: no matrix is built and sent to a device again
-def _mapping(geometry: Geometry, axis: int, n_cells: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _cached_matrix(geometry: Geometry, axis: int, n_cells: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(image pixels, cells) along one axis."""
     with torch.inference_mode(False):  # kept for later calls, which may need gradients
-        return geometry._axis(axis, n_cells).to(device, dtype)
+        return geometry._axis_matrix(axis, n_cells).to(device, dtype)
 
 
-def hills(size: tuple[int, int], boxes: Tensor) -> Tensor:
-    """(T, h, w): ``exp(-(dx / w)^2 - (dy / h)^2)``, d the distance to the box's centre, w and h half its sides.
+def box_gaussians(size: tuple[int, int], boxes: Tensor) -> Tensor:
+    """A Gaussian bump on each box, (T, h, w).
+
+    ``exp(-(dx / w)^2 - (dy / h)^2)``: d the distance to the box's centre, w and h half its sides.
 
     Args:
         size: (height, width) in pixels.

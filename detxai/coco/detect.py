@@ -18,7 +18,7 @@ from detxai.data.image_files import ImageFile, Pixels, decoded
 from detxai.detections import Detections
 from detxai.formats import to_coco_results
 from detxai.images import pixels_sha256
-from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, let_go
+from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, release_tensors
 from detxai.runs.interrupting import raise_if_interrupted
 
 CHUNK = 16  # images to a file
@@ -185,7 +185,7 @@ class PredictionChunks:
                 if self.fail_fast:
                     raise
                 failures.append(failure_row(file, "detecting", error, 0))
-                let_go(error)
+                release_tensors(error)
                 guard.failed(f"{file.file_name}: {failures[-1]['reason']}")
                 continue
             guard.succeeded()

@@ -14,7 +14,7 @@ from detxai.coco.parts.plan import Part
 from detxai.coco.report import write_report
 from detxai.coco.request import CocoRequest
 from detxai.coco.summaries.overlays import save_overlays
-from detxai.runs.interrupting import ctrl_c_is_heard
+from detxai.runs.interrupting import stops_on_ctrl_c
 
 
 def run(request: CocoRequest) -> Finished:
@@ -28,7 +28,7 @@ def run(request: CocoRequest) -> Finished:
         WriteError: the folder cannot be written to: what is finished is kept, and the same run goes on.
     """
     request.check()
-    with ctrl_c_is_heard():
+    with stops_on_ctrl_c():
         begin(request.folder, question_of(request), about(request), widen=request.options.widen)
         record = label(request, detect(request))
         boxes = chosen_boxes(request)

@@ -37,7 +37,7 @@ from detxai.runs.files import WriteError
 from detxai.runs.shards import Shard
 from detxai.runs.tables import import_pyarrow
 
-GROUPS = {
+KIND_GROUPS = {
     "all": tuple(kind for kind in KINDS if kind != "ignored"),
     "errors": ERRORS,
     "false_positives": FALSE_POSITIVES,
@@ -54,7 +54,7 @@ def add_coco(commands: Any) -> argparse.ArgumentParser:
     )
     _add_inputs(command)
     _add_selection(command)
-    _add_way(command)
+    _add_run_options(command)
     add_output_options(command)
     command.set_defaults(run=_coco)
     return command
@@ -78,10 +78,10 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
 def _add_selection(command: argparse.ArgumentParser) -> None:
     chosen = command.add_argument_group("which boxes are explained")
     chosen.add_argument(
-        "--kinds", type=_words, default=GROUPS["all"], metavar="K,...",
-        help=f"of {', '.join(KINDS)}; or {', '.join(GROUPS)}; default: all",
+        "--kinds", type=_comma_separated, default=KIND_GROUPS["all"], metavar="K,...",
+        help=f"of {', '.join(KINDS)}; or {', '.join(KIND_GROUPS)}; default: all",
     )  # fmt: skip
-    chosen.add_argument("--classes", type=_words, metavar="NAME,...", help="categories by name")
+    chosen.add_argument("--classes", type=_comma_separated, metavar="NAME,...", help="categories by name")
     chosen.add_argument("--image-ids", type=_numbers, metavar="ID,...", help="images by id")
     chosen.add_argument("--min-area", type=amount, default=0.0, metavar="A", help="square pixels; small ends at 1024")
     chosen.add_argument("--max-area", type=amount, default=float("inf"), metavar="A", help="medium ends at 9216")
@@ -95,36 +95,38 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_way(command: argparse.ArgumentParser) -> None:
-    way = command.add_argument_group("how")
-    way.add_argument("--iou", type=fraction, default=0.5, help="from which a box is found; default: 0.5")
-    way.add_argument(
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("how")
+    group.add_argument("--iou", type=fraction, default=0.5, help="from which a box is found; default: 0.5")
+    group.add_argument(
         "--operating-point", type=amount, default=0.25, metavar="S",
         help="score from which a prediction counts: decides what is found, missed and explained; AP is of all "
         "predictions; default: 0.25",
     )  # fmt: skip
-    way.add_argument(
+    group.add_argument(
         "--score-threshold", type=fraction, metavar="S",
         help="down to which predictions are made; default: 0.001, or the lowest score of the predictions file",
     )  # fmt: skip
-    way.add_argument(
+    group.add_argument(
         "--map-stride", type=_stride, default=1, metavar="N",
         help="image pixels to a stored one, or 'layer': the cells of the finest layer explained; default: 1",
     )  # fmt: skip
-    way.add_argument(
+    group.add_argument(
         "--rows-per-part", type=whole(1), default=32, metavar="N", help="explanations to a file; default: 32"
     )
-    way.add_argument("--shard", default="1/1", metavar="i/n", help="do the i-th of n shares of the work")
-    way.add_argument(
+    group.add_argument("--shard", default="1/1", metavar="i/n", help="do the i-th of n shares of the work")
+    group.add_argument(
         "--workers", type=whole(0, 256), metavar="N", help="threads that decode ahead; default: 2 with a GPU, else 0"
     )
-    way.add_argument(
+    group.add_argument(
         "--overlays", action="store_true", help="a picture of each explanation too, also of a finished run"
     )
-    way.add_argument("--no-report", action="store_true", help="no report.html")
-    way.add_argument("--widen", action="store_true", help="DIR may hold a narrower selection: explain only what is new")
-    way.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
-    way.add_argument("--retry-failed", action="store_true", help="try again what failed; what is explained stays")
+    group.add_argument("--no-report", action="store_true", help="no report.html")
+    group.add_argument(
+        "--widen", action="store_true", help="DIR may hold a narrower selection: explain only what is new"
+    )
+    group.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
+    group.add_argument("--retry-failed", action="store_true", help="try again what failed; what is explained stays")
 
 
 def _coco(given: argparse.Namespace) -> int:
@@ -178,7 +180,7 @@ def _options(given: argparse.Namespace) -> Options:
 
 
 def _selection(given: argparse.Namespace) -> Selection:
-    kinds = [one for kind in given.kinds for one in GROUPS.get(kind, (kind,))]
+    kinds = [one for kind in given.kinds for one in KIND_GROUPS.get(kind, (kind,))]
     return Selection(
         kinds,
         given.classes,
@@ -204,7 +206,9 @@ def _print_summary(finished: Finished, *, as_json: bool) -> None:
         return
     left_out = record["images"]["left_out"]
     if left_out:
-        print(f"{len(left_out)} images could not be read or detected in, and are in no figure: {_some(left_out)}\n")
+        print(
+            f"{len(left_out)} images could not be read or detected in, and are in no figure: {_first_names(left_out)}\n"
+        )
     for name, value in record["summary"].items():
         print(f"{name:<10} {'-' if value is None else f'{value:.6f}'}")
     point = record["operating_point"]
@@ -217,7 +221,7 @@ def _print_summary(finished: Finished, *, as_json: bool) -> None:
         print("some parts of other shards are not done yet")
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN_FAILURES]) + (", ..." if len(names) > SHOWN_FAILURES else "")
 
 
@@ -230,12 +234,12 @@ def _stride(text: str) -> Any:
         raise argparse.ArgumentTypeError(str(error).replace("expected ", "expected 'layer' or ", 1)) from None
 
 
-def _words(text: str) -> Sequence[str]:
+def _comma_separated(text: str) -> Sequence[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _numbers(text: str) -> Sequence[int]:
-    words = _words(text)
+    words = _comma_separated(text)
     if not words or not all(re.fullmatch(r"-?[0-9]{1,16}", word) for word in words):
         raise argparse.ArgumentTypeError(f"expected whole numbers with commas, got {text[:80]!r}")
     return [int(word) for word in words]

@@ -16,7 +16,7 @@ from typing import Any, get_args
 from tqdm import tqdm
 
 from detxai.adapters.detector import Detector
-from detxai.commands.image_folders import folder_if_used, folder_names, whole_folder
+from detxai.commands.image_folders import folder_names, removed_if_empty, whole_folder
 from detxai.commands.model_options import add_model_options, load_model, model_arguments
 from detxai.commands.options import (
     FAILED,
@@ -35,7 +35,7 @@ from detxai.explain import DEFAULT_METHOD, Method, explain, make_method, setting
 from detxai.explanation import Explanation, plain
 from detxai.images import load_image
 from detxai.pages.colours import Mode
-from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, let_go, reason
+from detxai.runs.failures import AllFailedError, FailureGuard, expect_item_failure, reason, release_tensors
 from detxai.runs.files import WriteError, write_json
 from detxai.runs.interrupting import raise_if_interrupted
 from detxai.runs.names import safe_name
@@ -109,7 +109,7 @@ def _explain_all(
     """
     jobs = list(zip(given.images, folder_names(given.images)))
     guard = FailureGuard()
-    with folder_if_used(given.out), tqdm(jobs, unit="image", disable=not shows_progress(given)) as bar:
+    with removed_if_empty(given.out), tqdm(jobs, unit="image", disable=not shows_progress(given)) as bar:
         for path, folder in bar:
             try:
                 summary = run.image(path, given.out / folder)
@@ -119,7 +119,7 @@ def _explain_all(
                     raise
                 said = isinstance(error, ValueError) and str(error)  # our own refusals name what is wrong
                 failures.append({"image": str(path), "error": one_line(error) if said else reason(error)})
-                let_go(error)
+                release_tensors(error)
                 guard.failed(f"{path}: {failures[-1]['error']}")
                 continue
             guard.succeeded()

@@ -72,8 +72,8 @@ def _files_of_earlier_run(folder: Path) -> list[str]:
 
 
 @contextmanager
-def folder_if_used(folder: Path) -> Iterator[None]:
-    """Folders on the way to ``folder`` that are new and empty at the end go again."""
+def removed_if_empty(folder: Path) -> Iterator[None]:
+    """Remove ``folder``, and folders above it, where they are new and still empty at the end."""
     new = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         yield

@@ -16,7 +16,7 @@ from detxai.detections import Detections
 from detxai.evaluate.photos.photo import Truth
 from detxai.evaluate.photos.selection import EvaluatedDetections
 from detxai.explanation import Cost, Explanation, settings_of
-from detxai.geometry import hills
+from detxai.geometry import box_gaussians
 from detxai.images import Image, load_image, to_uint8
 
 
@@ -85,7 +85,7 @@ class BoxCentre:
 
     def map(self, across: Tensor, down: Tensor, box: Sequence[float]) -> Tensor:
         """The map (H, W) of a box, at pixel centres ``across`` (1, W) and ``down`` (H, 1)."""
-        return hills((down.shape[0], across.shape[1]), across.new_tensor([list(box)]))[0]
+        return box_gaussians((down.shape[0], across.shape[1]), across.new_tensor([list(box)]))[0]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from detxai.evaluate.photos.selection import EvaluatedDetections, draw_detection
 from detxai.evaluate.results.records import Record, from_json
 from detxai.evaluate.results.time_left import TimeLeft
 from detxai.metrics import Measure
-from detxai.runs.failures import FailureGuard, expect_item_failure, let_go
+from detxai.runs.failures import FailureGuard, expect_item_failure, release_tensors
 from detxai.runs.interrupting import raise_if_interrupted
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ class EvaluationRun:
         log.debug("traceback", exc_info=error)
         text = " ".join(str(error).split()) or type(error).__name__
         self.failures.append({"image": photo.name, "method": method, "error": text})
-        let_go(error)
+        release_tensors(error)
 
 
 def _record(one: EvaluatedDetections, place: int, method: str, part: Mapping[str, Any]) -> Record:

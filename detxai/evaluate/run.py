@@ -30,7 +30,7 @@ from detxai.explanation import plain, settings_of
 from detxai.metrics import Measure
 from detxai.progress import hides_bar
 from detxai.runs.files import write_json
-from detxai.runs.interrupting import ctrl_c_is_heard
+from detxai.runs.interrupting import stops_on_ctrl_c
 from detxai.runs.tables import import_pyarrow
 
 
@@ -117,7 +117,7 @@ def evaluate(
     }
     folder = EvaluationFolder.for_request(out, request)
     run = EvaluationRun(adapter, chosen, competing, taken, folder, hides_bar(progress), on_estimate)
-    with ctrl_c_is_heard():
+    with stops_on_ctrl_c():
         records = list(run.records(run.select(score_threshold, max_detections, seed, unmatched=unmatched)))
     if not records:
         raise ValueError(f"every image failed; the first, {run.failures[0]['image']}: {run.failures[0]['error']}")

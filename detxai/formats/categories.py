@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from detxai.detections import ClassNames, name_of_each
+from detxai.detections import ClassNames, label_names
 from detxai.formats.coco import Records
 
 
@@ -32,7 +32,7 @@ def match_categories(class_names: ClassNames, categories: Records) -> dict[int, 
     {0: 1, 1: 13}
     """
     by_name: dict[str, list[int]] = {}
-    for label, name in name_of_each(class_names).items():
+    for label, name in label_names(class_names).items():
         by_name.setdefault(plain_name(name), []).append(label)
     matched: dict[int, int] = {}
     for category, name in category_names(categories).items():

@@ -28,7 +28,7 @@ from detxai.engine.masking.shapley import (
 )
 from detxai.engine.masking.soft.scoring import soft_masks
 from detxai.explanation import Cost, Explanation, settings_of
-from detxai.geometry import hills
+from detxai.geometry import box_gaussians
 from detxai.images import Image
 from detxai.methods.checks import check_count
 from detxai.methods.layer_cam import LayerCAM
@@ -288,7 +288,7 @@ class PixelEvidence:
         self, detector: Detector, image: Image, canvas: Canvas, detections: Detections
     ) -> tuple[Tensor, list[str], int]:
         """The start's shape (T, h, w), each summing to 1, what it is made of, and how many passes that took."""
-        parts, names, n_passes = [hills(canvas.size, boxes_on(canvas, detections))], ["box_centre"], 0
+        parts, names, n_passes = [box_gaussians(canvas.size, boxes_on(canvas, detections))], ["box_centre"], 0
         if detector.network is not None:
             try:
                 found = LayerCAM(target=self.target)(detector, image, detections)

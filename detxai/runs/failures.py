@@ -46,8 +46,8 @@ def _raised_by_mistake(trace: TracebackType | None) -> bool:
     return _PACKAGE in Path(code.co_filename).parents and not on_purpose
 
 
-def let_go(error: BaseException | None) -> None:
-    """Let go of the tensors that a failed call holds, so that running out of memory does not cost the next item too."""
+def release_tensors(error: BaseException | None) -> None:
+    """Release the tensors that a failed call holds, so that running out of memory does not fail the next item too."""
     while error is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__

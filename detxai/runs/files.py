@@ -1,4 +1,4 @@
-"""Files that are whole or not there, however many processes on however many machines write into one folder."""
+"""Files that are whole or not there, even where many processes on many machines write into one folder."""
 
 from __future__ import annotations
 

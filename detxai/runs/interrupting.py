@@ -14,14 +14,14 @@ AGAIN_AFTER = 0.05  # seconds: by then the callback that could not raise it is o
 
 
 class _CtrlC:
-    """Whether there was one since the outermost ``ctrl_c_is_heard`` began."""
+    """Whether there was one since the outermost ``stops_on_ctrl_c`` began."""
 
     heard = False
     listening = False
 
 
 @contextmanager
-def ctrl_c_is_heard() -> Iterator[None]:
+def stops_on_ctrl_c() -> Iterator[None]:
     """Inside, and at the end at the latest, a Ctrl-C stops the work, also where Python or a library drops it.
 
     Where it comes while Python runs a callback of a weak reference or a ``__del__``, Python prints "Exception ignored

@@ -15,7 +15,7 @@ from detxai.engine.masking.best_pixels import VIEWS_A_MAP, elected, try_best_pix
 from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.shapley import Densities, join
 from detxai.engine.masking.soft.scoring import soft_masks
-from detxai.geometry import box_iou, hills
+from detxai.geometry import box_gaussians, box_iou
 from detxai.methods import pixel_evidence
 from detxai.metrics.inputs.roc_area import roc_area
 from detxai.scenes import Kind, generate
@@ -31,7 +31,7 @@ def explain(detector: Detector, **settings: object) -> list[detxai.Explanation]:
 
 def test_with_one_pass_the_map_is_the_start() -> None:
     (found,) = explain(sees(share(20, 30, 8, 8)), max_passes=1)
-    hill = hills(SIZE, torch.tensor([[20.0, 12, 52, 40]]))[0].numpy()
+    hill = box_gaussians(SIZE, torch.tensor([[20.0, 12, 52, 40]]))[0].numpy()
     np.testing.assert_allclose(found.values, hill / hill.sum(), rtol=1e-4, atol=1e-9)
     assert found.cost.forward_passes <= 4
     assert found.details["n_draws"] == 0
@@ -46,7 +46,7 @@ def test_the_start_of_a_network_is_half_layer_cam() -> None:
     canvas = Canvas.of(detector, image)
     cam_on_canvas = canvas.from_image(torch.from_numpy(cam.values)[None]).clamp(min=0)
     boxes = canvas.geometry.boxes_to_input(detections.boxes)
-    parts = [hills(canvas.size, boxes), cam_on_canvas]
+    parts = [box_gaussians(canvas.size, boxes), cam_on_canvas]
     expected = torch.stack([part / part.sum() for part in parts]).mean(0)[0]
     shown = canvas.to_image(expected[None])[0].numpy()
     assert found.details["start"] == ["box_centre", "layer_cam"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from detxai.runs.failures import expect_item_failure
-from detxai.runs.interrupting import ctrl_c_is_heard, raise_if_interrupted
+from detxai.runs.interrupting import raise_if_interrupted, stops_on_ctrl_c
 
 
 def ctrl_c(*given: Any) -> None:
@@ -51,7 +51,7 @@ def test_it_is_raised_again(drop: Callable[[], None]) -> None:
     start = time.monotonic()
 
     def work() -> None:
-        with ctrl_c_is_heard():
+        with stops_on_ctrl_c():
             drop()
             while time.monotonic() < start + 10:
                 time.sleep(0.01)
@@ -62,13 +62,13 @@ def test_it_is_raised_again(drop: Callable[[], None]) -> None:
 
 
 def test_it_is_raised_at_the_end_where_the_work_is_over_sooner() -> None:
-    with pytest.raises(KeyboardInterrupt), ctrl_c_is_heard():
+    with pytest.raises(KeyboardInterrupt), stops_on_ctrl_c():
         in_a_deletion()
 
 
 def test_what_a_library_made_of_it_is_no_failure_of_the_item() -> None:
     def work() -> None:
-        with ctrl_c_is_heard():
+        with stops_on_ctrl_c():
             try:
                 in_a_library()
             except ValueError as error:
@@ -82,7 +82,7 @@ def test_between_items_one_that_was_swallowed_is_found() -> None:
     done: list[int] = []
 
     def work() -> Iterator[int]:
-        with ctrl_c_is_heard():
+        with stops_on_ctrl_c():
             for item in range(5):
                 if item == 2:
                     with contextlib.suppress(BaseException):
@@ -100,7 +100,7 @@ def test_a_users_own_handler_decides() -> None:
     calls: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: calls.append(number))
     try:
-        with ctrl_c_is_heard():
+        with stops_on_ctrl_c():
             ctrl_c()
             raise_if_interrupted()
     finally:
@@ -117,7 +117,7 @@ def test_everything_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> 
         def __del__(self) -> None:
             raise ValueError
 
-    with ctrl_c_is_heard(), ctrl_c_is_heard():
+    with stops_on_ctrl_c(), stops_on_ctrl_c():
         Broken()
     assert [one.exc_type for one in seen] == [ValueError]
     assert (sys.unraisablehook, signal.getsignal(signal.SIGINT)) == before

@@ -12,7 +12,13 @@ import torch
 from detxai.detections import Detections
 from detxai.geometry import box_iou
 from detxai.images import load_image
-from detxai.runs.failures import MAX_INITIAL_FAILURES, AllFailedError, FailureGuard, expect_item_failure, let_go
+from detxai.runs.failures import (
+    MAX_INITIAL_FAILURES,
+    AllFailedError,
+    FailureGuard,
+    expect_item_failure,
+    release_tensors,
+)
 from detxai.runs.files import WriteError
 
 
@@ -79,7 +85,7 @@ def test_what_failed_lets_go_of_its_tensors() -> None:
 
     error = raised(outer)
     assert kept[0]() is not None
-    let_go(error)
+    release_tensors(error)
     assert kept[0]() is None
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from detxai.adapters.black_boxes.answers import Answer, as_candidates, check_answers, read_answers, suppressed
 from detxai.adapters.detector import Detector, Inputs, unresized_inputs
-from detxai.detections import Candidates, Detections, check_score_threshold, name_of_each
+from detxai.detections import Candidates, Detections, check_score_threshold, label_names
 from detxai.images import Image
 
 Function: TypeAlias = Callable[[list[npt.NDArray[np.uint8]]], Sequence[Any]]
@@ -69,7 +69,7 @@ class FunctionAdapter(Detector):
             raise TypeError(f"function must be callable with a list of images, and no class or module; got {kind}")
         self.function = function
         names = getattr(function, "class_names", {}) if class_names is None else class_names
-        self.class_names = name_of_each(names)
+        self.class_names = label_names(names)
         self._n_classes = None if isinstance(names, Mapping) else len(self.class_names)  # a list names them all
 
     def detect(self, image: Image, score_threshold: float = 0.25) -> Detections:

@@ -16,7 +16,7 @@ from torch import Tensor
 from detxai.adapters.detector import Features, Inputs, as_uint8
 from detxai.adapters.layers import level_names, skipping
 from detxai.adapters.network import NetworkDetector
-from detxai.detections import Candidates, Detections, check_score_threshold, name_of_each, names_of_classes
+from detxai.detections import Candidates, Detections, check_score_threshold, checked_label_names, label_names
 from detxai.geometry import Geometry
 from detxai.images import Image, load_image, to_tensor
 from detxai.reshape import ReshapeTransform, fpn_reshape_transform
@@ -131,7 +131,7 @@ def class_names_of(
         background: whether label 0 is the background.
     """
     if names is None:
-        return name_of_each(coco if n_classes == N_COCO_CLASSES else {})
+        return label_names(coco if n_classes == N_COCO_CLASSES else {})
     if n_classes is None:
-        return name_of_each(names)
-    return names_of_classes(names, n_classes, background=background)
+        return label_names(names)
+    return checked_label_names(names, n_classes, background=background)

@@ -34,7 +34,7 @@ from detxai.adapters.transformers.processing import (
 )
 from detxai.adapters.transformers.recognising import check_model
 from detxai.adapters.transformers.recorders import is_recorder, recorders_removed
-from detxai.detections import Candidates, Detections, check_score_threshold, name_of_each, names_of_classes
+from detxai.detections import Candidates, Detections, check_score_threshold, checked_label_names, label_names
 from detxai.geometry import Geometry
 from detxai.images import Image
 from detxai.reshape import ReshapeTransform, fpn_reshape_transform, tokens_reshape_transform
@@ -93,9 +93,9 @@ class TransformersAdapter(NetworkDetector):
         check_model(model)
         config: Any = model.config
         n_labels = len(config.id2label)
-        own = name_of_each(config.id2label)  # unchecked: they are what they are
+        own = label_names(config.id2label)  # unchecked: they are what they are
         self._set_network(
-            model, own if class_names is None else names_of_classes(class_names, n_labels, background=False)
+            model, own if class_names is None else checked_label_names(class_names, n_labels, background=False)
         )
         self.processor = _processor_of(model) if processor is None else processor
         check_processor(self.processor)

@@ -17,7 +17,7 @@ from detxai.adapters.changes.own_answer import Changes
 from detxai.adapters.detector import Features, Inputs, as_uint8
 from detxai.adapters.transformers.detector import TransformersAdapter
 from detxai.adapters.transformers.processing import query_candidates, sides_of, sigmoid_scores
-from detxai.detections import Candidates, Detections, check_score_threshold, names_of_classes
+from detxai.detections import Candidates, Detections, check_score_threshold, checked_label_names
 from detxai.geometry import Geometry
 from detxai.images import Image, load_image, to_tensor
 from detxai.reshape import ReshapeTransform, fpn_reshape_transform
@@ -56,7 +56,7 @@ class RFDETRAdapter(TransformersAdapter):
         n_classes = len(network.class_embed.bias)
         names = _own_names(model) if class_names is None else class_names
         self.predictor = model
-        self._set_network(network, names_of_classes(names, n_classes, background=False))
+        self._set_network(network, checked_label_names(names, n_classes, background=False))
 
     @property
     def default_layers(self) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ from detxai.adapters.ultralytics.letterbox import (
 )
 from detxai.adapters.ultralytics.predict import PredictSettings, predicted_boxes, set_head
 from detxai.adapters.ultralytics.structure import dense
-from detxai.detections import Candidates, Detections, check_score_threshold, name_of_each, names_of_classes
+from detxai.detections import Candidates, Detections, check_score_threshold, checked_label_names, label_names
 from detxai.images import Image
 from detxai.reshape import ReshapeTransform, yolo_reshape_transform
 
@@ -109,9 +109,9 @@ class YOLOAdapter(NetworkDetector):
         self.head: Any = network.model[-1]  # type: ignore[index]
         n_classes = getattr(self.head, "nc", None)
         if class_names is None or n_classes is None:
-            names = name_of_each(getattr(network, "names", {}) if class_names is None else class_names)
+            names = label_names(getattr(network, "names", {}) if class_names is None else class_names)
         else:
-            names = names_of_classes(class_names, n_classes, background=False)
+            names = checked_label_names(class_names, n_classes, background=False)
         super().__init__(network, names)
         self.task = head_task(self.head)
         channels = (getattr(network, "yaml", None) or {}).get("channels", 3)

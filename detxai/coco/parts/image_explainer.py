@@ -23,7 +23,7 @@ from detxai.detections import Candidates, Detections
 from detxai.explain import Method, explain
 from detxai.explanation import Explanation, plain
 from detxai.images import Image, pixels_sha256
-from detxai.runs.failures import expect_item_failure, let_go, reason
+from detxai.runs.failures import expect_item_failure, reason, release_tensors
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class ImageExplainer:
             expect_item_failure(error)
             if self.fail_fast:
                 raise
-            let_go(error)
+            release_tensors(error)
             if len(queries) == 1:
                 return ImageResult(failures=[failure_row(file, "explaining", error, 1, queries[0].box)])
             log.warning("%s: all boxes together: %s; now one by one", file.file_name, reason(error))
