@@ -18,9 +18,6 @@ from detxai.detections import Candidates, Detections
 from detxai.geometry import Geometry
 from detxai.images import Array, Image, load_image, to_tensor, to_uint8
 
-if TYPE_CHECKING:
-    from detxai.adapters.sliced.parts import ImageParts
-
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
@@ -146,7 +143,6 @@ class Detector(ABC):
 
     family: ClassVar[str]
     what_it_is: ClassVar[str] = "a black box"  # in messages about what it lacks
-    sees_parts: ClassVar[bool] = False  # True for one that runs on parts of an image: see ``parts``
     class_names: dict[int, str]
 
     @abstractmethod
@@ -248,10 +244,6 @@ class Detector(ABC):
         with self.borrowed(), torch.no_grad():
             shown = self.shared_pass(image)
             return self.detections(shown, score_threshold), self.candidates(shown)
-
-    def parts(self, inputs: Inputs) -> ImageParts | None:
-        """The parts of the first of these images that the detector runs on one by one; None: it runs on the whole."""
-        return None
 
     def describe(self) -> dict[str, Any]:
         """What is explained, for the record: at least family, model and number of classes."""

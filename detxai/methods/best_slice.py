@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detxai.adapters.detector import Detector
+from detxai.adapters.sliced import is_sliced
 from detxai.adapters.sliced.parts import ImageParts, intersections
 from detxai.detections import Detections
 from detxai.engine.masking.part_views import PartViews, parts_read
@@ -33,10 +34,12 @@ def on_best_slice(call: Call) -> Call:
 
     @functools.wraps(call)
     def called(method: Any, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
-        inputs = detector.prepare(image) if detector.sees_parts else None
-        parts = None if inputs is None else detector.parts(inputs)
-        if inputs is None or parts is None or parts.inner.network is None:
-            return call(method, detector if parts is None else parts.inner, image, detections)
+        if not is_sliced(detector):
+            return call(method, detector, image, detections)
+        inputs = detector.prepare(image)
+        parts = detector.parts(inputs)
+        if parts.inner.network is None:
+            return call(method, parts.inner, image, detections)
         start = time.perf_counter()
         pixels = parts.pixels(inputs.tensor)
         views = PartViews(detector, parts, pixels)

@@ -225,6 +225,9 @@ def test_what_one_pass_computed_gives_the_same_answers(model: Any) -> None:
     for _ in range(2):
         assert torch.equal(detector.detections(features, 0).boxes, found.boxes)
         assert torch.equal(detector.candidates(features).class_scores, candidates.class_scores)
+    both = detector.detections_and_candidates(image, 0)
+    assert torch.equal(both[0].boxes, found.boxes)
+    assert torch.equal(both[1].class_scores, candidates.class_scores)
     explained = detxai.explain(detector, image, "layer_cam", score_threshold=0.1)
     assert len(explained) == int((found.scores > 0.1).sum())
 

@@ -250,6 +250,9 @@ def test_what_one_pass_computed_gives_the_same_answers(make: Any) -> None:
             levels = detector.features(features).levels
             assert all(torch.equal(levels[name], level) for name, level in features.levels.items())
             assert torch.equal(detector.resume(features).boxes, candidates.boxes)
+        both = detector.detections_and_candidates(IMAGE, 0)
+        assert torch.equal(both[0].boxes, found.boxes)
+        assert torch.equal(both[1].class_scores, candidates.class_scores)
 
 
 def _config(kind: str, **settings: Any) -> Any:

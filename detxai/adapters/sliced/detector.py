@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,6 @@ class SlicedAdapter(Detector):
     """
 
     family = "sliced"
-    sees_parts = True
 
     def __init__(self, inner: Detector, slicing: Slicing) -> None:
         if not isinstance(inner, Detector):
@@ -156,6 +155,16 @@ class SlicedAdapter(Detector):
             "and d_rise explain its boxes across slices; CAMs that ask about a box (layer_cam, ablation_cam) run on "
             "the slice that holds it best; for anything else take detector.inner and a slice as its image"
         )
+
+
+def is_sliced(detector: Detector) -> TypeGuard[SlicedAdapter]:
+    """Whether a detector runs on slices of an image, so that it has ``parts``."""
+    return isinstance(detector, SlicedAdapter)
+
+
+def parts_of(detector: Detector, inputs: Inputs) -> ImageParts | None:
+    """The parts of the first of these images that a sliced detector runs on; None for any other detector."""
+    return detector.parts(inputs) if isinstance(detector, SlicedAdapter) else None
 
 
 def _all_parts(parts: ImageParts, pixels: torch.Tensor) -> Candidates:

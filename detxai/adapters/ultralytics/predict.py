@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,6 @@ from detxai.adapters.detector import Inputs
 from detxai.adapters.ultralytics.checkpoint import ultralytics_module
 from detxai.adapters.ultralytics.head import in_order
 from detxai.adapters.ultralytics.letterbox import boxes_to_images, fractions_to_images, rotated_to_images
-
-if TYPE_CHECKING:
-    from detxai.adapters.ultralytics.yolo import YOLOAdapter
 
 
 @dataclass(frozen=True)
@@ -64,17 +61,29 @@ def _predict_chooses_branch() -> bool:
 
 
 def predicted_boxes(
-    adapter: YOLOAdapter, output: Any, inputs: Inputs, score_threshold: float
+    output: Any,
+    inputs: Inputs,
+    score_threshold: float,
+    settings: PredictSettings,
+    *,
+    task: str,
+    n_classes: int,
+    end2end: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes (N, 4) xyxy in image pixels, scores (N,) and labels (N,) of one image.
+    """Boxes (N, 4) xyxy in image pixels, scores (N,) and labels (N,) of one image, as ultralytics' predictor has them.
 
     Args:
-        output: what the head put out, after ``set_head``, while the model is borrowed.
+        output: the head's, after ``set_head``: what comes before its raw maps.
+        inputs: the image.
+        score_threshold: boxes with lower scores are dropped.
+        settings: of the predictor.
+        task: of ``head_task``.
+        n_classes: of the head.
+        end2end: whether the output comes from a one-to-one branch.
     """
-    settings, end2end, head = adapter.settings, adapter.end2end, adapter.head
-    if adapter.task == "rtdetr":
+    if task == "rtdetr":
         return _queries(output[0].float(), inputs, settings, score_threshold)
-    output, prototypes = output if adapter.task == "segment" else (output, None)
+    output, prototypes = output if task == "segment" else (output, None)
     rows = ultralytics_module("utils.nms").non_max_suppression(
         output.float(),
         score_threshold,
@@ -82,12 +91,12 @@ def predicted_boxes(
         settings.classes,
         settings.agnostic_nms,
         max_det=settings.max_det,
-        nc=head.nc,
+        nc=n_classes,
         max_time_img=math.inf,  # else a slow machine silently gets fewer boxes
-        rotated=adapter.task == "obb",
+        rotated=task == "obb",
         end2end=end2end,
     )[0]
-    if adapter.task == "obb":
+    if task == "obb":
         boxes = rotated_to_images(rows[None, :, [0, 1, 2, 3, -1]], inputs.geometries)[0]
         return boxes, rows[:, 4], rows[:, 5].long()
     if prototypes is not None:

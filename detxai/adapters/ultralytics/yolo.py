@@ -165,7 +165,10 @@ class YOLOAdapter(NetworkDetector):
         return self._detected(output, features.inputs, score_threshold)
 
     def _detected(self, output: Any, inputs: Inputs, score_threshold: float) -> Detections:
-        boxes, scores, labels = predicted_boxes(self, output[0], inputs, score_threshold)
+        boxes, scores, labels = predicted_boxes(
+            output[0], inputs, score_threshold, self.settings,
+            task=self.task, n_classes=self.head.nc, end2end=self.end2end,
+        )  # fmt: skip
         return Detections(boxes, scores, labels, self.class_names)
 
     def _prepare(self, arrays: Sequence[npt.NDArray[Any]]) -> Inputs:

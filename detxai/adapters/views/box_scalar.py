@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from detxai.adapters.detector import Inputs
 from detxai.adapters.layers import hooks_removed
-from detxai.detections import Detections
+from detxai.detections import Candidates, Detections
 from detxai.targets import ClassScoreTarget, Target, ask_about, score_targets
 
-if TYPE_CHECKING:  # an adapter makes these modules
-    from detxai.adapters.detector import Inputs
-    from detxai.adapters.network import NetworkDetector
+
+class ScoredDetector(Protocol):
+    """What these modules need of a ``NetworkDetector``, which makes them."""
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    def candidates(self, images: Any) -> Candidates: ...
+
+    def proposals(self, inputs: Inputs) -> object | None: ...
+
+    def holding_proposals(self, proposals: object | None) -> AbstractContextManager[Any]: ...
+
+    def borrowed(self) -> AbstractContextManager[Any]: ...
 
 
 class BoxScores(nn.Module):
@@ -37,7 +49,7 @@ class BoxScores(nn.Module):
     """
 
     def __init__(
-        self, detector: NetworkDetector, inputs: Inputs, targets: Sequence[Target], *, hold_proposals: bool = False
+        self, detector: ScoredDetector, inputs: Inputs, targets: Sequence[Target], *, hold_proposals: bool = False
     ) -> None:
         super().__init__()
         if len(inputs) != 1:
@@ -89,8 +101,8 @@ class BoxScores(nn.Module):
         and the attributes noted on its modules are gone.
         """
         detector = self._asked[0]
-        with detector.borrowed(), hooks_removed(detector.model):
-            yield _WithNetwork(self, detector.model)
+        with detector.borrowed(), hooks_removed(detector.network):
+            yield _WithNetwork(self, detector.network)
 
     def _check(self, tensor: Tensor) -> None:
         if not isinstance(tensor, Tensor):
@@ -144,7 +156,7 @@ class _WithNetwork(nn.Module):
 
 
 def box_scalar(
-    detector: NetworkDetector,
+    detector: ScoredDetector,
     detection: Detections,
     inputs: Inputs,
     target: Callable[[Any, int], Target] = ClassScoreTarget,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.detector import Detector, Features, Inputs
+from detxai.adapters.sliced import parts_of
 from detxai.detections import Candidates
 from detxai.engine.batching import batch_size_for, images_at_once
 from detxai.engine.masking.part_views import PartViews
@@ -73,7 +74,7 @@ class Canvas:
             raise ValueError("fills must name at least one filling, got none")
         clean = detector.prepare_one(image)
         fillings = [detector.prepare(filling_image(clean.images[0], fill, seed)).tensor for fill in fills]
-        filling, parts = torch.cat(fillings), detector.parts(clean)
+        filling, parts = torch.cat(fillings), parts_of(detector, clean)
         if parts is None:
             return cls(clean, filling)
         return cls(clean, filling, PartViews(detector, parts, parts.pixels(torch.cat([clean.tensor, filling]))))
