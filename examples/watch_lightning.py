@@ -1,7 +1,7 @@
 """Watch what a detector in a LightningModule looks at while it learns: one more callback.
 
 python examples/watch_lightning.py --out watched
-Trains a small Faster R-CNN on generated scenes. Look at OUT/detxai, or run: tensorboard --logdir OUT
+Trains a small Faster R-CNN on generated scenes. Work at OUT/detxai, or run: tensorboard --logdir OUT
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
     )
     trainer.fit(Learner(), loader)
     for report in watching.reports:
-        print(f"epoch {report.epoch}: {len(report.sightings)} boxes seen")
+        print(f"epoch {report.epoch}: {len(report.snapshots)} boxes seen")
         for alarm in report.alarms:
             print(alarm)
     print("explained in", given.out / "detxai")

@@ -1,7 +1,7 @@
 """Watch what a torchvision detector looks at while it learns, in a plain PyTorch loop.
 
 python examples/watch_loop.py --out watched
-Trains a small Faster R-CNN on generated scenes in which a watermark in the corner always goes with one class. Look at
+Trains a small Faster R-CNN on generated scenes in which a watermark in the corner always goes with one class. Work at
 OUT/panel (a strip and a GIF for each box), OUT/curves.csv and OUT/alarms.csv, or run: tensorboard --logdir OUT
 """
 
@@ -48,7 +48,7 @@ def main() -> None:
                 optimizer.step()
                 total += float(loss.detach())
             report = monitor.step(model, epoch)
-            print(f"epoch {epoch}: loss {total / len(loader):.3f}, {len(report.sightings) if report else 0} boxes seen")
+            print(f"epoch {epoch}: loss {total / len(loader):.3f}, {len(report.snapshots) if report else 0} boxes seen")
             for alarm in report.alarms if report else ():
                 print(alarm)
     print("explained in", monitor.folder)

@@ -1,7 +1,7 @@
 """Watch what a YOLO looks at while it learns: one line before ``yolo.train(...)``.
 
 python examples/watch_ultralytics.py --model yolov8n.pt --data my_data.yaml --epochs 100 --out runs
-Without --data, it trains on generated scenes. Look at OUT/train/detxai.
+Without --data, it trains on generated scenes. Work at OUT/train/detxai.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
         plots=False,
     )
     for report in watcher.reports:
-        print(f"epoch {report.epoch}: {len(report.sightings)} boxes seen, {len(report.mistakes)} mistakes explained")
+        print(f"epoch {report.epoch}: {len(report.snapshots)} boxes seen, {len(report.mistakes)} mistakes explained")
         for alarm in report.alarms:
             print(alarm)
     print("explained in", given.out / "train" / "detxai")

@@ -16,7 +16,7 @@ class TimeBudget:
 
     Every second of training earns ``share`` seconds. All that explaining takes is paid from the one account: looking,
     writing, logging, and what surrounds them. The cost of each kind of work is measured, and work begins only where
-    the account pays for what it will probably cost, with what is owed at the end of training kept back. What an epoch
+    the account pays for what it will probably cost, beside what is reserved for the end of training. What an epoch
     does not use is kept for the next.
 
     The very first piece is done on trust: without it nothing is known, and nothing would be seen of a short training.
@@ -54,7 +54,7 @@ class TimeBudget:
         self._clock = clock
         self._costs: dict[str, float] = {}  # of one unit of each kind of work
         self._times: dict[str, float] = {}  # what each kind has had so far
-        self._owed: dict[str, int] = {}  # units of work that the end of training will bring
+        self._reserved: dict[str, int] = {}  # units of work that the end of training will bring
         self._rest: float | None = None  # what a time of work takes beside its pieces
         self._training_since = clock()
         self._working_since: float | None = None
@@ -80,32 +80,32 @@ class TimeBudget:
             self._working_since = None
 
     def affords(self, kind: str, units: int = 1) -> bool:
-        """Whether so much of this kind of work fits into what was earned, with all that is owed of other kinds."""
+        """Whether so much of this kind of work fits into what was earned, beside what is reserved for others."""
         return self.share is None or self._lacking(kind, units) < 0
 
     def wait(self, kind: str) -> float:
         """Seconds of training until a piece of this kind is affordable."""
         return 0.0 if self.share is None else max(self._lacking(kind, 1), 0.0) / self.share
 
-    def owe(self, kind: str, units: int) -> None:
-        """So much work of this kind will have to be done at the end: it is kept back from all other kinds."""
-        self._owed[kind] = units
+    def reserve(self, kind: str, units: int) -> None:
+        """Keep back time for so much work of this kind, which will have to be done at the end of training."""
+        self._reserved[kind] = units
 
-    def neediest(self, kinds: Iterable[str]) -> str:
+    def least_served(self, kinds: Iterable[str]) -> str:
         """The kind of work that has had the least time so far."""
         return min(kinds, key=lambda kind: self._times.get(kind, 0.0))
 
-    def turns(self, waiting: Mapping[str, Iterable[Piece]]) -> Generator[Piece]:
+    def schedule(self, waiting: Mapping[str, Iterable[Piece]]) -> Generator[Piece]:
         """The pieces of work to do now, one after the other, each measured until the next is asked for.
 
         The kinds share the time evenly: the one that has had the least comes first. Where the account cannot pay for
         its piece, the others wait too: else cheap work would for ever eat up what dear work costs. The very first
-        piece of all comes unasked: whoever prepares for it has asked ``affords`` for the ``neediest`` kind.
+        piece of all comes unasked: whoever prepares for it has asked ``affords`` for the ``least_served`` kind.
         """
         left = {kind: iter(pieces) for kind, pieces in waiting.items()}
         first = True
         while left:
-            kind = self.neediest(left)
+            kind = self.least_served(left)
             if not first and not self.affords(kind):
                 return
             for piece in left[kind]:
@@ -131,7 +131,7 @@ class TimeBudget:
     def _lacking(self, kind: str, units: int) -> float:
         """Seconds to earn before this much work is paid for; negative where some are left over."""
         expected = units * self._costs.get(kind, 0.0)
-        expected += sum(n * self._costs.get(other, 0.0) for other, n in self._owed.items() if other != kind)
+        expected += sum(n * self._costs.get(other, 0.0) for other, n in self._reserved.items() if other != kind)
         so_far, rest = self.spent, self._rest or 0.0
         if self._working_since is not None:
             working = self._clock() - self._working_since

@@ -14,8 +14,8 @@ from detxai.adapters.network import module_of
 from detxai.adapters.registry import wrap
 from detxai.callbacks.loggers import Logger, TensorBoardLogger, WandbLogger
 from detxai.callbacks.loop import ExplanationMonitor
+from detxai.callbacks.output.epoch_report import EpochReport, with_last
 from detxai.callbacks.panel import PanelImage, make_panel
-from detxai.callbacks.record.epoch_report import EpochReport, with_last
 from detxai.images import Image
 from detxai.runs.numbered import numbered_folders
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.detector import Detector
-from detxai.callbacks.measuring import Sighting, expect_whole, measures_of
 from detxai.callbacks.panel import PanelImage, object_scores
+from detxai.callbacks.snapshot import BoxSnapshot, expect_whole, measures_of
 from detxai.data.matching import match_objects
 from detxai.detections import Detections
 from detxai.explain import Method, explain
@@ -38,11 +38,11 @@ class Mistake:
     score_threshold: float = 0.25
 
 
-def explain_mistake(detector: Detector, mistake: Mistake, method: Method) -> list[Sighting]:
+def explain_mistake(detector: Detector, mistake: Mistake, method: Method) -> list[BoxSnapshot]:
     """The worst mistake of this kind on the image, explained; empty where the detector makes none now.
 
     The worst false positive is the one with the highest score; the worst miss is the object of which the detector
-    sees least. A miss is explained at the place and class of the object: what little speaks for it.
+    sees least. A miss is explained at the place and class of the object: the little evidence for it.
     """
     item, objects = mistake.item, mistake.item.objects
     if objects is None:
@@ -64,7 +64,7 @@ def explain_mistake(detector: Detector, mistake: Mistake, method: Method) -> lis
     (explanation,) = explanations = explain(detector, item.pixels, method, worst)
     expect_whole(explanations)
     measures = measures_of(explanation, worst, None, None)
-    return [Sighting(item.name, mistake.rank, worst, explanation, measures, mistake.kind)]
+    return [BoxSnapshot(item.name, mistake.rank, worst, explanation, measures, mistake.kind)]
 
 
 def match(found: Detections, objects: Detections) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What is watched: a fixed panel of images, and the questions asked of each."""
+"""What is watched: a fixed panel of images, and the boxes that are explained on each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from detxai.targets import ClassScoreTarget, score_targets
 class PanelImage:
     """One image that is explained again and again while a detector learns.
 
-    With its objects given, the question stays the same from the first epoch on ("what speaks for a cat *here*?"),
+    With its objects given, the same boxes are explained from the first epoch on ("what is evidence for a cat *here*?"),
     also before the detector finds anything. Without, each epoch's own detections are explained.
 
     Attributes:
@@ -91,7 +91,7 @@ def make_panel(images: Sequence[Image | PanelImage]) -> tuple[PanelImage, ...]:
     return tuple(replace(item, name=name) for item, name in zip(items, names))
 
 
-def questions(detector: Detector, item: PanelImage, *, most: int, score_threshold: float) -> Detections:
+def boxes_to_explain(detector: Detector, item: PanelImage, *, most: int, score_threshold: float) -> Detections:
     """The boxes to explain: the annotated objects, or else what the detector finds now; at most ``most``.
 
     An annotated object's score is what the detector still sees of it, ``ClassScoreTarget``, in [0, 1].

@@ -6,12 +6,10 @@ Nothing of ultralytics is imported: its trainer and validator come to the callba
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
@@ -19,12 +17,14 @@ from typing import Any
 
 import torch
 
+from detxai.callbacks.first_rank import is_first_rank
 from detxai.callbacks.loggers import Logger
-from detxai.callbacks.loop import ExplanationMonitor, first_rank
+from detxai.callbacks.loop import ExplanationMonitor
 from detxai.callbacks.mistakes import KINDS, Mistake, worst_images
+from detxai.callbacks.output.epoch_report import EpochReport, with_last
 from detxai.callbacks.panel import PanelImage, make_panel
-from detxai.callbacks.record.epoch_report import EpochReport, with_last
 from detxai.callbacks.shortcut_alarm.alarm import ShortcutAlarm
+from detxai.callbacks.ultralytics_images import evenly_spread, validation_images, with_annotations
 from detxai.explain import Method, check_threshold, make_method
 from detxai.images import Image
 from detxai.runs.numbered import numbered_folders, read_about
@@ -152,7 +152,7 @@ class UltralyticsWatcher:
     def on_train_start(self, trainer: Any) -> None:
         """The time budget counts from here."""
         self._training, self._trained_epoch, self.monitor = True, None, None
-        if first_rank():
+        if is_first_rank():
             with _kept_from_training(trainer):
                 earlier = self._folder_of(trainer.save_dir) if trainer.start_epoch else None
                 self.monitor = self._make_monitor(trainer.save_dir, trainer.test_loader.dataset, earlier)
@@ -189,7 +189,7 @@ class UltralyticsWatcher:
 
     def on_val_batch_end(self, validator: Any) -> None:
         """Keep the validator's own matches, at IoU 0.5, of the images it has just seen: they are gone at the end."""
-        if not self._mistakes or not first_rank() or self._training != validator.training:
+        if not self._mistakes or not is_first_rank() or self._training != validator.training:
             return
         with _kept_from_training():
             stats = validator.metrics.stats
@@ -199,7 +199,7 @@ class UltralyticsWatcher:
 
     def on_val_end(self, validator: Any) -> None:
         """After ``yolo.val(...)`` alone: explain with the model that was validated."""
-        if self._training or validator.training or not first_rank() or self._yolo is None:
+        if self._training or validator.training or not is_first_rank() or self._yolo is None:
             return
         with _kept_from_training():
             monitor = self._make_monitor(validator.save_dir, validator.dataloader.dataset, budget=None, every=1)
@@ -221,7 +221,7 @@ class UltralyticsWatcher:
         self, save_dir: Path, dataset: Any, earlier: Path | None = None, **changed: Any
     ) -> ExplanationMonitor:
         if isinstance(self._images, int):
-            images = validation_images(dataset, evenly(len(dataset.im_files), self._images))
+            images = validation_images(dataset, evenly_spread(len(dataset.im_files), self._images))
         else:
             images = [with_annotations(image, dataset) for image in self._images]
         run: dict[str, Any] = {"out": earlier or self._out_in(save_dir), "resume": earlier is not None}
@@ -245,29 +245,6 @@ class UltralyticsWatcher:
         ]
 
 
-def validation_images(dataset: Any, places: Sequence[int]) -> list[PanelImage]:
-    """Images of an ultralytics dataset with their annotated objects."""
-    return [_annotated(Path(dataset.im_files[place]), dataset.labels[place]) for place in places]
-
-
-def with_annotations(image: Image | PanelImage, dataset: Any) -> PanelImage:
-    """An image with the objects that the dataset knows of its file; as it is where the dataset does not know it."""
-    if isinstance(image, PanelImage) or not isinstance(image, (str, PathLike)):
-        return image if isinstance(image, PanelImage) else PanelImage(image)
-    known = {os.path.realpath(file): place for place, file in enumerate(dataset.im_files)}
-    place = known.get(os.path.realpath(image))
-    return PanelImage(image) if place is None else validation_images(dataset, [place])[0]
-
-
-def evenly(n: int, most: int) -> list[int]:
-    """At most ``most`` of n places, evenly spread.
-
-    >>> evenly(100, 4), evenly(2, 4)
-    ([12, 37, 62, 87], [0, 1])
-    """
-    return [int((place + 0.5) * n / most) for place in range(most)] if n > most else list(range(n))
-
-
 def _warn_of_several_gpus() -> None:
     """Where there are several, and this ultralytics would train on them without what is attached."""
     try:
@@ -278,14 +255,6 @@ def _warn_of_several_gpus() -> None:
         needed = ".".join(map(str, SENDS_CALLBACKS))
         words = "ultralytics %s explains nothing in a training on several GPUs; that needs %s or one device="
         log.warning(words, installed, needed)
-
-
-def _annotated(path: Path, label: Mapping[str, Any]) -> PanelImage:
-    item = PanelImage(path)
-    height, width = item.pixels.shape[:2]
-    centre, size = torch.as_tensor(label["bboxes"]).float().reshape(-1, 4).split(2, 1)  # shares of the image
-    boxes = torch.cat([centre - size / 2, centre + size / 2], 1) * torch.tensor([width, height, width, height])
-    return replace(item, boxes=boxes, labels=torch.as_tensor(label["cls"]).reshape(-1).long())
 
 
 @contextmanager

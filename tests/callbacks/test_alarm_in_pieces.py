@@ -16,8 +16,8 @@ from detxai.callbacks.budget import TimeBudget
 from detxai.callbacks.loop import ExplanationMonitor
 from detxai.callbacks.panel import make_panel
 from detxai.callbacks.shortcut_alarm.alarm import ShortcutAlarm
-from detxai.callbacks.shortcut_alarm.hiding import Windows
-from detxai.callbacks.shortcut_alarm.probing import Probes
+from detxai.callbacks.shortcut_alarm.rounds import AlarmRounds
+from detxai.callbacks.shortcut_alarm.windows import Windows
 from detxai.scenes import CLASS_NAMES, generate
 from detxai.scenes.detectors.frcnn import load_frcnn
 
@@ -26,23 +26,23 @@ COARSE = ShortcutAlarm(Windows(cells=3, span=1), least_score=1e-4)
 
 def test_rows_put_together_are_the_whole() -> None:
     panel, detector = make_panel(scene_panel(n=2)), wrap(small_faster_rcnn(n_classes=11))
-    probes = Probes(COARSE, panel)
-    for row, item in probes.pieces():
-        probes.look(detector, row, item)
+    rounds = AlarmRounds(COARSE, panel)
+    for row, item in rounds.pieces():
+        rounds.hide_row(detector, row, item)
     for item in panel:
-        whole = COARSE.probe(detector, item)
-        assert whole.keys() == probes._effects[item.name].keys()
+        whole = COARSE.window_effects(detector, item)
+        assert whole.keys() == rounds._effects[item.name].keys()
         for label, effects in whole.items():
-            torch.testing.assert_close(probes._effects[item.name][label], effects, equal_nan=True)
+            torch.testing.assert_close(rounds._effects[item.name][label], effects, equal_nan=True)
 
 
 def test_a_row_goes_over_all_images_and_a_round_goes_on_where_it_stopped() -> None:
     panel, detector = make_panel(scene_panel(n=2)), wrap(small_faster_rcnn(n_classes=11))
-    probes = Probes(COARSE, panel)
+    rounds = AlarmRounds(COARSE, panel)
     seen = []
     for most in (1, 4, 6):  # a budget's pieces of three epochs
-        for _, (row, item) in zip(range(most), probes.pieces()):
-            probes.look(detector, row, item)
+        for _, (row, item) in zip(range(most), rounds.pieces()):
+            rounds.hide_row(detector, row, item)
             seen.append((row, panel.index(item)))
     a_round = [(row, image) for row in range(3) for image in range(2)]
     assert seen == (a_round * 2)[: len(seen)]
@@ -50,17 +50,17 @@ def test_a_row_goes_over_all_images_and_a_round_goes_on_where_it_stopped() -> No
 
 def test_what_is_no_longer_known_is_forgotten_and_asked_but_once() -> None:
     panel, detector = make_panel(scene_panel(n=2)), wrap(small_faster_rcnn(n_classes=11))
-    probes = Probes(COARSE, panel)
-    for row, item in probes.pieces():
-        probes.look(detector, row, item)
-    assert probes._effects
-    probes.alarm = ShortcutAlarm(COARSE.windows, least_score=0.999)
+    rounds = AlarmRounds(COARSE, panel)
+    for row, item in rounds.pieces():
+        rounds.hide_row(detector, row, item)
+    assert rounds._effects
+    rounds.alarm = ShortcutAlarm(COARSE.windows, least_score=0.999)
     asked = 0
-    for row, item in probes.pieces():
-        probes.look(detector, row, item)
+    for row, item in rounds.pieces():
+        rounds.hide_row(detector, row, item)
         asked += 1
     assert asked == 2
-    assert probes._effects == {}
+    assert rounds._effects == {}
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class TimedAlarm(ShortcutAlarm):
 
     now: list[float] = field(default_factory=lambda: [0.0])
 
-    def probe(self, *arguments: Any, **settings: Any) -> dict[int, torch.Tensor]:
+    def window_effects(self, *arguments: Any, **settings: Any) -> dict[int, torch.Tensor]:
         self.now[0] += 1.0
-        return super().probe(*arguments, **settings)
+        return super().window_effects(*arguments, **settings)
 
 
 def test_with_two_pieces_an_epoch_it_rings_all_the_same(tmp_path: Path) -> None:

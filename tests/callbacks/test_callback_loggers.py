@@ -37,7 +37,7 @@ def test_tensorboard_holds_two_real_epochs(tmp_path: Path) -> None:
     for report in reports:
         assert report is not None
         by_name: dict[str, list[float]] = {}
-        for one in report.sightings:
+        for one in report.snapshots:
             by_name.setdefault(one.detection.name(0), []).append(one.measures["energy_box"])
         for name, values in by_name.items():
             logged = {entry.step: entry.value for entry in events.Scalars(f"detxai/energy_box/{name}")}

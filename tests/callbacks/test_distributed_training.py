@@ -12,7 +12,7 @@ import pytest
 import torch
 from small_trainings import same
 
-from detxai.callbacks.record.curves import read_curves
+from detxai.callbacks.output.epoch_csv import read_csv
 from detxai.scenes import export_ultralytics
 
 WORKER = Path(__file__).with_name("distributed_trainings.py")
@@ -45,7 +45,7 @@ def check(out: Path) -> None:
     assert same(first["gradients"], second["gradients"])
     assert first["random"] != second["random"]  # they did not train twice the same
 
-    assert {row["epoch"] for row in read_curves(out / "rank 0" / "curves.csv")} == {"0", "1"}
+    assert {row["epoch"] for row in read_csv(out / "rank 0" / "curves.csv")} == {"0", "1"}
     assert len(list((out / "rank 0" / "panel").glob("*.gif"))) == 2
     assert not (out / "rank 1").exists()
 

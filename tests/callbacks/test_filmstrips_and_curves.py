@@ -12,14 +12,13 @@ import pytest
 import torch
 
 from detxai import Detections, Explanation
-from detxai.callbacks.measuring import MEASURES, Sighting, change, measures_of, small
 from detxai.callbacks.mistakes import match, worst_images
-from detxai.callbacks.record.curves import Curves
-from detxai.callbacks.record.epoch_report import EpochReport
-from detxai.callbacks.record.filmstrip import (
+from detxai.callbacks.output.epoch_csv import EpochCsv
+from detxai.callbacks.output.epoch_report import EpochReport
+from detxai.callbacks.output.filmstrip import (
     COLUMNS,
     HEIGHT,
-    MOST,
+    MAX_FRAMES,
     frame,
     frame_path,
     frames_of,
@@ -27,8 +26,9 @@ from detxai.callbacks.record.filmstrip import (
     write_picture,
     write_strip,
 )
-from detxai.callbacks.record.record import Record, class_rows
+from detxai.callbacks.output.training_folder import TrainingFolder, class_rows
 from detxai.callbacks.shortcut_alarm.alarm import Alarm
+from detxai.callbacks.snapshot import MEASURES, BoxSnapshot, change, measures_of, small
 from detxai.explanation import Cost
 from detxai.pages.pictures import LINE
 from detxai.runs.numbered import claim_folder, numbered_folders, read_about
@@ -48,9 +48,11 @@ def in_box(total_in: float, total_out: float) -> np.ndarray:
     return values
 
 
-def sighting(image: str = "00_a", label: int = 3, inside: float = 3.0, kind: str = "panel", place: int = 0) -> Sighting:
+def snapshot(
+    image: str = "00_a", label: int = 3, inside: float = 3.0, kind: str = "panel", place: int = 0
+) -> BoxSnapshot:
     explanation, detection = explained(in_box(inside, 1.0), label)
-    return Sighting(image, place, detection, explanation, measures_of(explanation, detection, None, None), kind)
+    return BoxSnapshot(image, place, detection, explanation, measures_of(explanation, detection, None, None), kind)
 
 
 def test_numbers_of_a_map_worked_out_by_hand() -> None:
@@ -125,12 +127,12 @@ def test_a_strip_lays_frames_out_in_rows_and_a_gif_in_time(tmp_path: Path) -> No
 
 def test_long_runs_are_thinned_but_keep_both_ends(tmp_path: Path) -> None:
     folder = tmp_path / "cat"
-    for epoch in range(MOST * 2 + 5):
+    for epoch in range(MAX_FRAMES * 2 + 5):
         write_picture(PIL.Image.new("RGB", (4, 4), (epoch, 0, 0)), frame_path(folder, epoch))
     write_strip(folder)
     strip = np.asarray(PIL.Image.open(tmp_path / "cat.png"))[LINE::4, ::4, 0].flatten()
-    assert len(strip) == MOST
-    assert (strip[0], strip[-1]) == (0, MOST * 2 + 4)
+    assert len(strip) == MAX_FRAMES
+    assert (strip[0], strip[-1]) == (0, MAX_FRAMES * 2 + 4)
     assert (np.diff(strip.astype(int)) > 0).all()
 
 
@@ -157,11 +159,11 @@ def test_strips_are_redone_ever_more_rarely() -> None:
 
 def test_curves_go_on_where_a_resume_begins_and_a_copy_keeps_what_followed(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    first = Curves(path, ("epoch", "name", "value"))
+    first = EpochCsv(path, ("epoch", "name", "value"))
     for epoch in range(4):
         first.add(epoch, [{"name": 'a "b", c', "value": epoch / 3}, {"name": "d", "value": math.nan}])
     before = path.read_bytes()
-    resumed = Curves(path, ("epoch", "name", "value"))
+    resumed = EpochCsv(path, ("epoch", "name", "value"))
     resumed.keep_until(2, tmp_path / "aside")
     assert (tmp_path / "aside" / "a.csv").read_bytes() == before
     resumed.add(2, [{"name": "new", "value": None}])
@@ -176,12 +178,12 @@ def test_curves_go_on_where_a_resume_begins_and_a_copy_keeps_what_followed(tmp_p
     ]
     assert rows[2]["value"] == "0.333333"
     assert rows[1]["value"] == rows[4]["value"] == ""
-    Curves(path, ("epoch", "name", "value")).keep_until(4, tmp_path / "nothing")
+    EpochCsv(path, ("epoch", "name", "value")).keep_until(4, tmp_path / "nothing")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.csv", "aside"]
 
 
 def test_more_rows_of_an_epoch_take_the_place_of_those_just_added(tmp_path: Path) -> None:
-    curves = Curves(tmp_path / "a.csv", ("epoch", "n"))
+    curves = EpochCsv(tmp_path / "a.csv", ("epoch", "n"))
     for epoch, numbers in ((0, [1]), (1, [2]), (1, [2, 3])):
         curves.add(epoch, [{"n": number} for number in numbers])
     assert [(row["epoch"], row["n"]) for row in curves.read()] == [("0", "1"), ("1", "2"), ("1", "3")]
@@ -189,13 +191,13 @@ def test_more_rows_of_an_epoch_take_the_place_of_those_just_added(tmp_path: Path
 
 def test_curves_cut_at_any_byte_go_on(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    whole = Curves(path, ("epoch", "name", "value"))
+    whole = EpochCsv(path, ("epoch", "name", "value"))
     for epoch in range(3):
         whole.add(epoch, [{"name": "é", "value": 0.125}])
     content = path.read_bytes()
     for n_bytes in range(len(content)):
         path.write_bytes(content[:n_bytes])
-        again = Curves(path, ("epoch", "name", "value"))
+        again = EpochCsv(path, ("epoch", "name", "value"))
         again.keep_until(9, tmp_path / "aside")
         again.add(9, [{"name": "new", "value": 1.0}])
         *kept, last = again.read()
@@ -206,12 +208,12 @@ def test_curves_cut_at_any_byte_go_on(tmp_path: Path) -> None:
 
 def test_a_run_on_disk_and_its_resume(tmp_path: Path) -> None:
     alarm = Alarm(3, "cat", (0.0, 0.5, 0.5, 1.0), 1.0, 0.9, 7)
-    record = Record(tmp_path / "run")
+    record = TrainingFolder(tmp_path / "run")
     strip, other = (tmp_path / "run" / "panel" / f"00_a-{place}" for place in range(2))
     for epoch in range(3):
         record.begin(epoch)
-        report = EpochReport(epoch, (sighting(), sighting(label=4, place=1)), (alarm,), (sighting(kind="miss"),))
-        for one in (*report.sightings, *report.mistakes):
+        report = EpochReport(epoch, (snapshot(), snapshot(label=4, place=1)), (alarm,), (snapshot(kind="miss"),))
+        for one in (*report.snapshots, *report.mistakes):
             record.draw(one, epoch)
         record.write(report)
     assert record.stale_strips() == {strip: 3, other: 3}
@@ -219,16 +221,16 @@ def test_a_run_on_disk_and_its_resume(tmp_path: Path) -> None:
     assert record.stale_strips() == {other: 3}
     record.write_strip(other)
 
-    again = Record(tmp_path / "run", resume=True)
+    again = TrainingFolder(tmp_path / "run", resume=True)
     again.begin(3)
     assert again.stale_strips() == {}  # nothing is new, and nothing was given up
     assert not (tmp_path / "run" / "superseded").exists()
     before = contents(tmp_path / "run", "*.csv", "epoch_*.png", "miss*.png")
-    again = Record(tmp_path / "run", resume=True)
+    again = TrainingFolder(tmp_path / "run", resume=True)
     again.begin(1)
     assert again.stale_strips() == {strip: 1, other: 1}
-    again.draw(sighting(), 1)
-    again.write(EpochReport(1, (sighting(),)))
+    again.draw(snapshot(), 1)
+    again.write(EpochReport(1, (snapshot(),)))
     assert again.stale_strips(due=True) == {strip: 2, other: 1}
     assert [row["epoch"] for row in again.objects.read()] == ["0", "0", "1"]
     assert [row["alarm"] for row in again.classes.read()] == ["1", "0", "0"]
@@ -249,10 +251,10 @@ def test_a_new_run_gets_a_new_number_and_touches_nothing(tmp_path: Path) -> None
     (tmp_path / "w").mkdir()  # empty: free
     for expected in ("w", "w2", "w3"):
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        record = Record(tmp_path / "w")
+        record = TrainingFolder(tmp_path / "w")
         record.begin(0)
-        record.draw(sighting(), 0)
-        record.write(EpochReport(0, (sighting(),)))
+        record.draw(snapshot(), 0)
+        record.write(EpochReport(0, (snapshot(),)))
         assert record.folder == tmp_path / expected
         assert all(path.read_bytes() == content for path, content in before.items())
     assert numbered_folders(tmp_path / "w") == [tmp_path / "w3", tmp_path / "w2", tmp_path / "w"]
@@ -270,7 +272,7 @@ def test_of_many_that_ask_at_once_each_gets_a_folder(tmp_path: Path) -> None:
 
 def test_class_rows_are_means_and_alarms_have_theirs() -> None:
     alarm = Alarm(9, "dog", (0.0, 0.5, 0.5, 1.0), 1.0, 0.9, 7)
-    rows = class_rows([sighting(inside=3.0), sighting(inside=1.0)], {9: alarm})
+    rows = class_rows([snapshot(inside=3.0), snapshot(inside=1.0)], {9: alarm})
     assert [(row["name"], row["n_objects"], row["alarm"]) for row in rows] == [("cat", 2, 0), ("dog", 0, 1)]
     assert rows[0]["energy_box"] == pytest.approx((0.75 + 0.5) / 2)
     assert math.isnan(rows[1]["energy_box"])
@@ -279,7 +281,7 @@ def test_class_rows_are_means_and_alarms_have_theirs() -> None:
 def test_out_may_not_be_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(ValueError, match="out must be a folder"):
-        Record(tmp_path / "out")
+        TrainingFolder(tmp_path / "out")
 
 
 def test_matching_agrees_with_trying_every_pair() -> None:

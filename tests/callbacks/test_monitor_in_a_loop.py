@@ -25,8 +25,8 @@ from torch import nn
 from detxai import AblationCAM
 from detxai.callbacks.loop import PATIENCE, ExplanationMonitor
 from detxai.callbacks.mistakes import Mistake
+from detxai.callbacks.output.epoch_csv import read_csv
 from detxai.callbacks.panel import PanelImage
-from detxai.callbacks.record.curves import read_curves
 
 
 class Careless:
@@ -102,7 +102,7 @@ def test_inside_no_grad_inference_mode_and_autocast(tmp_path: Path) -> None:
         with context:
             report = watched(tmp_path / str(place)).step(model, 0)
         assert report is not None
-        for one, other in zip(plain.sightings, report.sightings, strict=True):
+        for one, other in zip(plain.snapshots, report.snapshots, strict=True):
             assert one.explanation is not None
             assert other.explanation is not None
             np.testing.assert_array_equal(one.explanation.values, other.explanation.values)
@@ -112,7 +112,7 @@ def test_two_epochs_on_disk(tmp_path: Path) -> None:
     monitor = watched(tmp_path / "out")
     train_in_a_plain_loop(monitor.step)
     monitor.finish()
-    rows = read_curves(tmp_path / "out" / "curves.csv")
+    rows = read_csv(tmp_path / "out" / "curves.csv")
     assert [(row["epoch"], row["image"]) for row in rows] == [
         (epoch, image) for epoch in "01" for image in ("00_scene_40", "01_scene_41")
     ]
@@ -135,7 +135,7 @@ def test_every_nth_epoch_and_the_last(tmp_path: Path) -> None:
     assert [epoch for epoch in range(7) if monitor.step(model, epoch) is not None] == [2, 5]
     last = monitor.finish()
     assert last is not None
-    assert (last.epoch, len(last.sightings)) == (6, 2)
+    assert (last.epoch, len(last.snapshots)) == (6, 2)
 
 
 def test_a_second_training_leaves_the_first_alone(tmp_path: Path) -> None:
@@ -157,16 +157,16 @@ def test_a_second_training_leaves_the_first_alone(tmp_path: Path) -> None:
     run(first, range(1), "w2")
     run(watched(tmp_path / "w"), range(1), "w3")
     run(watched(tmp_path / "w", resume=True), range(2, 3), "w")
-    assert [row["epoch"] for row in read_curves(tmp_path / "w" / "curves.csv")] == ["0", "0", "1", "1", "2", "2"]
+    assert [row["epoch"] for row in read_csv(tmp_path / "w" / "curves.csv")] == ["0", "0", "1", "1", "2", "2"]
 
 
 def test_an_epoch_done_again_sets_the_first_try_aside(tmp_path: Path) -> None:
     model, monitor = small_faster_rcnn(n_classes=11), watched(tmp_path / "w")
     for epoch in (0, 1, 2, 1):  # as ultralytics does where a loss became NaN
         monitor.step(model, epoch)
-    assert [row["epoch"] for row in read_curves(tmp_path / "w" / "curves.csv")] == ["0", "0", "1", "1"]
+    assert [row["epoch"] for row in read_csv(tmp_path / "w" / "curves.csv")] == ["0", "0", "1", "1"]
     aside = tmp_path / "w" / "superseded"
-    assert [row["epoch"] for row in read_curves(aside / "curves.csv")] == ["0", "0", "1", "1", "2", "2"]
+    assert [row["epoch"] for row in read_csv(aside / "curves.csv")] == ["0", "0", "1", "1", "2", "2"]
     assert sorted(file.name for file in aside.rglob("epoch_*.png")) == ["epoch_0001.png"] * 2 + ["epoch_0002.png"] * 2
 
 
@@ -200,7 +200,7 @@ def test_an_unchanged_model_has_no_change(tmp_path: Path) -> None:
     monitor.step(model, 0)
     report = monitor.step(model, 1)
     assert report is not None
-    assert [one.measures["change"] for one in report.sightings] == pytest.approx([0.0] * len(report.sightings))
+    assert [one.measures["change"] for one in report.snapshots] == pytest.approx([0.0] * len(report.snapshots))
 
 
 def test_images_without_annotations_are_asked_about_what_is_found(tmp_path: Path) -> None:
@@ -211,11 +211,11 @@ def test_images_without_annotations_are_asked_about_what_is_found(tmp_path: Path
     )
     report = monitor.step(model, 0)
     assert report is not None
-    scores = [float(one.detection.scores[0]) for one in report.sightings]
+    scores = [float(one.detection.scores[0]) for one in report.snapshots]
     assert len(scores) == 3
     assert scores == sorted(scores, reverse=True)
     assert scores[-1] > 0.1
-    assert len({id(one.explanation) for one in report.sightings}) == 1  # EigenCAM asks about no box
+    assert len({id(one.explanation) for one in report.snapshots}) == 1  # EigenCAM asks about no box
 
 
 def test_failures_are_logged_and_after_three_in_a_row_it_gives_up(

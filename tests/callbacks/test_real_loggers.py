@@ -17,7 +17,7 @@ from torch import nn
 
 from detxai.callbacks.loggers import MLflowLogger
 from detxai.callbacks.loop import ExplanationMonitor
-from detxai.callbacks.record.epoch_report import EpochReport
+from detxai.callbacks.output.epoch_report import EpochReport
 
 BLOCK = 32 * 1024
 
@@ -77,7 +77,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training
     assert [step["detxai/epoch"] for step in history] == [0, 1, 2]
     assert [step.get("loss") for step in history] == ([0, 1, 2] if training_logs else [None] * 3)
     for step, report in zip(history, reports, strict=True):
-        (seen,) = report.sightings
+        (seen,) = report.snapshots
         for measure in ("score", "energy_box", "evidence_mass"):
             assert step[f"detxai/{measure}/{seen.detection.name(0)}"] == pytest.approx(seen.measures[measure])
         (name,) = {name.split(".")[0] for name in step if name.startswith("detxai/panel/")}
@@ -96,9 +96,9 @@ def test_mlflow_in_a_local_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         MLflowLogger().log(7, {"score/Käse (1): <a>, 50 %": 0.5}, {})  # what class names hold
     client = mlflow.MlflowClient()
     for measure in ("score", "energy_box", "evidence_mass"):
-        (seen,) = reports[0].sightings
+        (seen,) = reports[0].snapshots
         logged = client.get_metric_history(run.info.run_id, f"detxai/{measure}/{seen.detection.name(0)}")
-        expected = [(report.epoch, pytest.approx(report.sightings[0].measures[measure])) for report in reports]
+        expected = [(report.epoch, pytest.approx(report.snapshots[0].measures[measure])) for report in reports]
         assert [(entry.step, entry.value) for entry in logged] == expected
     assert client.get_metric_history(run.info.run_id, "detxai/score/Käse _1__ _a__ 50 _")[0].value == 0.5
     images = client.list_artifacts(run.info.run_id, "detxai/panel/00_scene_40-0")

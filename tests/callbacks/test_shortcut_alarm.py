@@ -15,10 +15,10 @@ from faster_rcnns import small_faster_rcnn
 from detxai import Detections
 from detxai.adapters.registry import wrap
 from detxai.callbacks.loop import ExplanationMonitor
+from detxai.callbacks.output.epoch_csv import read_csv
 from detxai.callbacks.panel import PanelImage, make_panel
-from detxai.callbacks.record.curves import read_curves
 from detxai.callbacks.shortcut_alarm.alarm import Alarm, ShortcutAlarm
-from detxai.callbacks.shortcut_alarm.hiding import Windows, hiding_effects
+from detxai.callbacks.shortcut_alarm.windows import Windows, score_drops
 from detxai.scenes import CLASS_NAMES, KINDS, SceneDataset, erase, generate
 from detxai.scenes.detectors.frcnn import load_frcnn
 from detxai.scenes.training.hint import FarHint
@@ -42,7 +42,7 @@ def scenes(kind: Any, n: int, *, first: int = 700, first_label: int = 1) -> list
 
 def alarms(detector: Any, panel: list[PanelImage]) -> list[Alarm]:
     alarm, adapter = ShortcutAlarm(), wrap(detector)
-    return alarm.judge([alarm.probe(adapter, item) for item in make_panel(panel)], adapter.class_names)
+    return alarm.judge([alarm.window_effects(adapter, item) for item in make_panel(panel)], adapter.class_names)
 
 
 def test_a_detector_that_learned_the_watermark_sets_it_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -62,8 +62,8 @@ def test_a_detector_that_learned_the_watermark_sets_it_off(tmp_path: Path, caplo
         inside = (rows >= y1 * height) & (rows < y2 * height) & (columns >= x1 * width) & (columns < x2 * width)
         assert inside.mean() > 0.2
     assert "shortcut alarm: 'gem-upright' leans on a fixed place" in caplog.text
-    assert [row["name"] for row in read_curves(tmp_path / "alarms.csv")] == ["gem-upright"]
-    assert {row["alarm"] for row in read_curves(tmp_path / "classes.csv")} == {"1"}
+    assert [row["name"] for row in read_csv(tmp_path / "alarms.csv")] == ["gem-upright"]
+    assert {row["alarm"] for row in read_csv(tmp_path / "classes.csv")} == {"1"}
 
 
 @pytest.mark.parametrize("kind", [pytest.param("local", marks=pytest.mark.slow), "context"])
@@ -115,7 +115,7 @@ def test_real_short_trainings(tmp_path: Path, kind: Any) -> None:
             report = monitor.step(model, step // 40)
             assert report is not None
             rung |= {alarm.name for alarm in report.alarms}
-            known = {(o.image, o.label) for o in report.sightings if o.measures["score"] >= ShortcutAlarm().least_score}
+            known = {(o.image, o.label) for o in report.snapshots if o.measures["score"] >= ShortcutAlarm().least_score}
             n_told = max([n_told, *Counter(label for _, label in known).values()])
     assert n_told >= ShortcutAlarm().least_images  # silence is that of an alarm that could have rung
     assert rung == ({"gem-upright"} if kind == "shortcut" else set())
@@ -140,7 +140,7 @@ def test_effects_are_those_of_hiding_by_hand() -> None:
     image = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
     objects = Detections(torch.tensor([[10.0, 20.0, 40.0, 60.0], [50.0, 0.0, 96.0, 30.0]]), torch.ones(2), [1, 4])
     windows = Windows(cells=3, span=1)
-    effects = hiding_effects(detector, image, objects, windows, fill="black", batch_size=4)
+    effects = score_drops(detector, image, objects, windows, fill="black", batch_size=4)
     with torch.no_grad():
         clean = object_scores(detector, image, objects)
         for place, (x1, y1, x2, y2) in enumerate((windows.shares * 96).round().int().tolist()):
@@ -165,7 +165,7 @@ def test_erasing_the_watermark_takes_what_hiding_it_takes() -> None:
     with torch.no_grad():
         before = object_scores(detector, scene.image, objects)
         after = object_scores(detector, erase(scene, 0), objects)
-    effects = hiding_effects(detector, scene.image, objects, Windows())
+    effects = score_drops(detector, scene.image, objects, Windows())
     assert bool((after < 0.5 * before).all())
     assert bool((effects.nan_to_num(0).amax(1) > 0.5).all())
 
@@ -198,7 +198,7 @@ def test_when_it_rings(probes: list[dict[int, torch.Tensor]], rings: bool) -> No
 def test_a_class_that_is_not_learned_yet_is_not_probed() -> None:
     alarm = ShortcutAlarm(least_score=0.999)
     (item,) = make_panel(scenes("local", 1))
-    assert alarm.probe(wrap(small_faster_rcnn(n_classes=11)), item) == {}
+    assert alarm.window_effects(wrap(small_faster_rcnn(n_classes=11)), item) == {}
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from small_trainings import scene_panel, train_in_a_plain_loop
 from detxai import EigenCAM
 from detxai.callbacks.budget import TimeBudget
 from detxai.callbacks.loop import ExplanationMonitor
-from detxai.callbacks.record.curves import read_curves
-from detxai.callbacks.record.filmstrip import frames_of
+from detxai.callbacks.output.epoch_csv import read_csv
+from detxai.callbacks.output.filmstrip import frames_of
 from detxai.callbacks.shortcut_alarm.alarm import ShortcutAlarm
 
 FACTOR = 1.5
@@ -118,12 +118,12 @@ def test_a_monitor_keeps_the_default_share(tmp_path: Path, seconds: float, most_
         clock.now += 40.0  # earns 0.8 seconds
         report = monitor.step(model, epoch)
         assert report is not None
-        seen.append([one.image for one in report.sightings])
+        seen.append([one.image for one in report.snapshots])
     last = monitor.finish()
     assert last is None or last.epoch == n_epochs - 1
     whole = [item.name for item in monitor.panel]
     assert seen[0] == whole
-    assert sorted(seen[-1] if last is None else [one.image for one in last.sightings]) == whole
+    assert sorted(seen[-1] if last is None else [one.image for one in last.snapshots]) == whole
     assert max(map(len, seen[1:])) == most_images
     assert budget.earned == pytest.approx(n_epochs * 0.8)
     assert budget.earned / FACTOR <= budget.spent <= budget.earned * FACTOR  # there is more to explain than time for it
@@ -138,7 +138,7 @@ def test_dear_work_gets_as_much_time_as_cheap_work() -> None:
     for _ in range(300):
         clock.now += 10.0  # earns a second: dear work has to be saved for
         with budget.work():
-            for kind in budget.turns({kind: [kind] * 20 for kind in costs}):
+            for kind in budget.schedule({kind: [kind] * 20 for kind in costs}):
                 clock.now += costs[kind]
                 had[kind] += costs[kind]
     assert sum(had.values()) == pytest.approx(300, abs=3)
@@ -151,12 +151,12 @@ def test_work_that_runs_out_leaves_its_time_to_the_others() -> None:
     clock.now += 100.0
     done = []
     with budget.work():
-        for kind in budget.turns({"map": ["map"] * 99, "alarm": ["alarm"], "mistake": []}):
+        for kind in budget.schedule({"map": ["map"] * 99, "alarm": ["alarm"], "mistake": []}):
             clock.now += 1.0
             done.append(kind)
     assert sorted(done) == ["alarm"] + ["map"] * 8  # the tenth second is not there before the work is over
     with TimeBudget(None).work():
-        assert len(list(TimeBudget(None).turns({"map": [1, 2, 3], "alarm": [4]}))) == 4
+        assert len(list(TimeBudget(None).schedule({"map": [1, 2, 3], "alarm": [4]}))) == 4
 
 
 def test_what_is_owed_at_the_end_is_kept_back() -> None:
@@ -169,7 +169,7 @@ def test_what_is_owed_at_the_end_is_kept_back() -> None:
         with budget.piece("map"):
             clock.now += 3.0
         assert budget.affords("map")
-        budget.owe("strip", 4)
+        budget.reserve("strip", 4)
         assert not budget.affords("map")  # 5 spent, 3 for the map, 2 owed: nothing would be left
         assert budget.affords("strip", 4)  # what was kept back for it pays for it
         assert not budget.affords("strip", 10)
@@ -194,7 +194,7 @@ def test_what_surrounds_the_pieces_is_paid_for_too() -> None:
             ready = budget.affords("map")
         if ready:
             with surrounded(clock, budget, 0.8):
-                for _piece in budget.turns({"map": range(9)}):
+                for _piece in budget.schedule({"map": range(9)}):
                     clock.now += 1.0
                     worked += 1
     assert budget.spent == pytest.approx(budget.earned, abs=2)
@@ -208,7 +208,7 @@ def test_a_piece_that_fails_costs_what_it_took() -> None:
 
     def fail() -> None:
         with budget.work():
-            for _ in budget.turns({"map": [1]}):
+            for _ in budget.schedule({"map": [1]}):
                 clock.now += 4.0
                 raise RuntimeError
 
@@ -236,8 +236,8 @@ def test_a_training_of_seconds_shows_the_panel_at_its_first_and_last_epoch(
             monitor.step(model, epoch)
         last = monitor.finish()
     assert last is not None
-    assert (last.epoch, len(last.sightings)) == (3, 3)
-    assert [row["epoch"] for row in read_curves(tmp_path / "curves.csv")] == ["0"] * 3 + ["3"] * 3
+    assert (last.epoch, len(last.snapshots)) == (3, 3)
+    assert [row["epoch"] for row in read_csv(tmp_path / "curves.csv")] == ["0"] * 3 + ["3"] * 3
     for strip in ("00_scene_40-0", "01_scene_41-0", "02_scene_42-0"):
         assert list(frames_of(tmp_path / "panel" / strip)) == [0, 3]
         assert PIL.Image.open(tmp_path / "panel" / f"{strip}.gif").n_frames == 2
@@ -256,12 +256,12 @@ def test_a_last_epoch_of_which_some_was_seen_gets_the_rest(tmp_path: Path) -> No
         clock.now += seconds
         report = monitor.step(model, epoch)
     assert report is not None
-    assert 0 < len(report.sightings) < 3
+    assert 0 < len(report.snapshots) < 3
     last = monitor.finish()
     assert last is not None
-    assert sorted(one.image for one in last.sightings) == [item.name for item in monitor.panel]
-    assert [row["epoch"] for row in read_curves(tmp_path / "curves.csv")] == ["0"] * 3 + ["1"] * 3
-    classes = read_curves(tmp_path / "classes.csv")
+    assert sorted(one.image for one in last.snapshots) == [item.name for item in monitor.panel]
+    assert [row["epoch"] for row in read_csv(tmp_path / "curves.csv")] == ["0"] * 3 + ["1"] * 3
+    classes = read_csv(tmp_path / "classes.csv")
     assert sum(int(row["n_objects"]) for row in classes if row["epoch"] == "1") == 3
     assert monitor.finish() is None  # once is enough
 
@@ -280,7 +280,7 @@ def test_a_training_that_failed_or_was_interrupted_explains_no_more(tmp_path: Pa
 
     with pytest.raises(KeyboardInterrupt):
         train()
-    assert {row["epoch"] for row in read_curves(tmp_path / "curves.csv")} == {"0"}
+    assert {row["epoch"] for row in read_csv(tmp_path / "curves.csv")} == {"0"}
     assert len(list((tmp_path / "panel").glob("*.png"))) == 2  # the strips are written
 
 
@@ -303,7 +303,7 @@ def test_the_default_share_holds_in_a_real_training(tmp_path: Path, alarm: Short
         since = clock()
         report = monitor.step(model, epoch)
         explaining += clock() - since
-        n_seen += len(report.sightings) if report else 0
+        n_seen += len(report.snapshots) if report else 0
 
     start = clock()
     monitor.start()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from detxai.callbacks.record.curves import read_curves
+from detxai.callbacks.output.epoch_csv import read_csv
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -25,7 +25,7 @@ def run(example: str, *arguments: object) -> str:
 
 def check(folder: Path, logs: Path) -> None:
     """Two epochs on disk, and the same numbers in TensorBoard."""
-    rows = read_curves(folder / "classes.csv")
+    rows = read_csv(folder / "classes.csv")
     assert {row["epoch"] for row in rows} == {"0", "1"}
     assert list((folder / "panel").glob("*.png"))
     pytest.importorskip("tensorboard")

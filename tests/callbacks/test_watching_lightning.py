@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from small_trainings import everything_of, random_states, same, scene_panel, seed_everything
 
 from detxai.callbacks.lightning import ExplanationCallback, first_detector
-from detxai.callbacks.record.curves import read_curves
+from detxai.callbacks.output.epoch_csv import read_csv
 from detxai.scenes import SceneDataset
 
 
@@ -84,8 +84,8 @@ def test_training_is_the_same_training_and_tensorboard_has_it(tmp_path: Path) ->
     assert same(plain_trainer.optimizers[0].state_dict(), trainer.optimizers[0].state_dict())
     assert states == random_states()
     assert [report.epoch for report in callback.reports] == [0, 1]
-    assert all(one.explanation is None for report in callback.reports for one in report.sightings)  # they are large
-    assert all(len(report.sightings) == 2 for report in callback.reports)
+    assert all(one.explanation is None for report in callback.reports for one in report.snapshots)  # they are large
+    assert all(len(report.snapshots) == 2 for report in callback.reports)
 
     out = tmp_path / "detxai"
     assert len(list((out / "panel").glob("*.gif"))) == 2
@@ -94,7 +94,7 @@ def test_training_is_the_same_training_and_tensorboard_has_it(tmp_path: Path) ->
 
     events = EventAccumulator(str(out / "tensorboard"))
     events.Reload()
-    name = callback.reports[0].sightings[0].detection.name(0)
+    name = callback.reports[0].snapshots[0].detection.name(0)
     assert [entry.step for entry in events.Scalars(f"detxai/score/{name}")] == [0, 1]
 
 
@@ -106,14 +106,14 @@ def test_training_in_mixed_precision_is_the_same_training(tmp_path: Path) -> Non
     assert same(plain.state_dict(), watched.state_dict())
     assert same(plain_trainer.optimizers[0].state_dict(), trainer.optimizers[0].state_dict())
     assert states == random_states()
-    assert [len(report.sightings) for report in callback.reports] == [1, 1]
+    assert [len(report.snapshots) for report in callback.reports] == [1, 1]
 
 
 def test_resume_goes_on_with_the_files(tmp_path: Path) -> None:
     _, trainer = fit(tmp_path, [watching(loggers=[])])
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     fit(tmp_path, [watching(loggers=[])], n_epochs=3, resume=tmp_path / "last.ckpt")
-    rows = read_curves(tmp_path / "detxai" / "curves.csv")
+    rows = read_csv(tmp_path / "detxai" / "curves.csv")
     assert [row["epoch"] for row in rows] == ["0", "0", "1", "1", "2", "2"]
 
 
@@ -126,17 +126,17 @@ def test_every_fit_has_a_folder_and_a_checkpoint_goes_on_in_its_own(tmp_path: Pa
     fit(tmp_path, [callback], n_epochs=1)  # another trainer, the same callback
     fit(tmp_path, [watching(loggers=[], out=tmp_path / "w")], n_epochs=1)
     assert {path: path.read_bytes() for path in before} == before
-    assert [len(read_curves(tmp_path / name / "curves.csv")) for name in ("w", "w2", "w3")] == [2, 2, 2]
+    assert [len(read_csv(tmp_path / name / "curves.csv")) for name in ("w", "w2", "w3")] == [2, 2, 2]
     fit(tmp_path, [watching(loggers=[], out=tmp_path / "w")], n_epochs=2, resume=tmp_path / "first.ckpt")
-    assert [row["epoch"] for row in read_curves(tmp_path / "w" / "curves.csv")] == ["0", "0", "1", "1"]
+    assert [row["epoch"] for row in read_csv(tmp_path / "w" / "curves.csv")] == ["0", "0", "1", "1"]
     assert not (tmp_path / "w4").exists()
 
 
 def test_a_fit_of_seconds_shows_its_first_and_last_epoch(tmp_path: Path) -> None:
     callback = watching(loggers=[], budget=1e-6)
     fit(tmp_path, [callback], n_epochs=3)
-    assert [(report.epoch, len(report.sightings)) for report in callback.reports] == [(0, 2), (1, 0), (2, 2)]
-    assert {row["epoch"] for row in read_curves(tmp_path / "detxai" / "curves.csv")} == {"0", "2"}
+    assert [(report.epoch, len(report.snapshots)) for report in callback.reports] == [(0, 2), (1, 0), (2, 2)]
+    assert {row["epoch"] for row in read_csv(tmp_path / "detxai" / "curves.csv")} == {"0", "2"}
 
 
 def test_the_trainers_own_tensorboard_is_used(tmp_path: Path) -> None:

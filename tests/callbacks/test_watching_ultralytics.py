@@ -25,8 +25,9 @@ from small_trainings import everything_of, random_states, same, scene_panel, see
 from ultralytics import YOLO
 
 from detxai import AblationCAM
-from detxai.callbacks.record.curves import read_curves
-from detxai.callbacks.ultralytics import UltralyticsWatcher, _kept_from_training, attach, evenly
+from detxai.callbacks.output.epoch_csv import read_csv
+from detxai.callbacks.ultralytics import UltralyticsWatcher, _kept_from_training, attach
+from detxai.callbacks.ultralytics_images import evenly_spread
 from detxai.scenes import export_ultralytics
 
 SETTINGS: dict[str, Any] = {
@@ -103,14 +104,14 @@ def test_training_is_the_same_training(data: Path, plain: list[Any], tmp_path: P
     assert len(plain) == 3  # two epochs, and what ultralytics announces after its final validation
     assert same(plain, states)
     assert [report.epoch for report in watcher.reports] == [0, 1]
-    assert [len(report.sightings) for report in watcher.reports] == [3, 3]
+    assert [len(report.snapshots) for report in watcher.reports] == [3, 3]
     assert all({one.kind for one in report.mistakes} <= {"false_positive", "miss"} for report in watcher.reports)
     assert any(one.kind == "miss" for one in watcher.reports[0].mistakes)
     for report in watcher.reports:  # kept for the whole training: without the maps, which are large
-        assert all(one.explanation is None for one in (*report.sightings, *report.mistakes))
+        assert all(one.explanation is None for one in (*report.snapshots, *report.mistakes))
 
     out = tmp_path / "run" / "detxai"
-    assert len(read_curves(out / "curves.csv")) == 6
+    assert len(read_csv(out / "curves.csv")) == 6
     assert len(list((out / "panel").glob("*.gif"))) == 3
     assert {file.name.split("_0")[0] for file in (out / "mistakes" / "epoch_0000").iterdir()} >= {"miss"}
 
@@ -120,7 +121,7 @@ def test_training_with_amp_is_the_same_training(data: Path, plain: list[Any], tm
     yolo, watcher, states = train(data, tmp_path, attached, amp=True)
     assert not yolo.trainer.amp
     assert same(plain, states)
-    assert [len(report.sightings) for report in watcher.reports] == [3, 3]
+    assert [len(report.snapshots) for report in watcher.reports] == [3, 3]
 
 
 def test_training_in_mixed_precision_is_the_same_training(data: Path, plain: list[Any], tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_training_in_mixed_precision_is_the_same_training(data: Path, plain: lis
     assert not same(plain, alone)
     _, watcher, states = train(data, tmp_path, watched)
     assert same(alone, states)
-    assert [len(report.sightings) for report in watcher.reports] == [3, 3]
+    assert [len(report.snapshots) for report in watcher.reports] == [3, 3]
 
 
 def test_training_is_the_same_where_explaining_fails(
@@ -176,13 +177,13 @@ def test_resume_goes_on_with_the_files(data: Path, tmp_path: Path) -> None:
     with pytest.raises(PowerError):
         train(data, tmp_path, until_the_power_fails, epochs=3)
     out = tmp_path / "run" / "detxai"
-    assert {row["epoch"] for row in read_curves(out / "curves.csv")} == {"0"}
+    assert {row["epoch"] for row in read_csv(out / "curves.csv")} == {"0"}
     assert len(list((out / "panel").glob("*.gif"))) == 3  # written although training failed
 
     yolo = YOLO(tmp_path / "run" / "weights" / "last.pt")
     attached(yolo)
     yolo.train(resume=True)
-    assert [row["epoch"] for row in read_curves(out / "curves.csv")] == ["0"] * 3 + ["1"] * 3 + ["2"] * 3
+    assert [row["epoch"] for row in read_csv(out / "curves.csv")] == ["0"] * 3 + ["1"] * 3 + ["2"] * 3
     assert all(len(list(folder.iterdir())) == 3 for folder in (out / "panel").iterdir() if folder.is_dir())
 
 
@@ -190,13 +191,13 @@ def test_train_and_val_into_one_folder_get_one_each(data: Path, tmp_path: Path) 
     """And the default time budget shows the first and the last epoch of a training of seconds."""
     settings: dict[str, Any] = {"out": tmp_path / "w", "budget": 1e-6, "mistakes": 0}
     yolo, watcher, _ = train(data, tmp_path, lambda yolo: attached(yolo, **settings), epochs=3)
-    assert [(report.epoch, len(report.sightings)) for report in watcher.reports] == [(0, 3), (1, 0), (2, 3)]
+    assert [(report.epoch, len(report.snapshots)) for report in watcher.reports] == [(0, 3), (1, 0), (2, 3)]
     before = {path: path.read_bytes() for path in (tmp_path / "w").rglob("*") if path.is_file()}
     assert len(list((tmp_path / "w" / "panel").glob("*.gif"))) == 3
     yolo.val(data=str(data), imgsz=64, device="cpu", plots=False, verbose=False, project=str(tmp_path), name="val")
     assert {path: path.read_bytes() for path in before} == before
-    assert {row["epoch"] for row in read_curves(tmp_path / "w" / "curves.csv")} == {"0", "2"}
-    assert {row["epoch"] for row in read_curves(tmp_path / "w2" / "curves.csv")} == {"0"}
+    assert {row["epoch"] for row in read_csv(tmp_path / "w" / "curves.csv")} == {"0", "2"}
+    assert {row["epoch"] for row in read_csv(tmp_path / "w2" / "curves.csv")} == {"0"}
 
 
 def test_val_alone(data: Path, tmp_path: Path) -> None:
@@ -211,8 +212,8 @@ def test_val_alone(data: Path, tmp_path: Path) -> None:
     yolo.val(data=str(data), imgsz=160, device="cpu", plots=False, verbose=False, project=str(tmp_path), name="val")
     assert same(before, everything_of(yolo.model))
     (report,) = watcher.reports
-    assert report.sightings[0].measures["score"] > 0.5  # the detector was trained on such scenes
-    assert read_curves(tmp_path / "seen" / "curves.csv")[0]["name"].startswith("parcel")
+    assert report.snapshots[0].measures["score"] > 0.5  # the detector was trained on such scenes
+    assert read_csv(tmp_path / "seen" / "curves.csv")[0]["name"].startswith("parcel")
 
 
 def test_other_ranks_do_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +254,7 @@ def test_the_processes_of_several_gpus_explain(data: Path, tmp_path: Path, monke
     finally:
         dist.ddp_cleanup(trainer, file)
     assert done.returncode == 0, done.stderr
-    assert len(read_curves(tmp_path / "run" / "detxai" / "curves.csv")) == 3
+    assert len(read_csv(tmp_path / "run" / "detxai" / "curves.csv")) == 3
     assert len(list((tmp_path / "run" / "detxai" / "panel").glob("*.png"))) == 3
 
 
@@ -304,7 +305,7 @@ def test_what_is_no_yolo_is_refused() -> None:
 def test_evenly_spread_places_are_places() -> None:
     for n in range(1, 30):
         for most in range(1, 12):
-            places = evenly(n, most)
+            places = evenly_spread(n, most)
             assert places == sorted(set(places))
             assert len(places) == min(n, most)
             assert 0 <= places[0] <= places[-1] < n

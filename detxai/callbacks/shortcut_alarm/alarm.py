@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from detxai.adapters.detector import Detector
-from detxai.callbacks.panel import PanelImage, questions
-from detxai.callbacks.shortcut_alarm.hiding import Windows, hiding_effects
+from detxai.callbacks.panel import PanelImage, boxes_to_explain
+from detxai.callbacks.shortcut_alarm.windows import Windows, score_drops
 from detxai.engine.masking.perturbing import Filling
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A class leans on a place that is none of its objects.
+    """A class depends on a fixed place outside its boxes.
 
     Attributes:
         label: the class.
@@ -24,7 +24,7 @@ class Alarm:
         place: (x1, y1, x2, y2) as shares of the image's width and height.
         share: of the images, in which hiding the place takes ``drop`` or more of the score.
         drop: the median drop there, as a share of the score.
-        n_images: how many images tell.
+        n_images: in how many images the place is clear of the boxes.
     """
 
     label: int
@@ -61,7 +61,7 @@ class ShortcutAlarm:
         fill: what stands where a window is hidden: a blur makes no new edges.
         least_drop: of the score, from which a window matters in an image.
         least_share: of the images in which the same window must matter.
-        least_images: fewer do not tell: with few images, some place of a varied background is shared by chance.
+        least_images: with fewer, some place of a varied background is shared by chance.
         least_score: a box that scores less has no evidence to look for yet.
     """
 
@@ -79,21 +79,21 @@ class ShortcutAlarm:
         if self.least_images < 2:
             raise ValueError(f"least_images must be at least 2, got {self.least_images}: one image has only one place")
 
-    def probe(
-        self, detector: Detector, item: PanelImage, *, row: int | None = None, most: int = 16
+    def window_effects(
+        self, detector: Detector, item: PanelImage, *, row: int | None = None, max_boxes: int = 16
     ) -> dict[int, Tensor]:
         """For each class in the image that scores enough, what each window takes of its score: label -> (W,).
 
         The mean over the class's boxes, NaN where a window touches all of them. With a ``row``, only its windows are
         hidden, and all others have NaN.
         """
-        boxes = questions(detector, item, most=most, score_threshold=self.least_score)
+        boxes = boxes_to_explain(detector, item, most=max_boxes, score_threshold=self.least_score)
         boxes = boxes[(boxes.scores >= self.least_score).nonzero().flatten()]
-        effects = hiding_effects(detector, item.pixels, boxes, self.windows, fill=self.fill, row=row)
+        effects = score_drops(detector, item.pixels, boxes, self.windows, fill=self.fill, row=row)
         return {label: effects[boxes.labels == label].nanmean(0) for label in boxes.labels.unique().tolist()}
 
-    def judge(self, probes: Iterable[Mapping[int, Tensor]], names: Mapping[int, str]) -> list[Alarm]:
-        """The classes that lean on a fixed place, from one probe of each image; the worst place of each.
+    def judge(self, effects: Iterable[Mapping[int, Tensor]], names: Mapping[int, str]) -> list[Alarm]:
+        """The classes that lean on a fixed place, from the window effects of each image; the worst place of each.
 
         >>> elsewhere, corner = torch.tensor([0.0, 0.9, 0.0, 0.0]), torch.tensor([0.8, 0.0, torch.nan, 0.0])
         >>> alarm = ShortcutAlarm(Windows(cells=2, span=1), least_images=3)
@@ -101,9 +101,9 @@ class ShortcutAlarm:
         [False, False, True]
         """
         by_label: dict[int, list[Tensor]] = {}
-        for probe in probes:
-            for label, effects in probe.items():
-                by_label.setdefault(label, []).append(effects)
+        for of_image in effects:
+            for label, drops in of_image.items():
+                by_label.setdefault(label, []).append(drops)
         found = (self._judge_class(label, torch.stack(rows), names) for label, rows in sorted(by_label.items()))
         return [alarm for alarm in found if alarm is not None]
 
@@ -113,7 +113,7 @@ class ShortcutAlarm:
         n_images = known.sum(0)
         share = ((effects >= self.least_drop) & known).sum(0) / n_images.clamp(min=1)
         drop = effects.nanmedian(0).values.nan_to_num(0)
-        # half of the images must be able to tell: else a few with their objects elsewhere speak for the class
+        # the window must be clear of the boxes in half of the images: else a few of them decide for the class
         told = (n_images >= self.least_images) & (2 * n_images >= len(effects))
         suspects = told & (share >= self.least_share)
         if not bool(suspects.any()):

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detxai.callbacks.measuring import MEASURES, Sighting
-from detxai.callbacks.record.curves import Curves
-from detxai.callbacks.record.epoch_report import EpochReport
-from detxai.callbacks.record.filmstrip import (
+from detxai.callbacks.output.epoch_csv import EpochCsv
+from detxai.callbacks.output.epoch_report import EpochReport
+from detxai.callbacks.output.filmstrip import (
     as_array,
     frame,
     frame_path,
@@ -26,6 +25,7 @@ from detxai.callbacks.record.filmstrip import (
     write_picture,
     write_strip,
 )
+from detxai.callbacks.snapshot import MEASURES, BoxSnapshot
 from detxai.runs.names import safe_name
 from detxai.runs.numbered import claim_folder, first_unused
 
@@ -36,7 +36,7 @@ CLASS_COLUMNS = ("epoch", "label", "name", "n_objects", *MEASURES, "alarm")
 ALARM_COLUMNS = ("epoch", "label", "name", "x1", "y1", "x2", "y2", "share", "drop", "n_images")
 
 
-class Record:
+class TrainingFolder:
     """The folder of one run.
 
     ``curves.csv`` has a row for each box and epoch, ``classes.csv`` the means of each class, ``alarms.csv`` the
@@ -100,9 +100,9 @@ class Record:
         self.epoch = epoch
 
     def _open_curves(self) -> None:
-        self.objects = Curves(self.folder / "curves.csv", OBJECT_COLUMNS)
-        self.classes = Curves(self.folder / "classes.csv", CLASS_COLUMNS)
-        self.alarms = Curves(self.folder / "alarms.csv", ALARM_COLUMNS)
+        self.objects = EpochCsv(self.folder / "curves.csv", OBJECT_COLUMNS)
+        self.classes = EpochCsv(self.folder / "classes.csv", CLASS_COLUMNS)
+        self.alarms = EpochCsv(self.folder / "alarms.csv", ALARM_COLUMNS)
 
     def _set_aside(self, epoch: int) -> None:
         """Move the frames, mistakes and rows of this epoch and later ones away."""
@@ -120,10 +120,10 @@ class Record:
         for curves in (self.objects, self.classes, self.alarms):
             curves.keep_until(epoch, aside)
 
-    def draw(self, one: Sighting, epoch: int) -> None:
+    def draw(self, one: BoxSnapshot, epoch: int) -> None:
         """The overlay of one box."""
         if one.explanation is None:
-            raise ValueError(f"{one.image}: a sighting without its map cannot be drawn")
+            raise ValueError(f"{one.image}: a snapshot without its map cannot be drawn")
         picture = frame(one.explanation, one.detection, _lines(one, epoch))
         if one.kind == "panel":
             name = f"panel/{one.image}-{one.place}"
@@ -138,8 +138,8 @@ class Record:
     def write(self, report: EpochReport) -> None:
         """The rows of one epoch."""
         alarmed = {alarm.label: alarm for alarm in report.alarms}
-        self.objects.add(report.epoch, [_object_row(one) for one in report.sightings])
-        self.classes.add(report.epoch, class_rows(report.sightings, alarmed))
+        self.objects.add(report.epoch, [_object_row(one) for one in report.snapshots])
+        self.classes.add(report.epoch, class_rows(report.snapshots, alarmed))
         self.alarms.add(report.epoch, [_alarm_row(alarm) for alarm in report.alarms])
 
     def stale_strips(self, *, due: bool = False) -> dict[Path, int]:
@@ -160,7 +160,7 @@ class Record:
     def for_loggers(self, report: EpochReport) -> tuple[dict[str, float], dict[str, npt.NDArray[np.uint8]]]:
         """What loggers get of an epoch: numbers by name, and pictures uint8 (H, W, 3) by name."""
         numbers: dict[str, float] = {}
-        for row in class_rows(report.sightings, {alarm.label: alarm for alarm in report.alarms}):
+        for row in class_rows(report.snapshots, {alarm.label: alarm for alarm in report.alarms}):
             for measure in (*MEASURES, "alarm"):
                 if not math.isnan(row[measure]):
                     numbers[f"{measure}/{row['name']}"] = float(row[measure])
@@ -176,23 +176,23 @@ def _move(path: Path, to: Path) -> None:
     path.rename(to)
 
 
-def class_rows(sightings: Sequence[Sighting], alarmed: dict[int, Any]) -> list[dict[str, Any]]:
+def class_rows(snapshots: Sequence[BoxSnapshot], alarmed: dict[int, Any]) -> list[dict[str, Any]]:
     """The mean of every measure over the boxes of a class, NaN left out, and 1 where the alarm is on.
 
     A class with an alarm has a row also where none of its boxes was seen this time.
     """
     rows = []
     names = {label: alarm.name for label, alarm in alarmed.items()}
-    names |= {one.label: one.detection.name(0) for one in sightings}
+    names |= {one.label: one.detection.name(0) for one in snapshots}
     for label, name in sorted(names.items()):
-        mine = [one.measures for one in sightings if one.label == label]
+        mine = [one.measures for one in snapshots if one.label == label]
         known = {key: [numbers[key] for numbers in mine if not math.isnan(numbers[key])] for key in MEASURES}
         means = {key: fmean(values) if values else math.nan for key, values in known.items()}
         rows.append({"label": label, "name": name, "n_objects": len(mine), **means, "alarm": int(label in alarmed)})
     return rows
 
 
-def _object_row(one: Sighting) -> dict[str, Any]:
+def _object_row(one: BoxSnapshot) -> dict[str, Any]:
     name = one.detection.name(0)
     return {"image": one.image, "object": one.place, "label": one.label, "name": name, **one.measures}
 
@@ -204,7 +204,7 @@ def _alarm_row(alarm: Any) -> dict[str, Any]:
     return {"label": alarm.label, "name": alarm.name, **place, **found}
 
 
-def _lines(one: Sighting, epoch: int) -> list[str]:
+def _lines(one: BoxSnapshot, epoch: int) -> list[str]:
     inside = f"{one.measures['energy_box']:.0%} in the box, by chance {one.measures['energy_box_chance']:.0%}"
     kind = [] if one.kind == "panel" else [one.kind.replace("_", " ")]
     return [*kind, f"epoch {epoch}", f"{one.detection.name(0)} {float(one.detection.scores[0]):.2f}", inside]

@@ -70,7 +70,7 @@ class Windows:
         return keep
 
 
-def hiding_effects(
+def score_drops(
     detector: Detector,
     image: Image,
     detections: Detections,

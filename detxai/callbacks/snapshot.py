@@ -32,7 +32,7 @@ MEASURES = (
 
 
 @dataclass(frozen=True, eq=False)
-class Sighting:
+class BoxSnapshot:
     """One box of one image at one epoch.
 
     Attributes:

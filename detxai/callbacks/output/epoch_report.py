@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from detxai.callbacks.measuring import Sighting
 from detxai.callbacks.shortcut_alarm.alarm import Alarm
+from detxai.callbacks.snapshot import BoxSnapshot
 
 
 @dataclass(frozen=True)
@@ -15,28 +15,28 @@ class EpochReport:
 
     Attributes:
         epoch: its number.
-        sightings: the boxes of the panel that the time budget allowed.
+        snapshots: the boxes of the panel that the time budget allowed.
         alarms: the classes that lean on a fixed place outside their boxes.
         mistakes: the mistakes explained.
     """
 
     epoch: int
-    sightings: tuple[Sighting, ...] = ()
+    snapshots: tuple[BoxSnapshot, ...] = ()
     alarms: tuple[Alarm, ...] = ()
-    mistakes: tuple[Sighting, ...] = ()
+    mistakes: tuple[BoxSnapshot, ...] = ()
 
-    def adding(self, seen: Sequence[Sighting]) -> EpochReport:
+    def adding(self, seen: Sequence[BoxSnapshot]) -> EpochReport:
         """The same with more of the panel and more mistakes."""
         panel = tuple(one for one in seen if one.kind == "panel")
         mistakes = tuple(one for one in seen if one.kind != "panel")
-        return replace(self, sightings=self.sightings + panel, mistakes=self.mistakes + mistakes)
+        return replace(self, snapshots=self.snapshots + panel, mistakes=self.mistakes + mistakes)
 
     def without_maps(self) -> EpochReport:
         """The same, small enough to be kept for the whole training."""
         panel, mistakes = (
-            tuple(replace(one, explanation=None) for one in seen) for seen in (self.sightings, self.mistakes)
+            tuple(replace(one, explanation=None) for one in seen) for seen in (self.snapshots, self.mistakes)
         )
-        return replace(self, sightings=panel, mistakes=mistakes)
+        return replace(self, snapshots=panel, mistakes=mistakes)
 
 
 def with_last(reports: Sequence[EpochReport], last: EpochReport | None) -> list[EpochReport]:

@@ -1,4 +1,4 @@
-"""What the shortcut alarm has found so far, put together a piece at a time."""
+"""What the shortcut alarm has measured so far, one row of windows on one image at a time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from detxai.callbacks.panel import PanelImage
 from detxai.callbacks.shortcut_alarm.alarm import Alarm, ShortcutAlarm
 
 
-class Probes:
-    """The newest look at every window of every image.
+class AlarmRounds:
+    """The newest effect of every window on every image.
 
-    A whole probe of an image costs as much as fifty detections. So a piece of this work is one row of windows on one
+    All windows of an image cost as much as fifty detections. So a piece of this work is one row of windows on one
     image; the same row goes over all images before the next, since the alarm compares windows between images. A time
     budget that pays for a few pieces after each epoch spreads a round over several of them: each window's drop is
     from one epoch's weights, those of one image may come from different epochs.
@@ -32,7 +32,10 @@ class Probes:
         self._effects: dict[str, dict[int, Tensor]] = {}  # image -> label -> (W,)
 
     def pieces(self) -> Iterator[tuple[int, PanelImage]]:
-        """A round of rows and images, from where the last one stopped; an image that tells nothing only once."""
+        """A round of rows and images, from where the last one stopped.
+
+        An image without a box that scores enough comes only once in a round.
+        """
         silent = set()
         for _ in range(len(self._round)):
             row, item = self._round[self._next]
@@ -42,10 +45,10 @@ class Probes:
                 if item.name not in self._effects:
                     silent.add(item.name)
 
-    def look(self, detector: Detector, row: int, item: PanelImage) -> None:
-        """Hide a row of windows on an image; what is known of classes that score too little now is forgotten."""
+    def hide_row(self, detector: Detector, row: int, item: PanelImage) -> None:
+        """Hide a row of windows on an image; what was measured for classes that score too little now is dropped."""
         windows = self.alarm.windows
-        known, now = self._effects.pop(item.name, {}), self.alarm.probe(detector, item, row=row)
+        known, now = self._effects.pop(item.name, {}), self.alarm.window_effects(detector, item, row=row)
         for label, effects in now.items():
             kept = known.get(label, torch.full((len(windows),), torch.nan))
             kept[windows.row(row)] = effects[windows.row(row)]

@@ -1,4 +1,4 @@
-"""Curves on disk: one CSV row for each thing measured at each epoch."""
+"""EpochCsv on disk: one CSV row for each thing measured at each epoch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from detxai.runs.files import replacing
 
 
-class Curves:
+class EpochCsv:
     """A CSV file that grows by an epoch at a time.
 
     Args:
@@ -38,7 +38,7 @@ class Curves:
 
     def read(self) -> list[dict[str, str]]:
         """Every row written so far; empty cells are empty strings."""
-        return read_curves(self.path)
+        return read_csv(self.path)
 
     def keep_until(self, epoch: int, aside: Path) -> None:
         """Leave out the rows of this epoch and later ones, and what a crash cut off; ``aside`` gets a copy."""
@@ -61,7 +61,7 @@ class Curves:
             writer.writerows(rows)
 
 
-def read_curves(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file as text."""
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         return list(csv.DictReader(file))

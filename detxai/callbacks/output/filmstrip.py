@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 HEIGHT, WIDEST = 240, 480  # pixels of a frame's photo: small enough to write every epoch
 COLUMNS = 8
-MOST = 64  # frames on a strip; longer runs are thinned evenly
+MAX_FRAMES = 64  # frames on a strip; longer runs are thinned evenly
 MILLISECONDS = 400  # a frame of the GIF
 TITLE = "evidence for the outlined box, each map as a share of its own peak"
-FAST = 1  # zlib's level: a third of the time of the default, for a tenth more bytes
+COMPRESSION_LEVEL = 1  # zlib's level: a third of the time of the default, for a tenth more bytes
 PATTERN = re.compile(r"epoch_(\d+)\.png")
 
 
@@ -56,7 +56,7 @@ def write_picture(picture: PIL.Image.Image, path: Path) -> None:
     """Write it; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        picture.save(temporary, compress_level=FAST)
+        picture.save(temporary, compress_level=COMPRESSION_LEVEL)
 
 
 def frames_of(folder: Path) -> dict[int, Path]:
@@ -78,7 +78,7 @@ def write_strip(folder: Path) -> tuple[Path, Path] | None:
     strip = captioned(grid(frames, COLUMNS), [f"{folder.name}: {TITLE}"])
     png, gif = folder.with_name(f"{folder.name}.png"), folder.with_name(f"{folder.name}.gif")
     with replacing(png) as temporary:
-        strip.save(temporary, compress_level=FAST)
+        strip.save(temporary, compress_level=COMPRESSION_LEVEL)
     with replacing(gif) as temporary:
         first, *rest = (_few_colours(_padded(picture, size)) for picture in frames)
         first.save(temporary, save_all=True, append_images=rest, duration=MILLISECONDS, loop=0)
@@ -96,13 +96,13 @@ def strip_is_due(n_frames: int, n_written: int) -> bool:
 
 def frames_on_strip(n_frames: int) -> int:
     """How many of so many frames a strip shows."""
-    return min(n_frames, MOST)
+    return min(n_frames, MAX_FRAMES)
 
 
 def _thinned(files: Sequence[Path]) -> list[Path]:
-    if len(files) <= MOST:
+    if len(files) <= MAX_FRAMES:
         return list(files)
-    return [files[round(i * (len(files) - 1) / (MOST - 1))] for i in range(MOST)]
+    return [files[round(i * (len(files) - 1) / (MAX_FRAMES - 1))] for i in range(MAX_FRAMES)]
 
 
 def _read(file: Path) -> PIL.Image.Image | None:
