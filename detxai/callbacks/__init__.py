@@ -1,1 +1,1 @@
-"""Training callbacks: what a detector looks at while it learns."""
+"""Training callbacks: explain a detector while it learns."""

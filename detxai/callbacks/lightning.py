@@ -39,7 +39,7 @@ class ExplanationCallback(Callback):
 
     Attributes:
         monitor: at work since training started; None before.
-        reports: what was seen, epoch by epoch, without the maps.
+        reports: what was explained, epoch by epoch, without the maps.
 
     Raises:
         TypeError, ValueError, FileNotFoundError: an argument is wrong; raised before any training.

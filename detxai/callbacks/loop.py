@@ -1,4 +1,4 @@
-"""Watch what a detector looks at while it learns: for any training loop."""
+"""Explain a fixed panel of images as a detector learns: for any training loop."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class ExplanationMonitor:
             mistakes: of this epoch's validation, to be explained after the panel.
 
         Returns:
-            What was seen; None where this epoch is none of every n-th, on other ranks, or after a failure.
+            What was explained; None where this epoch is not an n-th one, on other ranks, or after a failure.
         """
         if not is_first_rank():
             return None
@@ -185,7 +185,8 @@ class ExplanationMonitor:
             failed: the training did, or was interrupted: nothing more is explained.
 
         Returns:
-            What was seen at the last epoch, in place of what ``step`` gave; None where nothing was lacking.
+            All that was explained at the last epoch, in place of what ``step`` returned; None where nothing was
+            missing.
         """
         if not is_first_rank() or self._finished:
             return None
@@ -201,7 +202,7 @@ class ExplanationMonitor:
                 log.exception("not all was written to %s", self.output.folder)
         self._newest = None
         if self.budget.share is not None and self.budget.spent > TOLERANCE * self.budget.earned:
-            words = "explaining took %.1f s, more than its budget, %g of %.1f s: the training was short"
+            words = "explaining took %.1f s, more than the budget of %g of the training's %.1f s, which was short"
             log.warning(words, self.budget.spent, self.budget.share, self.budget.earned / self.budget.share)
         return report
 

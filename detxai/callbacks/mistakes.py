@@ -48,17 +48,17 @@ def explain_mistake(detector: Detector, mistake: Mistake, method: Method) -> lis
     if objects is None:
         raise ValueError(f"a mistake needs the annotated objects of its image {item.name!r}, got none")
     found = detector.detect(item.pixels, mistake.score_threshold).to("cpu")
-    right, seen = match(found, objects)
+    is_right, is_found = match(found, objects)
     if mistake.kind == "false_positive":
-        asked = found[(~right).nonzero().flatten()]
-        worst = asked[asked.scores.argsort(descending=True)[:1]]
+        boxes = found[(~is_right).nonzero().flatten()]
+        worst = boxes[boxes.scores.argsort(descending=True)[:1]]
     else:
-        asked = objects[(~seen).nonzero().flatten()]
-        asked = replace(asked, class_names=detector.class_names)
-        if len(asked):
+        boxes = objects[(~is_found).nonzero().flatten()]
+        boxes = replace(boxes, class_names=detector.class_names)
+        if len(boxes):
             with torch.no_grad():
-                asked = replace(asked, scores=object_scores(detector, item.pixels, asked).cpu().clamp(0, 1))
-        worst = asked[asked.scores.argsort()[:1]]
+                boxes = replace(boxes, scores=object_scores(detector, item.pixels, boxes).cpu().clamp(0, 1))
+        worst = boxes[boxes.scores.argsort()[:1]]
     if not len(worst):
         return []
     (explanation,) = explanations = explain(detector, item.pixels, method, worst)

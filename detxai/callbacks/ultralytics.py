@@ -123,7 +123,7 @@ class UltralyticsWatcher:
 
     Attributes:
         monitor: at work since training started; None before.
-        reports: what was seen, epoch by epoch, without the maps.
+        reports: what was explained, epoch by epoch, without the maps.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class UltralyticsWatcher:
         self._matches = []
 
     def on_val_batch_end(self, validator: Any) -> None:
-        """Keep the validator's own matches, at IoU 0.5, of the images it has just seen: they are gone at the end."""
+        """Keep the validator's own matches, at IoU 0.5, of the batch it has just done: they are gone at the end."""
         if not self._mistakes or not is_first_rank() or self._training != validator.training:
             return
         with _kept_from_training():

@@ -1,4 +1,4 @@
-"""What was seen at one epoch of a training."""
+"""What was explained at one epoch of a training."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from detxai.callbacks.snapshot import BoxSnapshot
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What was seen at one epoch.
+    """What was explained at one epoch.
 
     Attributes:
         epoch: its number.
         snapshots: the boxes of the panel that the time budget allowed.
-        alarms: the classes that lean on a fixed place outside their boxes.
+        alarms: the classes that depend on a fixed place outside their boxes.
         mistakes: the mistakes explained.
     """
 
@@ -25,16 +25,16 @@ class EpochReport:
     alarms: tuple[Alarm, ...] = ()
     mistakes: tuple[BoxSnapshot, ...] = ()
 
-    def adding(self, seen: Sequence[BoxSnapshot]) -> EpochReport:
+    def adding(self, snapshots: Sequence[BoxSnapshot]) -> EpochReport:
         """The same with more of the panel and more mistakes."""
-        panel = tuple(one for one in seen if one.kind == "panel")
-        mistakes = tuple(one for one in seen if one.kind != "panel")
+        panel = tuple(one for one in snapshots if one.kind == "panel")
+        mistakes = tuple(one for one in snapshots if one.kind != "panel")
         return replace(self, snapshots=self.snapshots + panel, mistakes=self.mistakes + mistakes)
 
     def without_maps(self) -> EpochReport:
         """The same, small enough to be kept for the whole training."""
         panel, mistakes = (
-            tuple(replace(one, explanation=None) for one in seen) for seen in (self.snapshots, self.mistakes)
+            tuple(replace(one, explanation=None) for one in some) for some in (self.snapshots, self.mistakes)
         )
         return replace(self, snapshots=panel, mistakes=mistakes)
 

@@ -1,4 +1,4 @@
-"""Where it goes on disk: overlays, strips and curves of one run."""
+"""The folder of one watched training: overlays, strips and tables of epochs."""
 
 from __future__ import annotations
 
