@@ -50,8 +50,14 @@ SHOWN: Final[dict[str, dict[str, Any]]] = {
 OPTIONAL: Final = ("scenes-yolo", "scenes-rtdetr")
 """Detectors that need a library that detxai does without."""
 
-LEFT_OUT: Final[dict[str, tuple[str, ...]]] = {"scenes-rtdetr": ("d_rise", "ablation_cam")}
-"""Methods that a detector is not shown with, for the sake of time."""
+LEFT_OUT: Final[dict[str, tuple[str, ...]]] = {
+    "scenes-frcnn": ("d_rise",),
+    "scenes-rtdetr": ("d_rise", "ablation_cam"),
+}
+"""Methods that a detector is not shown with beside others, for the sake of time: the page says so."""
+
+KINDS_SHOWN: Final[dict[str, tuple[Kind, ...]]] = {"scenes-rtdetr": ("local", "context", "shortcut")}
+"""The scenes that a detector is shown with, where not with all, likewise."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +102,16 @@ def make_demo(out: str | Path, *, progress: bool | None = None) -> Demo:
     detectors, missing = _detectors()
     rows: list[DemoRow] = []
     sections = []
-    with tqdm(total=len(SCENES) * len(detectors), desc="explaining", unit="scene", disable=hides_bar(progress)) as bar:
+    alone = len(detectors) == 1
+    n_stories = sum(is_shown(name, kind) for name in detectors for kind, _ in SCENES)
+    with tqdm(total=n_stories, desc="explaining", unit="scene", disable=hides_bar(progress)) as bar:
         for kind, seed in SCENES:
             scene = generate(seed, kind)
             stories = []
             for name, detector in detectors.items():
-                story, measured = tell_story(scene, name, detector, methods_of(name))
+                if not is_shown(name, kind):
+                    continue
+                story, measured = tell_story(scene, name, detector, methods_of(name, alone=alone))
                 stories.append(story)
                 rows.extend(measured)
                 bar.update()
@@ -112,6 +122,7 @@ def make_demo(out: str | Path, *, progress: bool | None = None) -> Demo:
         {method: METHOD_NOTES.get(method, "") for method in methods},
         _totals(rows),
         missing,
+        [] if alone else [reason for name in detectors if (reason := _left_out(name))],
         time.perf_counter() - start,
     )
     path = folder / "index.html"
@@ -120,9 +131,25 @@ def make_demo(out: str | Path, *, progress: bool | None = None) -> Demo:
     return Demo(path, tuple(rows), tuple(missing))
 
 
-def methods_of(detector: str) -> dict[str, dict[str, Any]]:
-    """The methods that a detector is shown with, and their settings."""
-    return {method: settings for method, settings in SHOWN.items() if method not in LEFT_OUT.get(detector, ())}
+def methods_of(detector: str, *, alone: bool = False) -> dict[str, dict[str, Any]]:
+    """The methods that a detector is shown with, and their settings: all of them where it stands alone."""
+    left_out = () if alone else LEFT_OUT.get(detector, ())
+    return {method: settings for method, settings in SHOWN.items() if method not in left_out}
+
+
+def is_shown(detector: str, kind: Kind) -> bool:
+    """Whether a detector is shown with scenes of this kind."""
+    return kind in KINDS_SHOWN.get(detector, (kind,))
+
+
+def _left_out(detector: str) -> str:
+    """What a detector is not shown with, in words; empty where there is nothing."""
+    parts = []
+    if detector in LEFT_OUT:
+        parts.append(f"without {' and '.join(LEFT_OUT[detector])}")
+    if detector in KINDS_SHOWN:
+        parts.append(f"with {len(KINDS_SHOWN[detector])} of the {len(SCENES)} scenes")
+    return f"{detector} {', '.join(parts)}" if parts else ""
 
 
 def _detectors() -> tuple[dict[str, Detector], list[str]]:

@@ -87,7 +87,8 @@ def tell_story(scene: Scene, name: str, detector: Detector, methods: Methods) ->
             seconds=explanation.cost.seconds,
         )
         rows.append(row)
-        note = f"{heat:.0%} of its heat on the evidence, {row.area:.0%} by chance; {row.seconds:.1f} s"
+        note = f"{heat:.0%} of its heat on the evidence, {row.area:.0%} by chance; "
+        note += f"{explanation.cost.forward_passes} passes, {row.seconds:.1f} s"
         panels.append(Panel(method, map_picture(explanation, detection.boxes[0].tolist()), note, peak))
     said = f"finds {label} with score {score:.2f}; without the evidence {score_erased:.2f}"
     return Story(name, said, tuple(panels)), rows

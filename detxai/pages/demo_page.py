@@ -59,6 +59,7 @@ class DemoPage:
         methods: name -> note, in the order of the panels.
         totals: how the methods did, shown above the scenes.
         missing: why a detector is not shown.
+        left_out: what a detector is not shown with, for the sake of time.
         seconds: what it took to make.
     """
 
@@ -66,6 +67,7 @@ class DemoPage:
     methods: Mapping[str, str]
     totals: Sequence[Total]
     missing: Sequence[str]
+    left_out: Sequence[str]
     seconds: float
 
 
