@@ -103,18 +103,23 @@ def data_uri(picture: PIL.Image.Image, kind: str = "WEBP", **settings: Any) -> s
     """
     encoded = io.BytesIO()
     picture.save(encoded, kind, **settings)
-    return _uri(encoded, kind)
+    return _uri(encoded.getvalue(), kind)
 
 
 def figure_uri(figure: Figure) -> str:
     """A figure of matplotlib as PNG, likewise."""
+    return _uri(figure_png(figure), "PNG")
+
+
+def figure_png(figure: Figure) -> bytes:
+    """A figure of matplotlib as the content of a PNG file."""
     encoded = io.BytesIO()
     figure.savefig(encoded, format="png")
-    return _uri(encoded, "PNG")
+    return encoded.getvalue()
 
 
-def _uri(encoded: io.BytesIO, kind: str) -> str:
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(encoded.getvalue()).decode("ascii")
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(content).decode("ascii")
 
 
 def _cut(line: str, width: int, draw: ImageDraw.ImageDraw, font: Any) -> str:

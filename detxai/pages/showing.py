@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import PIL.Image
-from matplotlib.figure import Figure
 
 from detxai.explanation import Explanation
 from detxai.pages.overlays import overlay, sheet
+from detxai.pages.pictures import figure_png
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Png:
 
 def overlay_png(explanation: Explanation, **style: Any) -> bytes:
     """``overlay(explanation, **style)`` as a PNG file's content."""
-    return _png(overlay(explanation, **style))
+    return figure_png(overlay(explanation, **style))
 
 
 def show(explanations: Explanation | Sequence[Explanation], **style: Any) -> None:
@@ -47,19 +47,13 @@ def show(explanations: Explanation | Sequence[Explanation], **style: Any) -> Non
         for one in explanations:
             if not isinstance(one, Explanation):
                 raise TypeError(f"explanations must be Explanation objects, got {type(one).__name__}")
-        picture = _png(sheet(explanations, **style))
+        picture = figure_png(sheet(explanations, **style))
     if _in_a_notebook():
         from IPython.display import display
 
         display(Png(picture))
     else:
         PIL.Image.open(io.BytesIO(picture)).show("detxai")
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
 
 
 def _in_a_notebook() -> bool:
