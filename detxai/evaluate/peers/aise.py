@@ -12,7 +12,7 @@ from torch import Tensor
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.perturbing import Filling
-from detxai.evaluate.peers.asking import Question, check_peer, explain_each
+from detxai.evaluate.peers.box_scores import BoxScores, check_peer, explain_each
 from detxai.explanation import Explanation
 from detxai.images import Image
 from detxai.methods.checks import check_count
@@ -34,7 +34,7 @@ class AISE:
         epsilon, locally_biased: of ``scipy.optimize.direct``.
         fill: what stands where the spotlight does not reach.
         seed: of a fill of noise; nothing else is random.
-        target: from a detection's box and label to the question asked of it.
+        target: from a detection's box and label to the target that is scored.
         batch_size: not used: one view follows from those before it.
 
     Source: AISE for detection in openvino-xai 1.1.0, from its definition; DIRECT by Jones et al., 1993 (Journal of
@@ -67,33 +67,33 @@ class AISE:
     def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         return explain_each(self, detector, image, detections, self._map)
 
-    def _map(self, question: Question) -> Tensor:
-        shorter = float((question.box[2:] - question.box[:2]).min().clamp(min=1))
-        return torch.stack([self._of_width(question, shorter / divisor) for divisor in self.divisors]).sum(0)
+    def _map(self, scores: BoxScores) -> Tensor:
+        shorter = float((scores.box[2:] - scores.box[:2]).min().clamp(min=1))
+        return torch.stack([self._of_width(scores, shorter / divisor) for divisor in self.divisors]).sum(0)
 
-    def _of_width(self, question: Question, width: float) -> Tensor:
+    def _of_width(self, scores: BoxScores, width: float) -> Tensor:
         from scipy.optimize import direct
 
-        device = question.canvas.clean.tensor.device
-        total = torch.zeros(question.canvas.size, device=device)
+        device = scores.canvas.clean.tensor.device
+        total = torch.zeros(scores.canvas.size, device=device)
 
         def lost(centre: Any) -> float:
-            spot = spotlight(question.canvas.size, torch.tensor(centre, dtype=torch.float32, device=device), width)
-            score = float(question.under(lambda numbers: spot.expand(len(numbers), -1, -1), 1))
+            spot = spotlight(scores.canvas.size, torch.tensor(centre, dtype=torch.float32, device=device), width)
+            score = float(scores.under_masks(lambda numbers: spot.expand(len(numbers), -1, -1), 1))
             total.add_(spot, alpha=score)
             return -score
 
         direct(
-            lost, self._bounds(question), eps=self.epsilon, maxfun=self.n_evaluations,
+            lost, self._bounds(scores), eps=self.epsilon, maxfun=self.n_evaluations,
             locally_biased=self.locally_biased, vol_tol=0, len_tol=0,
         )  # fmt: skip
         peak = total.max()
         return total / torch.where(peak > 0, peak, 1)
 
-    def _bounds(self, question: Question) -> list[tuple[float, float]]:
+    def _bounds(self, scores: BoxScores) -> list[tuple[float, float]]:
         """Of the centre, across and down: within the image, and never empty."""
-        height, width = question.canvas.size
-        x1, y1, x2, y2 = question.box.tolist()
+        height, width = scores.canvas.size
+        x1, y1, x2, y2 = scores.box.tolist()
         bounds = []
         for low, high, length in ((x1, x2, width), (y1, y2, height)):
             more = self.margin * (high - low)

@@ -32,7 +32,7 @@ class DRISEMixed:
         densities: the probabilities, in (0, 1).
         fill: what stands where a mask hides.
         seed: of the masks; each density has masks of its own.
-        target: from a detection's box and label to the question asked of it.
+        target: from a detection's box and label to the target that is scored.
         batch_size: masks at once; None: what fits the device.
 
     Source: Petsiuk et al., 2021, D-RISE (CVPR); the mixture is detxai's own rival to it.

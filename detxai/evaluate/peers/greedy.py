@@ -13,7 +13,7 @@ from torch import Tensor
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.perturbing import Filling
-from detxai.evaluate.peers.asking import Question, check_peer, explain_each
+from detxai.evaluate.peers.box_scores import BoxScores, check_peer, explain_each
 from detxai.explanation import Explanation
 from detxai.images import Image
 from detxai.methods.checks import check_count
@@ -38,7 +38,7 @@ class GreedyInsertion:
             that fall evenly to 0.
         fill: what stands where a patch is hidden.
         seed: of a fill of noise; nothing else is random.
-        target: from a detection's box and label to the question asked of it.
+        target: from a detection's box and label to the target that is scored.
         batch_size: views at once; None: what fits the device.
 
     Source: VX-CODE (CVPR 2026), its insertion mode with r = 1, from its definition. Differs in the score, max IoU times
@@ -64,23 +64,23 @@ class GreedyInsertion:
     def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         return explain_each(self, detector, image, detections, self._map)
 
-    def _map(self, question: Question) -> Tensor:
-        labels, searched = patches(question.canvas.size, question.box)
+    def _map(self, scores: BoxScores) -> Tensor:
+        labels, searched = patches(scores.canvas.size, scores.box)
         n = int(labels.max()) + 1
         values = torch.zeros(n, dtype=torch.float64)
-        for patch, value in self._found(question, labels, searched, n):
+        for patch, value in self._found(scores, labels, searched, n):
             values[patch] = value
         return values.to(labels.device)[labels]
 
-    def _found(self, question: Question, labels: Tensor, searched: Tensor, n: int) -> list[tuple[int, float]]:
+    def _found(self, scores: BoxScores, labels: Tensor, searched: Tensor, n: int) -> list[tuple[int, float]]:
         """Patches and their values, in the order in which they come."""
         state = torch.full((n,), not self.inserts)  # which patches are shown
-        left, before = searched.cpu(), float(question.with_regions(state[None], labels))
+        left, before = searched.cpu(), float(scores.with_regions(state[None], labels))
         last, found = torch.zeros(len(left)).double(), []
-        while len(left) and question.n_passes + len(left) <= self.max_passes:
+        while len(left) and scores.n_passes + len(left) <= self.max_passes:
             tried = state.repeat(len(left), 1)
             tried[torch.arange(len(left)), left] = self.inserts
-            last = question.with_regions(tried, labels)
+            last = scores.with_regions(tried, labels)
             best = int(last.argmax() if self.inserts else last.argmin())
             found.append((int(left[best]), 1 - before if self.inserts else before))
             state[left[best]], before = self.inserts, float(last[best])

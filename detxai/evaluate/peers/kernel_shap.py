@@ -15,7 +15,7 @@ from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.perturbing import Filling
 from detxai.engine.masking.regions import INNER, OUTER, random_partitions
-from detxai.evaluate.peers.asking import Question, check_peer, explain_each
+from detxai.evaluate.peers.box_scores import BoxScores, check_peer, explain_each
 from detxai.explanation import Explanation
 from detxai.images import Image
 from detxai.methods.checks import check_count
@@ -39,7 +39,7 @@ class KernelSHAP:
         inner, outer: cells across the grown box and across the image, see ``random_partitions``.
         fill: what stands where a region is hidden.
         seed: of the partition and of the coalitions.
-        target: from a detection's box and label to the question asked of it.
+        target: from a detection's box and label to the target that is scored.
         batch_size: views at once; None: what fits the device.
 
     Source: Lundberg & Lee, 2017 (NeurIPS), theorem 2; the paired draws are those of the package shap. Differs from it
@@ -66,16 +66,16 @@ class KernelSHAP:
     def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         return explain_each(self, detector, image, detections, self._map)
 
-    def _map(self, question: Question) -> Tensor:
-        number = torch.zeros(1, dtype=torch.long, device=question.box.device)
+    def _map(self, scores: BoxScores) -> Tensor:
+        number = torch.zeros(1, dtype=torch.long, device=scores.box.device)
         cut = random_partitions(
-            question.canvas.size, question.box[None], number, self.seed, inner=self.inner, outer=self.outer
+            scores.canvas.size, scores.box[None], number, self.seed, inner=self.inner, outer=self.outer
         )
         n = int(cut.counts[0])
         sets, weights = coalitions(n, self.n_coalitions, self.seed)
         ends = torch.tensor([[False] * n, [True] * n])
-        scores = question.with_regions(torch.cat([ends, sets]), cut.labels[0])
-        phi = shapley_kernel_fit(sets, weights, scores[2:], float(scores[0]), float(scores[1]))
+        found = scores.with_regions(torch.cat([ends, sets]), cut.labels[0])
+        phi = shapley_kernel_fit(sets, weights, found[2:], float(found[0]), float(found[1]))
         return (phi.to(cut.areas) / cut.areas[0])[cut.labels[0]]
 
 

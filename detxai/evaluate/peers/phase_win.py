@@ -14,7 +14,7 @@ from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.perturbing import Canvas, Filling
 from detxai.engine.masking.regions import import_slic, superpixels
-from detxai.evaluate.peers.asking import Question, check_peer, explain_each
+from detxai.evaluate.peers.box_scores import BoxScores, check_peer, explain_each
 from detxai.explanation import Explanation
 from detxai.images import Image
 from detxai.methods.checks import check_count
@@ -42,7 +42,7 @@ class PhaseWin:
         n_regions: about how many superpixels.
         fill: what stands where a region is hidden.
         seed: of a fill of noise; nothing else is random.
-        target: from a detection's box and label to the question asked of it.
+        target: from a detection's box and label to the target that is scored.
         batch_size: views at once; None: what fits the device.
 
     Raises:
@@ -71,15 +71,15 @@ class PhaseWin:
     def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
         return explain_each(self, detector, image, detections, self._map)
 
-    def _map(self, question: Question) -> Tensor:
-        labels = superpixels(photo_on(question.canvas), self.n_regions).labels[0]
-        order = search(lambda sets: self._worth(question, sets, labels), int(labels.max()) + 1)
+    def _map(self, scores: BoxScores) -> Tensor:
+        labels = superpixels(photo_on(scores.canvas), self.n_regions).labels[0]
+        order = search(lambda sets: self._worth(scores, sets, labels), int(labels.max()) + 1)
         values = torch.zeros(len(order))
         values[order] = torch.arange(len(order), 0, -1) / len(order)
         return values.to(labels.device)[labels]
 
-    def _worth(self, question: Question, sets: Tensor, labels: Tensor) -> Tensor:
-        shown, hidden = question.with_regions(torch.cat([sets, ~sets]), labels).chunk(2)
+    def _worth(self, scores: BoxScores, sets: Tensor, labels: Tensor) -> Tensor:
+        shown, hidden = scores.with_regions(torch.cat([sets, ~sets]), labels).chunk(2)
         return shown + 1 - hidden
 
 

@@ -1,4 +1,4 @@
-"""What searches over hidden parts of an image have in common: one box's question, asked of view after view."""
+"""What searches over hidden parts of an image have in common: the score of one box under view after view."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from detxai.targets import Target, ask_about
 
 
 @dataclass
-class Question:
-    """One target, and how often it was asked.
+class BoxScores:
+    """The scores of one target, and how many passes they took.
 
     Attributes:
-        detector, canvas, target: who is asked, of which image, what.
+        detector, canvas, target: what is scored, on which image, by which target.
         box: (4,) xyxy, in pixels of the canvas.
         batch_size: views at once; None: what fits the device.
         n_passes: so far.
@@ -38,7 +38,7 @@ class Question:
     batch_size: int | None = None
     n_passes: int = field(default=0, init=False)
 
-    def under(self, masks: Callable[[Tensor], Tensor], n: int) -> Tensor:
+    def under_masks(self, masks: Callable[[Tensor], Tensor], n: int) -> Tensor:
         """(n,) float64 on the CPU, the scores under the masks of these numbers: see ``scores_under``."""
         self.n_passes += n
         numbers = torch.arange(n, device=self.canvas.clean.tensor.device)
@@ -53,7 +53,7 @@ class Question:
             labels: (h, w) int64, the region of each pixel of the canvas.
         """
         labels, table = labels.to(self.canvas.clean.tensor.device), shown.to(self.canvas.clean.tensor.device)
-        return self.under(lambda numbers: table[numbers][:, labels].float(), len(shown))
+        return self.under_masks(lambda numbers: table[numbers][:, labels].float(), len(shown))
 
 
 def check_peer(method: Any) -> None:
@@ -64,14 +64,14 @@ def check_peer(method: Any) -> None:
 
 
 def explain_each(
-    method: Any, detector: Detector, image: Image, detections: Detections, map_of: Callable[[Question], Tensor]
+    method: Any, detector: Detector, image: Image, detections: Detections, map_of: Callable[[BoxScores], Tensor]
 ) -> list[Explanation]:
     """An explanation for each detection, by itself.
 
     Args:
         method: with the settings ``fill``, ``seed``, ``target`` and ``batch_size``.
         detector, image, detections: as for any method.
-        map_of: from a question to the map (h, w) of its canvas.
+        map_of: from a box's scores to the map (h, w) of its canvas.
     """
     canvas = Canvas.with_fills(detector, image, [method.fill], method.seed)
     targets, boxes = ask_about(detections, method.target), boxes_on(canvas, detections)
@@ -79,9 +79,9 @@ def explain_each(
     with detector.borrowed():
         for place, target in enumerate(targets):
             start = time.perf_counter()
-            question = Question(detector, canvas, target, boxes[place], method.batch_size)
-            values = canvas.to_image(map_of(question).float().to(boxes.device)).cpu().numpy()
-            cost = Cost(time.perf_counter() - start, question.n_passes)
+            box_scores = BoxScores(detector, canvas, target, boxes[place], method.batch_size)
+            values = canvas.to_image(map_of(box_scores).float().to(boxes.device)).cpu().numpy()
+            cost = Cost(time.perf_counter() - start, box_scores.n_passes)
             explanations.append(
                 Explanation(
                     values, canvas.clean.images[0], method.name, settings_of(method), cost, detections[place],
