@@ -217,7 +217,7 @@ class ExplanationMonitor:
         least_served = self.budget.least_served(waiting)
         if not first and not self.budget.affords(least_served):
             wait = self.budget.wait(least_served)
-            log.info("the time budget allows nothing after epoch %d; it will after %.1f s of training", epoch, wait)
+            log.info("the time budget allows nothing after epoch %d, but in %.1f s of training", epoch, wait)
             return EpochReport(epoch)
         work = self._work
         with self._wrapped(model) as detector:
@@ -278,7 +278,7 @@ class ExplanationMonitor:
         self._failures += 1
         log.exception("explaining after epoch %d failed; training goes on", epoch)
         if self.given_up:
-            log.error("explaining failed %d times in a row; nothing more is explained in this run", PATIENCE)
+            log.error("explaining failed %d times in a row; no more of it in this run", PATIENCE)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without open loggers: ultralytics sends its callbacks to the processes of distributed training."""
