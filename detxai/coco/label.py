@@ -33,7 +33,7 @@ def label(request: CocoRequest, predictions: Any) -> dict[str, Any]:
     folder, failed = request.folder, request.failed_images()
     evaluated = [file.image_id for file in request.files if file.image_id not in failed]
     left_out = [file.file_name for file in request.files if file.image_id in failed]
-    key = _key(predictions, evaluated)
+    key = _key(request, predictions, evaluated)
     record = None if request.evaluation is not None else _labelled_before(request, key)
     if record is not None:
         return record
@@ -44,16 +44,20 @@ def label(request: CocoRequest, predictions: Any) -> dict[str, Any]:
     boxes = boxes_at_operating_point(request.annotations, predictions, evaluation, iou, point)
     names = category_names(request.annotations.dataset["categories"])
     record = evaluation_record(evaluation, boxes, names, iou, point, left_out)
-    folder.labelled.unlink(missing_ok=True)  # killed from here on, it is all done again
+    folder.write_text(folder.labelled, "incomplete")  # killed from here on, it is all done again
     folder.write_json(folder.evaluation, record)
     folder.write_table(folder.boxes, (box.as_row() for box in boxes), arrow_schema(BOX_COLUMNS))
-    folder.write_text(folder.labelled, key)
+    if request.evaluation is None:  # one that was given may have other settings than the next run's own
+        folder.write_text(folder.labelled, key)
     return record
 
 
-def _key(predictions: Any, evaluated: Sequence[int]) -> str:
-    """SHA-256 of what the labels depend on besides the manifest: the predictions, and which images are evaluated."""
-    return hashlib.sha256(f"{fingerprint(predictions)} {list(evaluated)}".encode()).hexdigest()
+def _key(request: CocoRequest, predictions: Any, evaluated: Sequence[int]) -> str:
+    """SHA-256 of all that the labels depend on."""
+    settings = request.options.iou, request.operating_point, list(evaluated)
+    return hashlib.sha256(
+        f"{fingerprint(request.annotations)} {fingerprint(predictions)} {settings}".encode()
+    ).hexdigest()
 
 
 def _labelled_before(request: CocoRequest, key: str) -> dict[str, Any] | None:

@@ -142,3 +142,18 @@ def test_a_folder_whose_plan_the_version_before_wrote_is_taken_over(
     assert sum(explained) == len(rows(whole)) - n_left > 0
     assert rows(out) == rows(whole)
     assert not (out / ".parts" / "plan.txt").exists()
+
+
+def test_labels_of_another_operating_point_are_not_taken(data: dict[str, Path], tmp_path: Path) -> None:
+    """A folder whose every image failed may be taken by another request: its labels may not."""
+    import json
+
+    out, other = tmp_path / "out", tmp_path / "other"
+    run(data, out, "--kinds", "missed")
+    (out / ".parts" / "refused.txt").write_text("every image failed\n")
+    for part in (out / "explanations").iterdir():
+        part.unlink()
+    run(data, out, "--kinds", "missed", "--operating-point", 0.5)
+    run(data, other, "--kinds", "missed", "--operating-point", 0.5)
+    assert json.loads((out / "evaluation.json").read_text()) == json.loads((other / "evaluation.json").read_text())
+    assert rows(out) == rows(other)
