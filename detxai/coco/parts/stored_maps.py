@@ -8,7 +8,6 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
@@ -145,8 +144,7 @@ def _means(values: npt.NDArray[np.float32], stride: int) -> npt.NDArray[np.float
 
 
 def _png(levels: npt.NDArray[np.uint8]) -> bytes:
-    # no options: OpenCV then takes one filter and its fastest compression; naming a level makes it try every filter
-    done, encoded = cv2.imencode(".png", levels)
-    if not done:
-        raise ValueError(f"a map of shape {levels.shape} cannot be written as PNG")
-    return encoded.tobytes()
+    encoded = io.BytesIO()
+    # the fastest compression: the default takes three times as long for a quarter less
+    PIL.Image.fromarray(levels).save(encoded, "PNG", compress_level=1)
+    return encoded.getvalue()
