@@ -1,4 +1,4 @@
-"""Maps that no detector was asked for: what a method has to beat, and what it cannot beat."""
+"""Maps that are made without the detector: what a method has to beat, and what it cannot beat."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RandomMap:
 
 @dataclass(frozen=True)
 class BoxMap:
-    """The box itself: 1 inside, 0 outside. It knows where the detector looked, and nothing of why."""
+    """The box itself: 1 inside, 0 outside. It says where the object is, and nothing of why it was found."""
 
     name: ClassVar[str] = "box"
     asks_about_boxes: ClassVar[bool] = True
@@ -90,12 +90,12 @@ class BoxCentre:
 
 @dataclass(frozen=True)
 class PlantedMask:
-    """The evidence that was planted, as a map: the answer itself, which no method can beat. Scenes only."""
+    """The evidence that was planted, as a map: the correct answer, which no method can beat. Scenes only."""
 
     name: ClassVar[str] = "planted"
     asks_about_boxes: ClassVar[bool] = True
 
-    def maps(self, sample: EvaluatedDetections, truth: Truth) -> Tensor:
+    def maps(self, detections: EvaluatedDetections, truth: Truth) -> Tensor:
         """(T, H, W), 1 on the evidence of each detection's object and 0 elsewhere.
 
         Raises:
@@ -105,7 +105,7 @@ class PlantedMask:
             raise ValueError(
                 f"{self.name}: only the evidence of scenes is known; leave this method out, or take --scenes"
             )
-        return _of_owners(truth.evidence, sample.object_of)
+        return _of_owners(truth.evidence, detections.object_of)
 
 
 @dataclass(frozen=True)
@@ -119,17 +119,17 @@ class PlantedObject(PlantedMask):
 
     name: ClassVar[str] = "planted_object"
 
-    def maps(self, sample: EvaluatedDetections, truth: Truth) -> Tensor:
+    def maps(self, detections: EvaluatedDetections, truth: Truth) -> Tensor:
         """(T, H, W), the hill in [0, 1], and 1 more on the evidence."""
-        evidence = super().maps(sample, truth)
+        evidence = super().maps(detections, truth)
         if truth.objects.masks is None:
             raise ValueError(f"{self.name}: the objects have no masks; leave this method out, or take --scenes")
-        covered = torch.maximum(evidence, _of_owners(truth.objects.masks, sample.object_of))
+        covered = torch.maximum(evidence, _of_owners(truth.objects.masks, detections.object_of))
         return evidence + torch.stack([_blurred(mask) for mask in covered])
 
 
 def _blurred(mask: Tensor) -> Tensor:
-    import cv2  # a whole library for one baseline: only where it is asked for
+    import cv2  # a whole library for one baseline: imported only where it is used
 
     sigma = 0.02 * min(mask.shape)
     return torch.from_numpy(cv2.GaussianBlur(mask.numpy(), (0, 0), sigma, borderType=cv2.BORDER_CONSTANT))

@@ -1,4 +1,4 @@
-"""Which images, and which of their detections, every method is asked about."""
+"""Which images, and which of their detections, every method explains."""
 
 from __future__ import annotations
 

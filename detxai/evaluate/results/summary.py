@@ -79,7 +79,7 @@ class Total:
 
 
 class Summary:
-    """The rankings of some records: the detections that every method has been asked about.
+    """Rankings over the detections that every method has explained.
 
     Args:
         records: of all methods.

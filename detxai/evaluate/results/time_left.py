@@ -1,4 +1,4 @@
-"""How long an evaluation will take, told by its first image."""
+"""How long an evaluation will take, estimated from its first image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class TimeLeft:
 
     Attributes:
         seconds: about how long, at what the first image took for each of its detections under each method.
-        n_maps: to make and measure; ``n_detections``: of which, and ``n_methods``: under how many methods.
+        n_maps: maps to make and measure, of ``n_detections`` detections under ``n_methods`` methods.
     """
 
     seconds: float
