@@ -71,13 +71,13 @@ def explain(
     if detections is not None:
         check_boxes(detections, height, width)
     if not asked.asks_about_boxes:
-        return [asked(wrapped, shown)]
+        return [asked(wrapped, _image_for(asked, shown))]
     if detections is not None:
-        return list(asked(wrapped, shown, detections))
+        return list(asked(wrapped, _image_for(asked, shown), detections))
     with wrapped.borrowed():
         if not isinstance(shown, Features):
             shown = wrapped.shared_pass(shown)  # the boxes and their maps come of one pass through the backbone
-        return list(asked(wrapped, shown, wrapped.detections(shown, score_threshold)))
+        return list(asked(wrapped, _image_for(asked, shown), wrapped.detections(shown, score_threshold)))
 
 
 def _decoded(image: Image | Features) -> tuple[Image | Features, tuple[int, int]]:
@@ -86,6 +86,13 @@ def _decoded(image: Image | Features) -> tuple[Image | Features, tuple[int, int]
         return image, image.inputs.geometries[0].image_size
     array = load_image(image)
     return image if isinstance(image, Tensor) else array, (array.shape[0], array.shape[1])
+
+
+def _image_for(method: Method, image: Image | Features) -> Image | Features:
+    """What a method is called with: features only where it is one of detxai's own, which take them."""
+    inner = method.method if isinstance(method, LowPassed) else method
+    takes_features = type(inner) in METHODS.values()
+    return image.inputs.original if isinstance(image, Features) and not takes_features else image
 
 
 def make_method(method: str | Method, /, **settings: Any) -> Method:

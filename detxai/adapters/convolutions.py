@@ -24,6 +24,11 @@ ACTIVATIONS: Mapping[type[nn.Module], Callable[[Tensor], Tensor] | None] = {
 }
 
 
+def flattened(part: nn.Module) -> list[nn.Module]:
+    """The layers of a sequence, and of sequences inside it, in order."""
+    return [inner for layer in part for inner in flattened(layer)] if isinstance(part, nn.Sequential) else [part]
+
+
 def as_convolution(
     name: str, conv: nn.Conv2d, norm: nn.Module | None = None, activation: Callable[[Tensor], Tensor] | None = None
 ) -> Convolution:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from detxai.adapters.changes.own_context import ordinary_tensors
 from detxai.detections import Candidates, Detections
 from detxai.geometry import Geometry
 from detxai.images import Array, Image, load_image, to_tensor, to_uint8
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +134,7 @@ NETWORK_MEMBERS = frozenset({
 
 
 class Detector(ABC):
-    """A detector, wrapped: it detects, and tells its candidates.
+    """A wrapped detector: it prepares images, detects, and gives the candidates that its detections are chosen from.
 
     A family supplies ``detect``, ``_prepare``, ``_forward`` and ``model_name``. A family whose network is known is a
     ``NetworkDetector``.
@@ -188,7 +190,7 @@ class Detector(ABC):
 
     @contextmanager
     def borrowed_afresh(self) -> Iterator[None]:
-        """As ``borrowed``; also inside it, what the model noted about other images changes no answer."""
+        """As ``borrowed``; attributes that the model set for other images inside it change no answer."""
         with self.borrowed():
             yield
 
@@ -229,9 +231,9 @@ class Detector(ABC):
             return self._forward(inputs)
 
     def shared_pass(self, image: Image) -> Image | Features:
-        """What to hand on where several questions follow about one image, so that they share a pass.
+        """What to hand on where several calls about one image follow, so that they share a pass.
 
-        A network's features; of a black box, the image itself.
+        For a network its features, for a black box the image itself.
         """
         return image
 
@@ -277,6 +279,11 @@ def refuse_without_network(detector: Detector) -> NoReturn:
         NoNetworkError: always.
     """
     raise NoNetworkError(detector._why_no_network)
+
+
+def one_if_equal(items: Sequence[T]) -> Sequence[T]:
+    """The first alone where all are equal, as for versions of one image, so that one row serves them all."""
+    return items[:1] if len(set(items)) == 1 else items
 
 
 def unresized_inputs(arrays: Sequence[npt.NDArray[Any]]) -> Inputs:

@@ -84,7 +84,7 @@ class NetworkDetector(Detector):
     def candidates(self, images: Image | Sequence[Image] | Inputs | Features) -> Candidates:
         """Everything the detector considers, before its last non-maximum suppression; differentiable.
 
-        Of features, those that it would have with them.
+        For features, the candidates that the detector would have with them: see ``resume``.
         """
         if isinstance(images, Features):
             return self.resume(images)
@@ -124,7 +124,7 @@ class NetworkDetector(Detector):
         return replace(features, autocast=self._is_under_autocast)
 
     def shared_pass(self, image: Image) -> Image | Features:
-        """What to hand on where several questions follow about one image, so that they share a pass.
+        """What to hand on where several calls about one image follow, so that they share a pass.
 
         The features of ``default_layers``; the image itself where the model has no such layers, or under autocast.
         """
@@ -137,7 +137,10 @@ class NetworkDetector(Detector):
             return image
 
     def detections(self, image: Image | Features, score_threshold: float = 0.25) -> Detections:
-        """What ``detect`` answers, for an image or from its features: the same numbers, without another pass.
+        """What ``detect`` answers, for an image or from its features.
+
+        From features the numbers are the same to the last bit, and the layers before them do not run again; where a
+        family cannot resume its own pass, or somebody changed the model, the whole model runs.
 
         Raises:
             ValueError: the features are of several images, or of several versions of one.
@@ -149,7 +152,7 @@ class NetworkDetector(Detector):
             raise ValueError(f"features must be of one image, got {image.batch_size}")
         with self.borrowed(), torch.no_grad():
             if (image.autocast or self._is_under_autocast) and not image.is_changed:
-                return self.detect(image.inputs.original, score_threshold)  # where layers round, no two passes agree
+                return self.detect(image.inputs.original, score_threshold)  # resumed, it would round elsewhere
             return self._detections(image, score_threshold)
 
     def detections_and_candidates(

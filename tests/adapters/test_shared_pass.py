@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,9 @@ def test_the_trunk_runs_once(detector: NetworkDetector, monkeypatch: pytest.Monk
             detector.candidates(shown)
             detector.features(shown)
         assert len(ran) == n_passes
+    ran.clear()
+    detector.detections_and_candidates(image)
+    assert len(ran) == 1
 
 
 def test_detections_and_candidates_share_the_heads_too(
@@ -139,6 +143,30 @@ def test_methods_take_features_in_place_of_the_image(method: str) -> None:
     explained = detxai.explain(detector, detector.features(image), method, found, **settings)
     assert all(np.array_equal(one.values, other.values) for one, other in zip(explained, expected, strict=True))
     assert np.array_equal(explained[0].image, image)
+
+
+@dataclass(frozen=True)
+class OwnMethod:
+    """A method of a user's, who knows images alone."""
+
+    given: list[Any]
+    name: str = "own"
+    asks_about_boxes: bool = True
+
+    def __call__(self, detector: Any, image: Any, detections: detxai.Detections) -> list[Any]:
+        self.given.append(image)
+        return list(detections)
+
+
+def test_a_users_own_method_gets_the_image() -> None:
+    detector, image = detxai.wrap(small_faster_rcnn()), picture(0)
+    as_float = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+    method = OwnMethod([])
+    for shown in (image, as_float, detector.features(image), detector.features(as_float)):
+        detxai.explain(detector, shown, method, score_threshold=0)
+    assert [type(given) for given in method.given] == [np.ndarray, Tensor, np.ndarray, Tensor]
+    for given in method.given:
+        assert np.array_equal(given, image if isinstance(given, np.ndarray) else as_float)
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -12,7 +12,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 
 from detxai.adapters.changes.own_answer import Changes, changed_parts
 from detxai.adapters.changes.unchanged import ChangedPartError
-from detxai.adapters.detector import Features
+from detxai.adapters.detector import Features, one_if_equal
 from detxai.adapters.structure import Dense, NoShortcut
 from detxai.adapters.torchvision.detector import TorchvisionAdapter, class_names_of
 from detxai.adapters.torchvision.one_stage_structure import Branch, anchor_decoder, require_torchvisions_own
@@ -146,9 +146,8 @@ class OneStageAdapter(TorchvisionAdapter):
 
     def anchors(self, levels: Sequence[Tensor], geometries: Sequence[Geometry]) -> Tensor:
         """(B, N, 4) xyxy, input pixels; B is 1 for versions of one image."""
-        if len(set(geometries)) == 1:
-            geometries = geometries[:1]
-        return torch.stack(self.model.anchor_generator(image_list(geometries, levels[0]), list(levels)))
+        images = image_list(one_if_equal(geometries), levels[0])
+        return torch.stack(self.model.anchor_generator(images, list(levels)))
 
     def _geometry(
         self, image_size: tuple[int, int], input_size: tuple[int, int], resized_size: tuple[int, int]

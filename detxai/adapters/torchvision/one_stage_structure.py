@@ -12,7 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBo
 from torchvision.ops.misc import Conv2dNormActivation, FrozenBatchNorm2d
 
 from detxai.adapters.changes.unchanged import ChangedPartError, require_unchanged
-from detxai.adapters.convolutions import ACTIVATIONS, as_convolution
+from detxai.adapters.convolutions import ACTIVATIONS, as_convolution, flattened
 from detxai.adapters.structure import Convolution
 
 Branch = tuple[Convolution, ...]
@@ -41,7 +41,7 @@ def branch_of(name: str, *parts: nn.Module) -> Branch:
     Raises:
         ChangedPartError: they are no chain of convolutions with normalisations and activations, the last without.
     """
-    chain = tuple(_convolutions(name, [layer for part in parts for layer in _flattened(part)]))
+    chain = tuple(_convolutions(name, [layer for part in parts for layer in flattened(part)]))
     mixing = next((place for place, part in enumerate(chain) if part.groups == 1), len(chain))
     if mixing > 1 or mixing == len(chain) or chain[-1].activation is not None or not chain[-1].place_by_place:
         raise ChangedPartError(f"{name} is no chain of convolutions of which the first or second mixes the channels")
@@ -82,12 +82,6 @@ def anchor_decoder(
         return decode(numbers.unflatten(1, (n, -1)).permute(0, 3, 1, 2).flatten(1, 2), of_cells)
 
     return decoded
-
-
-def _flattened(part: nn.Module) -> Sequence[nn.Module]:
-    if not isinstance(part, nn.Sequential):
-        return [part]
-    return [inner for layer in part for inner in _flattened(layer)]
 
 
 def _convolutions(name: str, layers: Sequence[nn.Module]) -> Iterator[Convolution]:

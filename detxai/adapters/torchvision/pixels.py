@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
+from detxai.adapters.detector import one_if_equal
 from detxai.geometry import Geometry
 
 
@@ -26,11 +27,10 @@ def scales_and_sides(
 
     B is 1 for versions of one image.
     """
-    if len(set(geometries)) == 1:
-        geometries = geometries[:1]
+    different = one_if_equal(geometries)
     with torch.inference_mode(False):  # kept for later calls, which may need gradients
-        original = torch.tensor([geometry.image_size for geometry in geometries], dtype=torch.float32, device="cpu")
-        resized = torch.tensor([geometry.resized_size for geometry in geometries], dtype=torch.float32, device="cpu")
+        original = torch.tensor([geometry.image_size for geometry in different], dtype=torch.float32, device="cpu")
+        resized = torch.tensor([geometry.resized_size for geometry in different], dtype=torch.float32, device="cpu")
         scales = (original / resized).to(dtype)  # rounded as torchvision's ``resize_boxes`` does
         return scales.flip(1).repeat(1, 2).to(device), resized.flip(1).repeat(1, 2).to(device, dtype)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from detxai.adapters.detector import one_if_equal
 from detxai.adapters.transformers.recognising import load_transformers
 from detxai.detections import Candidates
 from detxai.geometry import box_iou
@@ -131,7 +132,7 @@ def resized_sizes(
 
 def pixel_mask(input_size: tuple[int, int], resized: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
     """(B, height, width) int64: 1 where an image is, 0 in its padding."""
-    different = resized[:1] if len(set(resized)) == 1 else resized
+    different = one_if_equal(resized)
     mask = torch.zeros((len(different), *input_size), dtype=torch.int64, device=device)
     for one, (height, width) in zip(mask, different, strict=True):
         one[:height, :width] = 1
@@ -206,7 +207,7 @@ def query_candidates(logits: Tensor, boxes: Tensor, scoring: Scoring, sizes: Seq
 def sides_of(sizes: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """(B, 4) width, height, width, height; B is 1 for versions of one image."""
     with torch.inference_mode(False):  # kept for later calls, which may need gradients
-        of_each = [(width, height, width, height) for height, width in (sizes[:1] if len(set(sizes)) == 1 else sizes)]
+        of_each = [(width, height, width, height) for height, width in one_if_equal(sizes)]
         return torch.tensor(of_each, dtype=dtype, device="cpu").to(device)
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from detxai.adapters.detector import one_if_equal
 from detxai.adapters.ultralytics.checkpoint import ultralytics_module
 from detxai.geometry import Geometry
 
@@ -112,9 +113,8 @@ def _affine(
     geometries: tuple[Geometry, ...], device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(B, 1, 4) each: the scale and shift from input to image pixels, and the image's width, height, width, height."""
-    if len(set(geometries)) == 1:  # versions of one image: one row serves them all
-        geometries = geometries[:1]
-    rows = [(*_scale_and_shift(geometry), list(geometry.image_size[::-1]) * 2) for geometry in geometries]
+    different = one_if_equal(geometries)
+    rows = [(*_scale_and_shift(geometry), list(geometry.image_size[::-1]) * 2) for geometry in different]
     with torch.inference_mode(False):  # kept for later calls, which may need gradients
         scale, shift, sides = torch.tensor(rows, dtype=torch.float64).to(device, dtype).unbind(1)
     return scale[:, None], shift[:, None], sides[:, None]

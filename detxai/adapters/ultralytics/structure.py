@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from detxai.adapters.changes.unchanged import ChangedPartError, require_unchanged
-from detxai.adapters.convolutions import ACTIVATIONS, as_convolution
+from detxai.adapters.convolutions import ACTIVATIONS, as_convolution, flattened
 from detxai.adapters.structure import Convolution, Dense, NoShortcut
 from detxai.adapters.ultralytics.checkpoint import ultralytics_module
 from detxai.adapters.ultralytics.head import anchor_points, decoding_dtype, upright_boxes
@@ -107,7 +107,7 @@ def _branches(name: str, layers: Any) -> list[tuple[Convolution, ...]]:
 
 
 def _branch(name: str, layers: nn.Module) -> tuple[Convolution, ...]:
-    chain = tuple(_convolution(name, layer) for layer in _flattened(layers))
+    chain = tuple(_convolution(name, layer) for layer in flattened(layers))
     if len(chain) >= 3:
         mixing = chain[0] if chain[0].groups == 1 else chain[1]
         last = chain[-1]
@@ -115,12 +115,6 @@ def _branch(name: str, layers: nn.Module) -> tuple[Convolution, ...]:
         if whole and last is not mixing:
             return chain
     raise ChangedPartError(f"{name} is no chain of convolutions that ends with one of 1x1")
-
-
-def _flattened(layers: nn.Module) -> Iterable[nn.Module]:
-    if type(layers) is not nn.Sequential:
-        return [layers]
-    return [inner for layer in layers for inner in _flattened(layer)]
 
 
 def _convolution(name: str, layer: Any) -> Convolution:
