@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy.typing as npt
 import torch
@@ -239,6 +239,47 @@ class Candidates:
 
     def __iter__(self) -> Iterator[Candidates]:
         return (self[i] for i in range(len(self)))
+
+    def select(self, places: Tensor) -> Candidates:
+        """The candidates at these places (n,) int64 of every image."""
+        return replace(
+            self,
+            boxes=self.boxes[:, places],
+            class_scores=self.class_scores[:, places],
+            objectness=self.objectness[:, places],
+            proposals=None if self.proposals is None else self.proposals[:, places],
+        )
+
+    def repeat(self, n: int) -> Candidates:
+        """The candidates of one image as those of n equal ones; they share its memory."""
+        return replace(
+            self,
+            boxes=self.boxes.expand(n, -1, -1, -1),
+            class_scores=self.class_scores.expand(n, -1, -1),
+            objectness=self.objectness.expand(n, -1),
+            proposals=None if self.proposals is None else self.proposals.expand(n, -1, -1),
+        )
+
+    @classmethod
+    def cat(cls, parts: Sequence[Candidates], dim: Literal[0, 1] = 1) -> Candidates:
+        """Several sets of candidates as one.
+
+        Args:
+            parts: of the same labels; all have proposals, or none has.
+            dim: 1 joins the candidates of each image, 0 puts the images of one set behind those of another.
+
+        >>> one = Candidates(torch.zeros(1, 2, 1, 4), torch.zeros(1, 2, 3), torch.zeros(1, 2), torch.arange(3))
+        >>> Candidates.cat([one, one]).boxes.shape[:2], Candidates.cat([one, one], dim=0).boxes.shape[:2]
+        (torch.Size([1, 4]), torch.Size([2, 2]))
+        """
+        proposals = [part.proposals for part in parts if part.proposals is not None]
+        return replace(
+            parts[0],
+            boxes=torch.cat([part.boxes for part in parts], dim),
+            class_scores=torch.cat([part.class_scores for part in parts], dim),
+            objectness=torch.cat([part.objectness for part in parts], dim),
+            proposals=torch.cat(proposals, dim) if proposals else None,
+        )
 
     def of_labels(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The boxes and class scores as seen by each of T labels.

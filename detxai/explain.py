@@ -71,7 +71,7 @@ def explain(
     if detections is not None:
         check_boxes(detections, height, width)
     if not asked.asks_about_boxes:
-        return [asked(wrapped, _image_for(asked, shown))]
+        return list(asked(wrapped, _image_for(asked, shown)))
     if detections is not None:
         return list(asked(wrapped, _image_for(asked, shown), detections))
     with wrapped.borrowed():

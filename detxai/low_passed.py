@@ -73,14 +73,12 @@ class LowPassed:
         return 1 + (passes_to_choose(n_boxes) if self.low_pass == "auto" else 0)
 
     @in_full_precision
-    def __call__(self, detector: Detector, image: Image, *detections: Detections) -> Any:
+    def __call__(self, detector: Detector, image: Image, detections: Detections | None = None) -> list[Explanation]:
         """What the method gives, filtered: one explanation for each detection, or one for the image."""
-        found = self.method(detector, image, *detections)
-        if isinstance(found, Explanation):
-            return found.low_pass(float(self.low_pass))
-        if isinstance(self.low_pass, str):
-            return most_faithful(detector, found, *detections) if found else []
-        return [explanation.low_pass(self.low_pass) for explanation in found]
+        found = self.method(detector, image, detections)
+        if not isinstance(self.low_pass, str):
+            return [explanation.low_pass(self.low_pass) for explanation in found]
+        return most_faithful(detector, found, detections) if found and detections is not None else []
 
 
 def most_faithful(detector: Detector, explanations: Sequence[Explanation], detections: Detections) -> list[Explanation]:

@@ -46,7 +46,12 @@ def main() -> None:
         whole = AblationCAM(progress=False)(detector, path, found)
         for ranking in given.rankings:
             for ratio in RATIOS:
-                method = AblationCAM(ratio_channels_to_ablate=ratio, ranking=ranking, rest=given.rest, progress=False)
+                method = AblationCAM(
+                    ratio_channels_to_ablate=ratio,
+                    ranking=ranking,
+                    unablated_weights=given.unablated_weights,
+                    progress=False,
+                )
                 for a, b in zip(whole, method(detector, path, found), strict=True):
                     agreement = float(rank_correlation(*(torch.from_numpy(e.values)[None] for e in (a, b))))
                     effects = torch.as_tensor(b.channel_effects)

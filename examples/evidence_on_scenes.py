@@ -55,7 +55,7 @@ def measure(detector: Any, scene: Any) -> list[tuple[str, float, float]]:
     found = detector.detect(scene.image, 0.3)
     if len(found) == 0:
         return []
-    eigen = detxai.EigenCAM()(detector, scene.image)
+    (eigen,) = detxai.EigenCAM()(detector, scene.image)
     zero, mean = (detxai.AblationCAM(fill=fill, progress=False)(detector, scene.image, found) for fill in FILLS)
     results = []
     names = [found.name(i) for i in range(len(found))]

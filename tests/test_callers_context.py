@@ -57,7 +57,7 @@ def candidates(detector: Detector) -> list[Tensor]:
 
 def explained(method: Any, detector: Detector, n_boxes: int = 2) -> list[Tensor]:
     if not method.asks_about_boxes:
-        return [torch.from_numpy(method(detector, IMAGE).values)]
+        return [torch.from_numpy(one.values) for one in method(detector, IMAGE)]
     boxes, scores, labels = answers(detector, detect)
     found = detxai.Detections(boxes, scores, labels)[:n_boxes]
     return [torch.from_numpy(explanation.values) for explanation in method(detector, IMAGE, found)]
@@ -69,7 +69,7 @@ QUESTIONS: dict[str, Callable[[Detector], list[Tensor]]] = {
     "eigen_cam": partial(explained, detxai.EigenCAM()),
     "layer_cam": partial(explained, detxai.LayerCAM()),
     "ablation_cam": partial(
-        explained, detxai.AblationCAM(0.2, ranking="first_order", rest="first_order", progress=False)
+        explained, detxai.AblationCAM(0.2, ranking="first_order", unablated_weights="first_order", progress=False)
     ),
     "ablation_cam tracked": partial(explained, detxai.AblationCAM(0.2, fill="mean", progress=False)),
     "d_rise": partial(explained, detxai.DRISE(n_masks=16, progress=False)),

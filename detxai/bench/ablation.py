@@ -20,7 +20,8 @@ from detxai.adapters.layers import replaced
 from detxai.adapters.network import NetworkDetector, require_network
 from detxai.adapters.structure import TwoStage
 from detxai.detections import Candidates, Detections
-from detxai.engine.ablation.loop import FullTail, Tail
+from detxai.engine.ablation.full_tail import FullTail
+from detxai.engine.ablation.tail import Tail
 from detxai.engine.ablation.tails import tail_of
 from detxai.engine.ablation.two_stage.tail import TwoStageTail
 from detxai.engine.ranking import rank_correlation

@@ -16,11 +16,11 @@ from torch import Tensor
 from detxai.adapters.detector import Detector, Inputs
 from detxai.detections import Detections
 from detxai.engine.batching import images_at_once
-from detxai.engine.masking.scoring import scores_under
+from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.ranking import rank_correlation
 from detxai.geometry import box_iou
 from detxai.images import Image, load_image, to_tensor
-from detxai.methods.d_rise import DRISE, WORTH_KEEPING
+from detxai.methods.d_rise import DRISE, MIN_MASKS
 from detxai.targets import SimilarityTarget, Target
 
 PEERS_GRID = 4  # Microsoft's default; and its masks are enlarged without interpolation
@@ -79,13 +79,12 @@ def bench_d_rise(
     size = batch_size or images_at_once(prepared.tensor)
     n_masks = max(size, n_masks // size * size)  # whole batches, as in a long run
     peer_masks = max(1, n_masks // 8)
-    sample = DRISE(n_masks=WORTH_KEEPING, batch_size=size, progress=False).sample(detector, image, detections)
+    sample = DRISE(n_masks=MIN_MASKS, batch_size=size, progress=False).sample(detector, image, detections)
     with torch.no_grad():
         targets = SimilarityTarget.seen_in(detector.candidates(prepared), detections)
 
     def loop(asked: Sequence[Target]) -> None:
-        masks, canvas = sample.lattice.masks, sample.canvas
-        for _ in scores_under(masks, range(n_masks), detector, canvas, asked, batch_size=size):
+        for _ in ViewScorer(detector, sample.canvas, asked, size).batches(sample.lattice.masks, range(n_masks)):
             pass
 
     ways: dict[str, tuple[int, Callable[[], object]]] = {

@@ -1,4 +1,4 @@
-"""As large a batch as the device takes."""
+"""Batches as large as the device allows."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-CPU_MOST = 8  # past this, full passes only stream a CPU's caches
-GPU_MOST = 256
+MAX_BATCH_CPU = 8  # past this, full passes only stream a CPU's caches
+MAX_BATCH_GPU = 256
 ACTIVATIONS = 64  # bytes that a full pass holds at its fullest, per byte of its input image
-ONE_BY_ONE = {"cpu"}  # kinds of device that take small products sooner in turn than as one batch, and wait for nothing
-SHARE_OF_FREE = 0.5  # the estimate of what an ablation needs leaves out allocator slack and fragmentation
+LOOP_DEVICES = {"cpu"}  # kinds of device that compute small products faster in a loop than as one batch
+SHARE_OF_FREE = 0.5  # estimates of what an item needs leave out allocator slack and fragmentation
 
 
-def takes_in_turn(device: torch.device) -> bool:
-    """Whether ``device`` takes the items of a batch sooner one by one, each in its caches, than all at once."""
-    return device.type in ONE_BY_ONE
+def prefers_loop(device: torch.device) -> bool:
+    """Whether small matrix products run faster in a loop on ``device``, each in its caches, than as one batch."""
+    return device.type in LOOP_DEVICES
 
 
 def free_memory(device: torch.device) -> int:
@@ -52,10 +52,10 @@ def _free_host_memory() -> int:
         return 2 * 1024**3
 
 
-def batch_size_for(device: torch.device, bytes_each: int, cpu_most: int = CPU_MOST) -> int:
-    """How many items of ``bytes_each`` fit the free memory of ``device``; at least 1, on a CPU at most ``cpu_most``."""
-    most = cpu_most if device.type == "cpu" else GPU_MOST
-    return max(1, min(most, int(free_memory(device) * SHARE_OF_FREE) // max(bytes_each, 1)))
+def batch_size_for(device: torch.device, bytes_per_item: int, cpu_batch: int = MAX_BATCH_CPU) -> int:
+    """How many items of so many bytes fit the free memory of ``device``: at least 1, on a CPU at most ``cpu_batch``."""
+    most = cpu_batch if device.type == "cpu" else MAX_BATCH_GPU
+    return max(1, min(most, int(free_memory(device) * SHARE_OF_FREE) // max(bytes_per_item, 1)))
 
 
 def images_at_once(images: Tensor) -> int:
@@ -81,7 +81,7 @@ def in_batches(items: Tensor, batch_size: int, run: Callable[[Tensor], T]) -> It
     """``run`` on consecutive parts of ``items``; running out of memory halves the part and goes on.
 
     Yields:
-        Each part and what ``run`` made of it, in order; every item exactly once.
+        Each part and what ``run`` returned for it, in order; every item exactly once.
 
     Raises:
         The device's own error, when even one item does not fit.
@@ -98,7 +98,7 @@ def in_batches(items: Tensor, batch_size: int, run: Callable[[Tensor], T]) -> It
             yield part, made
             start += len(part)
             continue
-        # only here, past the error, whose traceback holds what was made on the way, can that memory be given back
+        # only here, after the error, whose traceback holds intermediate tensors, can their memory be given back
         batch_size = len(part) // 2
         log.info("out of memory with %d at once; going on with %d", len(part), batch_size)
         _give_back_unused(items.device)
@@ -107,16 +107,3 @@ def in_batches(items: Tensor, batch_size: int, run: Callable[[Tensor], T]) -> It
 def _give_back_unused(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def slots(row: Tensor, batch: int) -> tuple[Tensor, int]:
-    """A place of its own for each of n things within its row, and how many places the fullest row needs.
-
-    Args:
-        row: (n,) which of ``batch`` rows each belongs to, ascending.
-
-    >>> slots(torch.tensor([0, 0, 2]), batch=3)
-    (tensor([0, 1, 0]), 2)
-    """
-    counts = torch.bincount(row, minlength=batch)
-    return torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row], int(counts.max())

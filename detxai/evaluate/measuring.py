@@ -86,7 +86,7 @@ def make_maps(
 def explained(method: Method, detector: Detector, image: Pixels, detections: Detections) -> Tensor:
     """A method's maps (T, H, W); the same for every detection where it asks about no box."""
     if not method.asks_about_boxes:
-        values = torch.from_numpy(method(detector, image).values)
+        values = torch.from_numpy(method(detector, image)[0].values)
         return values.expand(len(detections), -1, -1)
     explanations = method(detector, image, detections.to(detector.device))
     if any(explanation.partial for explanation in explanations):

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector, Features, Inputs
@@ -20,30 +19,34 @@ from detxai.engine.ablation.channels import (
     Channels,
     Fill,
     Ranking,
+    all_levels,
     distance_to_fill,
     fill_values,
-    joined,
     n_to_ablate,
     order_channels,
     predicted_drops,
 )
-from detxai.engine.ablation.loop import AblatedScores, Tail, ablate, autocast
-from detxai.engine.ablation.tails import screened, tail_of_groups, tracked, warn_once
+from detxai.engine.ablation.loop import AblatedScores, ablate
+from detxai.engine.ablation.tail import Tail
+from detxai.engine.ablation.tails import tail_of_groups, warn_once
 from detxai.engine.batching import check_batch_size
+from detxai.engine.precision import autocast, check_precision
 from detxai.engine.ranking import rank_correlation
-from detxai.explanation import Cost, Explanation, settings_of
+from detxai.explanation import Explanation
 from detxai.images import Image
 from detxai.methods.best_slice import on_best_slice
-from detxai.progress import hides_bar
+from detxai.methods.checks import check_choice, check_flag, check_fraction, check_target
+from detxai.methods.results import explanations
+from detxai.progress import progress_bar
 from detxai.targets import ClassScoreTarget, Target, ask_about
 
-Rest = Literal["tracked", "first_order", "zero"]
-ROUND = 0.05  # share of the channels between two looks at the fidelity
+UnablatedWeights = Literal["tracked", "first_order", "zero"]
+CHECK_EVERY = 0.05  # share of the channels from one check of the fidelity to the next
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
-    """What is ablated, and who is asked about it.
+class _Request:
+    """What is ablated, and which targets are asked about it.
 
     Attributes:
         groups: features of the image; a change in one group of layers runs on through the others.
@@ -59,11 +62,16 @@ class _Asked:
 
     @cached_property
     def features(self) -> Features:
-        return joined(self.groups)
+        return all_levels(self.groups)
 
     @cached_property
     def channels(self) -> Channels:
-        return Channels.of(self.features)
+        return Channels.from_features(self.features)
+
+    @property
+    def every_channel(self) -> Tensor:
+        """(C,) all channel numbers."""
+        return torch.arange(len(self.channels), device=self.fill.device)
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class AblationCAM:
 
     Args:
         ratio_channels_to_ablate: r in (0, 1]: exactly ``ceil(r * C)`` channels are ablated, those expected to matter
-            most to these detections; ``rest`` says what the others weigh.
+            most to these detections; ``unablated_weights`` says what the others weigh.
         batch_size: ablations at once; None: what fits the device.
         target: from a detection's box and label to the question asked of it.
         layers: names of the layers; default: the adapter's.
@@ -96,13 +104,14 @@ class AblationCAM:
         ranking: what "expected to matter most" means: ``"tracked"`` (the drop of the candidate that answers each
             target now, followed through every ablation: a small part of an exact one), ``"first_order"`` (one backward
             pass), ``"energy"`` (no gradients), or a callable from ``Features`` to (C,) numbers, larger first. Where
-            there is nothing to track and ``rest`` is another, ``"tracked"`` means ``"first_order"``, and ``"energy"``
-            without gradients.
-        rest: what a channel weighs that was not ablated: the ``"tracked"`` drop, the ``"first_order"`` drop, at the
-            price of a backward pass for each detection, or ``"zero"``. Tracked, a tenth of the channels gives the map
-            of all (BENCHMARKS.md). Where no candidate can be tracked by itself (a full tail, a target that may read any
-            candidate), all of them are, in every ablation: the map is that of all channels and takes as long, which
-            the log says; ``"first_order"`` and ``"zero"`` keep to the ratio there, for a rougher map.
+            there is nothing to track and ``unablated_weights`` is another, ``"tracked"`` means ``"first_order"``, and
+            ``"energy"`` without gradients.
+        unablated_weights: what a channel weighs that was not ablated: the ``"tracked"`` drop, the ``"first_order"``
+            drop, at the price of a backward pass for each detection, or ``"zero"``. Tracked, a tenth of the channels
+            gives the map of all (BENCHMARKS.md). Where no candidate can be tracked by itself (a full tail, a target that
+            may read any candidate), every channel is ablated for all candidates: the map is that of all channels and
+            takes as long, which the log says; ``"first_order"`` and ``"zero"`` keep to the ratio there, for a rougher
+            map.
         fidelity: in (0, 1): ablate in that order until a further twentieth of the channels leaves every map at
             this rank correlation with what it was, and no more than the ratio allows; None: all that the ratio allows.
         margin: in (0, 1): of the proposals that an ablation moves, only those are looked at that, in the clean pass,
@@ -131,7 +140,7 @@ class AblationCAM:
     propagate: bool = False
     fill: Fill = "zero"
     ranking: Ranking = "tracked"
-    rest: Rest = "tracked"
+    unablated_weights: UnablatedWeights = "tracked"
     fidelity: float | None = None
     margin: float | None = None
     precision: str = "full"
@@ -139,20 +148,16 @@ class AblationCAM:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio_channels_to_ablate <= 1:
-            raise ValueError(f"ratio_channels_to_ablate must lie in (0, 1], got {self.ratio_channels_to_ablate}")
+        check_fraction("ratio_channels_to_ablate", self.ratio_channels_to_ablate, "(0, 1]")
         check_batch_size(self.batch_size)
         if self.fidelity is not None and not 0 < self.fidelity < 1:
             raise ValueError(f"fidelity must be a rank correlation in (0, 1), or None, got {self.fidelity}")
         if self.margin is not None and not 0 < self.margin < 1:
             raise ValueError(f"margin must be a share of the best score in (0, 1), or None, got {self.margin}")
-        if self.rest not in get_args(Rest):
-            raise ValueError(f"rest must be one of {list(get_args(Rest))}, got {self.rest!r}")
-        if not isinstance(self.propagate, bool):
-            raise TypeError(f"propagate must be True or False, got {self.propagate!r}")
-        if not callable(self.target):
-            raise TypeError(f"target must be callable with a box and a label, got {type(self.target).__name__}")
-        autocast(torch.device("cpu"), self.precision)
+        check_choice("unablated_weights", self.unablated_weights, get_args(UnablatedWeights))
+        check_flag("propagate", self.propagate)
+        check_target(self.target)
+        check_precision(self.precision)
 
     @in_full_precision
     @on_best_slice
@@ -165,33 +170,21 @@ class AblationCAM:
             ValueError: a setting or a label is wrong.
             LookupError: a layer is unknown.
         """
-        start = time.perf_counter()
+        started = time.perf_counter()
         detector = require_network(detector)
         groups = self._features(detector, image)
         if len(detections) == 0:
             return []
-        features = joined(groups)
+        features = all_levels(groups)
         targets = ask_about(detections, self.target)
         with detector.borrowed(), torch.no_grad():
             tail = tail_of_groups(detector, groups, targets)
-            scores = self._scores(_Asked(detector, groups, targets, tail, fill_values(features, self.fill)))
-        values = combine_levels(self._shown(features), channel_weights(scores))
-        cost = Cost(time.perf_counter() - start, forward_passes=len(groups) + scores.passes)
-        model = {**detector.describe(), "layers": list(features.layers)}
-        return [
-            Explanation(
-                values[i].cpu().numpy(),
-                features.inputs.images[0],
-                self.name,
-                settings_of(self),
-                cost,
-                detections[i],
-                scores.drops[i].cpu(),
-                model,
-                details={"tail": dict(tail.details)},
-            )
-            for i in range(len(detections))
-        ]
+            scores = self._scores(_Request(detector, groups, targets, tail, fill_values(features, self.fill)))
+        return explanations(
+            self, detector, features.inputs, detections, combine_levels(self._shown(features), channel_weights(scores)),
+            started=started, passes=len(groups) + scores.passes, layers=features.layers,
+            details={"tail": dict(tail.details)}, channel_effects=scores.drops,
+        )  # fmt: skip
 
     def _features(self, detector: NetworkDetector, image: Image | Features) -> list[Features]:
         """Of the image, in the model's own precision, whatever they were computed in; a group that is held together."""
@@ -215,61 +208,69 @@ class AblationCAM:
             return features
         return features.with_levels(distance_to_fill(features, fill_values(features, self.fill)))
 
-    def _scores(self, asked: _Asked) -> AblatedScores:
-        n_channels = len(asked.channels)
+    def _scores(self, request: _Request) -> AblatedScores:
+        n_channels = len(request.channels)
         n = n_to_ablate(self.ratio_channels_to_ablate, n_channels)
-        scores = AblatedScores.unknown(asked.tail, n_channels)
-        order = torch.arange(n_channels, device=asked.fill.device)
-        if n < n_channels or self.fidelity is not None:
-            followed, is_exact = self._followed(asked)
-            order, scores.predicted = self._expected(asked, followed)
-            if followed is not None and is_exact:
-                scores.ablated[:, order[:n]] = followed.ablated[:, order[:n]]
-                scores.passes = followed.passes
+        if n == n_channels and self.fidelity is None:
+            scores, order = AblatedScores.unknown(request.tail, n_channels), request.every_channel
+        else:
+            approximate, is_exact = self._approximate(request)
+            order, predicted = self._expected(request, approximate)
+            scores = AblatedScores.unknown(request.tail, n_channels, predicted)
+            if approximate is not None and is_exact:
+                scores.ablated[:, order[:n]] = approximate.ablated[:, order[:n]]
+                scores.passes = approximate.passes
                 return scores
-        tail = asked.tail if self.margin is None else screened(asked.tail, self.margin)
-        with self._bar(n, "ablating") as bar:
-            size = n if self.fidelity is None else max(1, round(ROUND * n_channels))
-            for part in order[:n].split(size):
+        self._ablate_in_order(request, order[:n], scores)
+        return scores
+
+    def _ablate_in_order(self, request: _Request, order: Tensor, scores: AblatedScores) -> None:
+        """Ablate these channels (n,), or as many of them as it takes until the maps change no more."""
+        tail = request.tail if self.margin is None else request.tail.screened(self.margin)
+        size = len(order) if self.fidelity is None else max(1, round(CHECK_EVERY * len(request.channels)))
+        with progress_bar(self.progress, len(order), "ablating", "channel") as bar:
+            for part in order.split(size):
                 before = scores.ablated.clone()
-                ablate(tail, asked.channels, part, asked.fill, scores, batch_size=self.batch_size, bar=bar)
-                if self.fidelity is not None and self._settled(asked.features, before, scores):
+                ablate(tail, request.channels, part, request.fill, scores, batch_size=self.batch_size, bar=bar)
+                if self.fidelity is not None and self._settled(request.features, before, scores):
                     break
-        return scores
 
-    def _followed(self, asked: _Asked) -> tuple[AblatedScores | None, bool]:
-        """Every channel ablated, of the candidates that answer the targets now; and whether of all there are."""
-        follower = tracked(asked.tail) if "tracked" in (self.ranking, self.rest) else None
-        if follower is not None:
-            return self._follow(asked, follower), False
-        if self.rest != "tracked":
+    def _approximate(self, request: _Request) -> tuple[AblatedScores | None, bool]:
+        """Every channel ablated, for the candidates that answer the targets now; and whether these are all there are.
+
+        None where neither the ranking nor the unablated channels need it.
+        """
+        tail = request.tail.approximate() if "tracked" in (self.ranking, self.unablated_weights) else None
+        if tail is not None:
+            return self._ablate_all(request, tail), False
+        if self.unablated_weights != "tracked":
             return None, False
-        reason = asked.tail.details.get("reason", "the target may read any candidate")
+        reason = request.tail.details.get("reason", "the target may read any candidate")
         warn_once(
-            asked.detector,
-            f"no candidate can be tracked by itself ({reason}): Ablation-CAM ablates all {len(asked.channels)} "
-            "channels, whatever ratio_channels_to_ablate says; with rest='first_order' or 'zero' it keeps to the "
-            "ratio, for a rougher map",
+            request.detector,
+            f"no candidate can be tracked by itself ({reason}): Ablation-CAM ablates all {len(request.channels)} "
+            "channels, whatever ratio_channels_to_ablate is; with unablated_weights='first_order' or 'zero' it keeps "
+            "to the ratio, for a rougher map",
         )
-        return self._follow(asked, asked.tail), True
+        return self._ablate_all(request, request.tail), True
 
-    def _follow(self, asked: _Asked, follower: Tail) -> AblatedScores:
-        scores = AblatedScores.unknown(follower, len(asked.channels))
-        every = torch.arange(len(asked.channels), device=asked.fill.device)
-        with self._bar(len(every), "tracking") as bar:
-            ablate(follower, asked.channels, every, asked.fill, scores, batch_size=self.batch_size, bar=bar)
+    def _ablate_all(self, request: _Request, tail: Tail) -> AblatedScores:
+        scores = AblatedScores.unknown(tail, len(request.channels))
+        every = request.every_channel
+        with progress_bar(self.progress, len(every), "tracking", "channel") as bar:
+            ablate(tail, request.channels, every, request.fill, scores, batch_size=self.batch_size, bar=bar)
         return scores
 
-    def _expected(self, asked: _Asked, followed: AblatedScores | None) -> tuple[Tensor, Tensor | None]:
-        """All channel numbers (C,), those expected to matter most first; the drops (T, C) predicted for the rest."""
-        given = (asked.detector, asked.groups, asked.targets, asked.fill)
-        if self.ranking == "tracked" and followed is not None:
-            order = channel_weights(followed).abs().sum(0).argsort(descending=True, stable=True)
+    def _expected(self, request: _Request, approximate: AblatedScores | None) -> tuple[Tensor, Tensor | None]:
+        """All channel numbers (C,), those expected to matter most first; the drops (T, C) predicted for the others."""
+        given = (request.detector, request.groups, request.targets, request.fill)
+        if self.ranking == "tracked" and approximate is not None:
+            order = channel_weights(approximate).abs().sum(0).argsort(descending=True, stable=True)
         else:
             order = order_channels(*given, self.ranking)
-        if self.rest == "first_order":
+        if self.unablated_weights == "first_order":
             return order, predicted_drops(*given)
-        return order, None if followed is None or self.rest == "zero" else followed.drops
+        return order, None if approximate is None or self.unablated_weights == "zero" else approximate.drops
 
     def _settled(self, features: Features, before: Tensor, after: AblatedScores) -> bool:
         if after.predicted is None and bool(before.isnan().all()):
@@ -277,9 +278,6 @@ class AblationCAM:
         earlier = combine_levels(features, channel_weights(replace(after, ablated=before)))
         now = combine_levels(features, channel_weights(after))
         return bool((rank_correlation(earlier, now) >= (self.fidelity or 0)).all())
-
-    def _bar(self, n: int, doing: str) -> tqdm:
-        return tqdm(total=n, desc=doing, unit="channel", disable=hides_bar(self.progress), leave=False)
 
 
 def channel_weights(scores: AblatedScores) -> Tensor:
@@ -293,7 +291,7 @@ def channel_weights(scores: AblatedScores) -> Tensor:
 def combine_levels(features: Features, weights: Tensor) -> Tensor:
     """The maps (T, H, W) in image pixels: sum over levels and channels of weight times feature."""
     geometry = features.inputs.geometries[0]
-    split = Channels.of(features).split(weights)
+    split = Channels.from_features(features).split(weights)
     total = [
         geometry.map_to_image(torch.einsum("tc,chw->thw", split[name].to(level.dtype), level[0]))
         for name, level in features.levels.items()

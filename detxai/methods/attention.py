@@ -6,8 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,9 +14,10 @@ from detxai.adapters.attention import attention_of
 from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
-from detxai.explanation import Cost, Explanation, settings_of
+from detxai.explanation import Explanation
 from detxai.geometry import box_iou
 from detxai.images import Image
+from detxai.methods.results import explanations
 
 
 @dataclass(frozen=True)
@@ -57,20 +56,17 @@ class Attention:
             TypeError: the detector has no attention of queries.
             ValueError: the model runs without gradients, which tell the weights; or a label is wrong.
         """
-        start = time.perf_counter()
+        started = time.perf_counter()
         if len(detections) == 0:
             return []
         with detector.borrowed():
             attention = attention_of(detector, image)
             matches = [best_query(attention, detection) for detection in detections]
             maps = [map_on_image(attention, match["query"]) for match in matches]
-        cost = Cost(time.perf_counter() - start, forward_passes=1)
-        model = {**detector.describe(), "layers": [layer.name for layer in attention.layers]}
-        photo, settings = attention.inputs.images[0], settings_of(self)
-        return [
-            Explanation(map_, photo, self.name, settings, cost, detection, model=model, details=match)
-            for map_, detection, match in zip(maps, detections, matches, strict=True)
-        ]
+        return explanations(
+            self, detector, attention.inputs, detections, maps,
+            started=started, passes=1, layers=[layer.name for layer in attention.layers], details=matches,
+        )  # fmt: skip
 
 
 def best_query(attention: QueryAttention, detection: Detections) -> dict[str, Any]:
@@ -86,14 +82,13 @@ def best_query(attention: QueryAttention, detection: Detections) -> dict[str, An
     return {"query": best if iou > 0 else None, "iou": iou, "class_score": float(scores[0, 0, best])}
 
 
-def map_on_image(attention: QueryAttention, query: int | None) -> npt.NDArray[np.float32]:
+def map_on_image(attention: QueryAttention, query: int | None) -> Tensor:
     """(height, width) of the image: the attention of one query per pixel; zeros where there is none."""
     geometry = attention.inputs.geometries[0]
     if query is None:
-        return np.zeros(geometry.image_size, np.float32)
-    levels: list[Tensor] = [
+        return torch.zeros(geometry.image_size)
+    levels = [
         geometry.map_to_image(cells) / geometry.cell_area((cells.shape[0], cells.shape[1]))
         for cells in attention.maps(query)
     ]
-    total: npt.NDArray[np.float32] = torch.stack(levels).sum(0).cpu().numpy()
-    return total
+    return torch.stack(levels).sum(0)

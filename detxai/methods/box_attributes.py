@@ -13,11 +13,13 @@ from torch import Tensor
 from detxai.adapters.detector import Detector
 from detxai.adapters.network import require_network
 from detxai.detections import Detections
-from detxai.explanation import Cost, Explanation, settings_of
+from detxai.engine.gradients import Trace
+from detxai.explanation import Explanation
 from detxai.geometry import Geometry
 from detxai.images import Image
-from detxai.methods.layer_cam import Traced
-from detxai.targets import BoxSideTarget, Target, ask_about, score_targets
+from detxai.methods.checks import check_choice
+from detxai.methods.results import explanations
+from detxai.targets import BoxSideTarget, Target, ask_about
 
 Attribute = Literal["score", "left", "top", "right", "bottom", "combined"]
 Side = Literal["left", "top", "right", "bottom"]
@@ -28,8 +30,7 @@ LevelMap: TypeAlias = Callable[[Tensor, Tensor, Geometry, Tensor], Tensor]
 
 def check_attribute(attribute: object) -> None:
     """Raise ``ValueError`` where there is no such attribute."""
-    if attribute not in get_args(Attribute):
-        raise ValueError(f"attribute must be one of {list(get_args(Attribute))}, got {attribute!r}")
+    check_choice("attribute", attribute, get_args(Attribute))
 
 
 def explain_attributes(
@@ -48,38 +49,24 @@ def explain_attributes(
     """
     detector = require_network(detector)
     names = detector.layer_names(method.layers)
-    start = time.perf_counter()
+    started = time.perf_counter()
     if len(detections) == 0:
         return []
     questions = _questions(method)
     with detector.borrowed():
-        traced = Traced.of(detector, image, names, propagate=False)
-        traced.expect_gradients()
-        explained = []
-        with torch.enable_grad():
-            asked = list(questions.values())
-            targets = [target for question in asked for target in ask_about(detections, question)]
-            scores = score_targets(targets, traced.candidates)[:, 0].view(len(asked), len(detections))
-            for place in range(len(detections)):
-                pairs = [_map_of(traced, score, detections.boxes[place], level_map) for score in scores[:, place]]
-                maps = [map_ for map_, _ in pairs]
-                values = maps[0] if len(maps) == 1 else torch.stack([scaled(map_) for map_ in maps]).amax(0)
-                explained.append((values, dict(zip(questions, (level for _, level in pairs), strict=True))))
-    cost = Cost(time.perf_counter() - start, forward_passes=1)
-    settings, model = settings_of(method), {**detector.describe(), "layers": list(traced.levels)}
-    return [
-        Explanation(
-            values.cpu().numpy(),
-            traced.inputs.images[0],
-            method.name,
-            settings,
-            cost,
-            detection,
-            model=model,
-            details={"levels": levels},
-        )
-        for (values, levels), detection in zip(explained, detections, strict=True)
-    ]
+        trace = Trace.of(detector, image, names, propagate=False)
+        targets = [target for question in questions.values() for target in ask_about(detections, question)]
+        scores = trace.scores(targets)  # those of all boxes for one question after another
+        values, details = [], []
+        for place, box in enumerate(detections.boxes):
+            of_box = scores[place :: len(detections)]
+            maps, levels = zip(*[_map_of(trace, score, box, level_map) for score in of_box])
+            values.append(maps[0] if len(maps) == 1 else torch.stack([scaled(map_) for map_ in maps]).amax(0))
+            details.append({"levels": dict(zip(questions, levels, strict=True))})
+    return explanations(
+        method, detector, trace.inputs, detections, values,
+        started=started, passes=1, layers=list(trace.levels), details=details,
+    )  # fmt: skip
 
 
 def _questions(method: Any) -> dict[str, Callable[[Any, int], Target]]:
@@ -88,17 +75,14 @@ def _questions(method: Any) -> dict[str, Callable[[Any, int], Target]]:
     return every if method.attribute == "combined" else {method.attribute: every[method.attribute]}
 
 
-def _map_of(traced: Traced, score: Tensor, box: Tensor, level_map: LevelMap) -> tuple[Tensor, str]:
+def _map_of(trace: Trace, score: Tensor, box: Tensor, level_map: LevelMap) -> tuple[Tensor, str]:
     """The map (H, W) of one score in image pixels, and the name of the level it was made on."""
-    gradients = traced.gradients(score)
-    sizes = [0.0 if gradient is None else float(gradient.abs().sum()) for gradient in gradients]
+    gradients = trace.gradients(score)
+    sizes = [float(gradient.abs().sum()) for gradient in gradients]
     place = sizes.index(max(sizes))
-    name, level = list(traced.levels.items())[place]
-    gradient = gradients[place]
-    geometry = traced.inputs.geometries[0]
-    if gradient is None:
-        return level.new_zeros(geometry.image_size).float(), name
-    cells = level_map(level[0].detach().float(), gradient[0].float(), geometry, box)
+    name, level = list(trace.levels.items())[place]
+    geometry = trace.inputs.geometries[0]
+    cells = level_map(level[0].detach().float(), gradients[place][0].float(), geometry, box)
     return geometry.map_to_image(cells), name
 
 

@@ -15,10 +15,9 @@ from tqdm.auto import tqdm
 from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
-from detxai.engine.ablation.loop import autocast
 from detxai.engine.batching import check_batch_size
 from detxai.engine.masking.perturbing import Canvas, Filling
-from detxai.engine.masking.scoring import scores_under
+from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.soft.estimating import (
     NORMALISATIONS,
     VARIANCE_REDUCTIONS,
@@ -30,21 +29,23 @@ from detxai.engine.masking.soft.estimating import (
 from detxai.engine.masking.soft.lattice import Lattice
 from detxai.engine.masking.soft.masks import RiseMasks
 from detxai.engine.masking.soft.scoring import grid_for
-from detxai.explanation import Cost, Explanation, settings_of
+from detxai.engine.precision import check_precision
+from detxai.explanation import Explanation
 from detxai.images import Image
-from detxai.methods.checks import check_seed
-from detxai.progress import hides_bar
+from detxai.methods.checks import check_choice, check_count, check_fraction, check_seed, check_target
+from detxai.methods.results import explanations
+from detxai.progress import progress_bar
 from detxai.targets import SimilarityTarget, Target, ask_about, score_targets
 
 log = logging.getLogger(__name__)
 
-FEWEST = 256  # masks before "auto" looks for the first time; the error of fewer is itself too uncertain
-GROWTH = 1.25  # masks between two looks, as a factor
-WORTH_KEEPING = 16  # masks below which an interrupted run has nothing to show
+FIRST_CHECK = 256  # masks before "auto" checks for the first time; the error of fewer is itself too uncertain
+GROWTH = 1.25  # of the masks from one check to the next, as a factor
+MIN_MASKS = 16  # fewer masks give no map, also where the work is interrupted
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class MaskScores:
     """What T detections score under masks of one image.
 
     Attributes:
@@ -60,6 +61,15 @@ class Sample:
     clean: Tensor
     scores: Tensor
     partial: bool = False
+
+    @property
+    def n_masks(self) -> int:
+        return self.scores.shape[1]
+
+    @property
+    def n_passes(self) -> int:
+        """Forward passes: one for each mask, and one for the whole image."""
+        return self.canvas.n_passes(1 + self.n_masks)
 
 
 @dataclass(frozen=True)
@@ -120,29 +130,21 @@ class DRISE:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.n_masks != "auto" and (not isinstance(self.n_masks, int) or self.n_masks < WORTH_KEEPING):
-            raise ValueError(f"n_masks must be a whole number from {WORTH_KEEPING}, or 'auto', got {self.n_masks!r}")
+        if self.n_masks != "auto" and (not isinstance(self.n_masks, int) or self.n_masks < MIN_MASKS):
+            raise ValueError(f"n_masks must be a whole number from {MIN_MASKS}, or 'auto', got {self.n_masks!r}")
         check_seed(self.seed)
-        if not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance must lie in (0, 1), got {self.tolerance}")
-        if not isinstance(self.most_masks, int) or self.most_masks < FEWEST:
-            raise ValueError(f"most_masks must be a whole number from {FEWEST}, got {self.most_masks!r}")
+        check_fraction("tolerance", self.tolerance, "(0, 1)")
+        check_count("most_masks", self.most_masks, FIRST_CHECK)
         grid = (self.grid, self.grid) if isinstance(self.grid, int) else self.grid
         if grid is not None and (len(grid) != 2 or not all(isinstance(n, int) and n > 0 for n in grid)):
             raise ValueError(f"grid must be (rows, columns), both from 1, or one number, got {self.grid!r}")
         object.__setattr__(self, "grid", None if grid is None else tuple(grid))
-        if not 0 < self.p < 1:
-            raise ValueError(f"p must lie in (0, 1), got {self.p}")
-        if not callable(self.target):
-            raise TypeError(f"target must be callable with a box and a label, got {type(self.target).__name__}")
-        if self.normalisation not in NORMALISATIONS:
-            raise ValueError(f"normalisation must be one of {NORMALISATIONS}, got {self.normalisation!r}")
-        if self.variance_reduction not in VARIANCE_REDUCTIONS:
-            raise ValueError(
-                f"variance_reduction must be one of {VARIANCE_REDUCTIONS}, got {self.variance_reduction!r}"
-            )
+        check_fraction("p", self.p, "(0, 1)")
+        check_target(self.target)
+        check_choice("normalisation", self.normalisation, NORMALISATIONS)
+        check_choice("variance_reduction", self.variance_reduction, VARIANCE_REDUCTIONS)
         check_batch_size(self.batch_size)
-        autocast(torch.device("cpu"), self.precision)
+        check_precision(self.precision)
 
     def most_passes(self, n_boxes: int) -> int:
         """How many passes ``n_boxes`` boxes of one image take at most, to be told before they start."""
@@ -157,52 +159,32 @@ class DRISE:
         Raises:
             ValueError: a setting or a label is wrong.
         """
-        start = time.perf_counter()
+        started = time.perf_counter()
         if len(detections) == 0:
             return []
         sample = self.sample(detector, image, detections)
+        _warn_of_empty_maps(sample, detections)
         found = self.estimate(sample)
-        for place in (sample.scores == 0).all(1).nonzero().flatten().tolist():
-            log.warning("%s scores 0 under every mask, so its map is empty: raise p", detections.name(place))
         size = sample.canvas.geometry.image_size
-        maps = (sample.lattice.to_pixels(one, size).cpu().numpy() for one in (found.values, found.standard_error))
-        values, errors = maps
-        agreement, clean = found.expected_correlation.tolist(), sample.clean.tolist()
-        n_masks, grid = sample.scores.shape[1], list(sample.lattice.masks.grid)
-        cost = Cost(time.perf_counter() - start, forward_passes=sample.canvas.n_passes(1 + n_masks))
-        return [
-            Explanation(
-                values[i],
-                sample.canvas.clean.images[0],
-                self.name,
-                settings_of(self),
-                cost,
-                detections[i],
-                model=detector.describe(),
-                standard_error=errors[i],
-                partial=sample.partial,
-                details={
-                    "n_masks": n_masks,
-                    "grid": grid,
-                    "clean_score": clean[i],
-                    "expected_correlation": agreement[i],
-                    **sample.canvas.details(),
-                },
-            )
-            for i in range(len(detections))
-        ]
+        values, errors = (sample.lattice.to_pixels(maps, size) for maps in (found.values, found.standard_error))
+        return explanations(
+            self, detector, sample.canvas.clean, detections, values,
+            started=started, passes=sample.n_passes, details=_records(sample, found),
+            standard_errors=errors, partial=sample.partial,
+        )  # fmt: skip
 
-    def sample(self, detector: Detector, image: Image, detections: Detections) -> Sample:
+    def sample(self, detector: Detector, image: Image, detections: Detections) -> MaskScores:
         """What every detection scores under the masks, before any map is made of it."""
         canvas = Canvas.of(detector, image, self.fill, self.seed)
         boxes = canvas.geometry.boxes_to_input(detections.boxes)
         grid: Any = self.grid or grid_for(canvas.size, boxes)  # __post_init__ made a number a pair
         lattice = Lattice(RiseMasks(canvas.size, grid, self.seed, self.p))
         targets, clean = self._questions(detector, canvas, detections)
+        scorer = ViewScorer(detector, canvas, targets, self.batch_size, self.precision, self.channels_last)
         none = torch.empty(len(targets), 0, device=clean.device)
-        return self._extended(Sample(canvas, lattice, clean, none), detector, targets)
+        return self._extended(MaskScores(canvas, lattice, clean, none), scorer)
 
-    def estimate(self, sample: Sample) -> Estimate:
+    def estimate(self, sample: MaskScores) -> Estimate:
         """The maps on the sample's lattice."""
         return estimate(sample.scores, sample.lattice, self.normalisation, self.variance_reduction)
 
@@ -217,47 +199,53 @@ class DRISE:
             targets += ask_about(detections, self.target)
         return targets, score_targets(targets, candidates)[:, 0]
 
-    def _extended(self, sample: Sample, detector: Detector, targets: Sequence[Target]) -> Sample:
+    def _extended(self, sample: MaskScores, scorer: ViewScorer) -> MaskScores:
         """The sample with as many masks as asked for, or as there were before Ctrl-C."""
         most = self.most_masks if self.n_masks == "auto" else self.n_masks
-        scores, done = sample.scores.new_zeros(len(targets), most), 0
-        settings: dict[str, Any] = {
-            "batch_size": self.batch_size, "precision": self.precision, "channels_last": self.channels_last
-        }  # fmt: skip
-        with detector.borrowed(), self._bar(most) as bar:
+        scores, done = sample.scores.new_zeros(len(scorer.targets), most), 0
+        with scorer.detector.borrowed(), progress_bar(self.progress, most, "masking", "mask") as bar:
             try:
-                for stop in _looks(most) if self.n_masks == "auto" or not bar.disable else [most]:
-                    wanted = range(done, stop)
-                    masks, canvas = sample.lattice.masks, sample.canvas
-                    for place, answer in scores_under(masks, wanted, detector, canvas, targets, **settings):
-                        done = wanted.start + place + answer.shape[1]
-                        scores[:, wanted.start + place : done] = answer
-                        bar.update(answer.shape[1])
+                for stop in _checks(most) if self.n_masks == "auto" or not bar.disable else [most]:
+                    for found in scorer.batches(sample.lattice.masks, range(done, stop)):
+                        scores[:, done : done + found.shape[1]] = found
+                        done += found.shape[1]
+                        bar.update(found.shape[1])
                     sample = replace(sample, scores=scores[:, :done])
                     if stop < most and self._settled(sample, bar):
                         break
             except KeyboardInterrupt:
-                if not self.keep_partial or done < WORTH_KEEPING:
+                if not self.keep_partial or done < MIN_MASKS:
                     raise
                 return replace(sample, scores=scores[:, :done], partial=True)
         return sample
 
-    def _settled(self, sample: Sample, bar: tqdm) -> bool:
+    def _settled(self, sample: MaskScores, bar: tqdm) -> bool:
         agreement = float(self.estimate(sample).expected_correlation.min())
         bar.set_postfix(expected_correlation=f"{agreement:.2f}")
         return self.n_masks == "auto" and agreement >= 1 - self.tolerance
 
-    def _bar(self, n: int) -> tqdm:
-        return tqdm(total=n, desc="masking", unit="mask", disable=hides_bar(self.progress), leave=False)
+
+def _warn_of_empty_maps(sample: MaskScores, detections: Detections) -> None:
+    for place in (sample.scores == 0).all(1).nonzero().flatten().tolist():
+        log.warning("%s scores 0 under every mask, so its map is empty: raise p", detections.name(place))
 
 
-def _looks(most: int) -> list[int]:
-    """After how many masks to look at the map: the same for every batch size.
+def _records(sample: MaskScores, found: Estimate) -> list[dict[str, Any]]:
+    """What is recorded of each detection beside its map."""
+    about = {"n_masks": sample.n_masks, "grid": list(sample.lattice.masks.grid)}
+    return [
+        {**about, "clean_score": clean, "expected_correlation": agreement, **sample.canvas.details()}
+        for clean, agreement in zip(sample.clean.tolist(), found.expected_correlation.tolist(), strict=True)
+    ]
 
-    >>> _looks(500)
+
+def _checks(most: int) -> list[int]:
+    """After how many masks to check whether the map is known well enough: the same for every batch size.
+
+    >>> _checks(500)
     [256, 320, 400, 500]
     """
-    looks = [FEWEST]
-    while looks[-1] < most:
-        looks.append(round(looks[-1] * GROWTH))
-    return [*[n for n in looks if n < most], most]
+    checks = [FIRST_CHECK]
+    while checks[-1] < most:
+        checks.append(round(checks[-1] * GROWTH))
+    return [*[n for n in checks if n < most], most]

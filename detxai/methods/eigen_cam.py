@@ -15,6 +15,7 @@ from torch import Tensor
 from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector, Features, as_uint8
 from detxai.adapters.network import require_network
+from detxai.detections import Detections
 from detxai.engine.eigen import eigh
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Array, Image, load_image, to_tensor
@@ -54,14 +55,16 @@ class EigenCAM:
             kind = type(self.reshape_transform).__name__
             raise TypeError(f"reshape_transform must be callable with a layer's output, got {kind}")
 
-    def __call__(self, detector: Detector, image: Image | Features) -> Explanation:
-        """One explanation for the image.
+    def __call__(
+        self, detector: Detector, image: Image | Features, detections: Detections | None = None
+    ) -> list[Explanation]:
+        """One explanation, of the image; ``detections`` change nothing.
 
         Raises:
             LookupError: a layer is unknown.
             ValueError: a layer puts out no feature maps, or they are not finite.
         """
-        return self.batch(detector, [image])[0]
+        return self.batch(detector, [image])
 
     @in_full_precision
     def batch(self, detector: Detector, images: Sequence[Image | Features]) -> list[Explanation]:

@@ -1,11 +1,11 @@
-"""Pixel evidence, the default: the Shapley values of regions, started from what one pass through the network says."""
+"""Pixel evidence, the default method: Shapley values of regions, combined with soft masks and a gradient map."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -19,18 +19,12 @@ from detxai.engine.masking.decisive import decisive_cells
 from detxai.engine.masking.evidence_views import EvidenceViews
 from detxai.engine.masking.fine import sharpened
 from detxai.engine.masking.perturbing import Canvas
-from detxai.engine.masking.scoring import scores_of_ends
-from detxai.engine.masking.shapley import (
-    FIRST_DRAWS,
-    density_per_image_pixel,
-    join,
-    spend,
-)
+from detxai.engine.masking.shapley import FIRST_DRAWS, density_per_image_pixel, join, spend
 from detxai.engine.masking.soft.scoring import soft_masks
-from detxai.explanation import Cost, Explanation, settings_of
+from detxai.explanation import Explanation
 from detxai.geometry import box_gaussians
 from detxai.images import Image
-from detxai.methods.checks import check_count
+from detxai.methods.checks import check_count, check_fraction, check_number
 from detxai.methods.layer_cam import LayerCAM
 from detxai.methods.region_shapley import (
     FEWEST_PASSES,
@@ -40,50 +34,52 @@ from detxai.methods.region_shapley import (
     check_sampling,
     fills_of,
     stopped_early,
-    views_bar,
 )
+from detxai.methods.results import explanations
+from detxai.progress import progress_bar
 from detxai.targets import ClassScoreTarget, ContrastTarget, Target
 
 log = logging.getLogger(__name__)
 
 FEWEST_MASKS = 50
-LAST = 1 / 6  # of the passes, for what follows the election
+LAST = 1 / 6  # of the passes, to improve the map that was kept
 CANDIDATES = ("start", "joined", "masks")
 N_VIEWS_ON_TRIAL = len(CANDIDATES) * VIEWS_A_MAP
 
 
 @dataclass(frozen=True)
 class PixelEvidence:
-    """How much each pixel speaks for the box: what its region adds to the score, whatever else can be seen.
+    """How much each pixel adds to the box's score, averaged over what else of the image can be seen.
 
-    Three accounts of the same sum, ``score(whole image) - score(nothing shown)``, as densities over the pixels:
+    A map distributes ``score(whole image) - score(nothing shown)`` over the pixels, as a density. Three estimates of it
+    are made:
 
-    - *Draws* D: the density of Shapley values for one random way to cut the image, under every filling (the page of
-      ``RegionShapley`` derives it). Sharp, right on average, noisy for few.
+    - *Draws* D: the density of Shapley values for one random partition of the image, under every filling (the page of
+      ``RegionShapley`` derives it). Sharp, right on average, noisy where there are few.
     - The *start* S costs one pass: half of it is a hill over the box, since objects are mostly in the middle of their
       boxes, and half LayerCAM, where the detector is a network.
-    - *Soft masks* R, one set for all boxes of the image: D-RISE's slopes by regression (the page of ``DRISE``), what is
-      positive of them. Blunt and steady: they find a small cause, in the box or far away, that few draws miss. They ask
+    - *Soft masks* R, one set for all boxes of the image: the positive part of D-RISE's slopes by regression (the page
+      of ``DRISE``). Coarse and stable: they find a small cause, in the box or far away, that few draws miss. They ask
       ``ContrastTarget``, the score of the class less that of its strongest rival in the same view, wherever the image
-      itself leaves little doubt between the two: what speaks for an object of either class does not hide what decides
-      between them.
+      itself leaves little doubt between the two: what is evidence of either class does not hide what decides between
+      them.
 
-    They are joined as priors and data are, S counting as k draws and R as m, and three maps stand for election: S;
-    ``(sum of n draws + k S + m R) / (n + k + m)``; and R. Each is tried on views that none was made from: its best
-    pixels, from a hundred-and-twenty-eighth to half of the image, are shown alone, and hidden alone. The map is elected
+    They are combined as priors and data are, S counting as k draws and R as m, which gives three maps: S;
+    ``(sum of n draws + k S + m R) / (n + k + m)``; and R. Each is tested on views that none was made from: its best
+    pixels, from a hundred-and-twenty-eighth to half of the image, are shown alone, and hidden alone. The map is kept
     whose two curves of the masks' question have the largest area between them, over the share of the image, plus
-    their mean distance over the three smallest shares: on those a small cause shows, which the area hardly sees. R is
+    their mean distance over the three smallest shares, where a small cause shows that the area hardly measures. R is
     kept also where it falls short by no more than .03 of the clean score.
 
-    The last sixth of the passes goes where the election points: to more draws where the joined map won, and, where the
-    masks did, to *fine masks* of that box alone, over what is high in its coarse map, while the rest is shown; a pixel
-    gains up to twice its value by them. ``details["kept"]`` says which map it is, ``details["tried"]`` how each did,
-    ``details["contrast"]`` whether masks and trial asked for the contrast.
+    The last sixth of the passes improves the map that was kept: by more draws where it is the combined map; where it is
+    the masks', by *fine masks* of that box alone, over what is high in its coarse map, while everything else is shown;
+    a pixel gains up to twice its value by them. ``details["kept"]`` says which map it is, ``details["tried"]`` how each
+    did, ``details["contrast"]`` whether masks and test asked for the contrast.
 
     Args:
-        max_passes: views of the image for each box; several boxes share the coarse masks, and ten take two thirds of
-            ten times as many. Boxes whose map is known well enough stop early, hard ones go on. With fewer than about
-            115 the map is the start, with fewer than about 255 there are no draws.
+        max_passes: views of the image for each box; several boxes share the coarse masks, so that ten boxes take two
+            thirds of ten times as many. Boxes whose map is known well enough stop early. With fewer than about 115 the
+            map is the start, with fewer than about 255 there are no draws.
         tolerance: in (0, 1): a box needs no more draws when another seed's would correlate with these by
             1 - ``tolerance`` or more.
         start_draws: k, how many draws the start counts as; 0 leaves it out.
@@ -131,14 +127,11 @@ class PixelEvidence:
     def __post_init__(self) -> None:
         check_count("max_passes", self.max_passes, 1)
         check_count("refine", self.refine, 0)
-        if not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance must lie in (0, 1), got {self.tolerance!r}")
+        check_fraction("tolerance", self.tolerance, "(0, 1)")
         for name in ("start_draws", "mask_draws"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a number from 0, got {getattr(self, name)!r}")
+            check_number(name, getattr(self, name))
         for name in ("mask_share", "ignore_below"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}")
+            check_fraction(name, getattr(self, name), "[0, 1)")
         check_sampling(self)
 
     def most_passes(self, n_boxes: int) -> int:
@@ -165,12 +158,13 @@ class PixelEvidence:
         Raises:
             ValueError: a setting or a label is wrong.
         """
-        clock = time.perf_counter()
+        started = time.perf_counter()
         if len(detections) == 0:
             return []
         canvas = Canvas.with_fills(detector, image, fills_of(self.fill), self.seed)
         shapes, names, n_passes = self._start(detector, image, canvas, detections)
-        with detector.borrowed(), views_bar(self.progress, self.most_passes(len(detections))) as bar:
+        most = self.most_passes(len(detections))
+        with detector.borrowed(), progress_bar(self.progress, most, "showing regions", "view") as bar:
             views = self._views(detector, canvas, detections, bar.update)
             kept = self._elected(views, shapes)
             self._follow_up(views, kept)
@@ -178,28 +172,24 @@ class PixelEvidence:
         each = torch.arange(len(kept), device=kept.device)
         values, error = maps[kept, each], errors[kept, each]
         details = [
-            told | {"start": names, "kept": CANDIDATES[place]}
-            for told, place in zip(views.records(CANDIDATES), kept.tolist(), strict=True)
+            record | {"start": names, "kept": CANDIDATES[place]} | canvas.details()
+            for record, place in zip(views.records(CANDIDATES), kept.tolist(), strict=True)
         ]
         n_views = views.n_passes
         if self.decisive:
-            sampler = views.sampler
-            sets, n_more = decisive_cells(detector, canvas, sampler.targets, values, sampler.boxes, sampler.settings)
+            sets, n_more = decisive_cells(replace(views.sampler.scorer, on_views=None), values, views.sampler.boxes)
             n_views += n_more
-            details = [told | found for told, found in zip(details, sets, strict=True)]
-        drawn, bars = (density_per_image_pixel(canvas, one).cpu().numpy() for one in (values, error))
-        cost = Cost(time.perf_counter() - clock, n_passes + canvas.n_passes(n_views))
-        return [
-            Explanation(
-                drawn[i], canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],
-                model=detector.describe(), standard_error=bars[i] if bars[i].any() else None, partial=views.partial,
-                details=details[i] | canvas.details(),
-            )
-            for i in range(len(detections))
-        ]  # fmt: skip
+            details = [record | found for record, found in zip(details, sets, strict=True)]
+        bars = density_per_image_pixel(canvas, error)
+        return explanations(
+            self, detector, canvas.clean, detections, density_per_image_pixel(canvas, values),
+            started=started, passes=n_passes + canvas.n_passes(n_views), details=details,
+            standard_errors=[bar if known else None for bar, known in zip(bars, bars.flatten(1).any(1).tolist())],
+            partial=views.partial,
+        )  # fmt: skip
 
     def _views(
-        self, detector: Detector, canvas: Canvas, detections: Detections, seen: Callable[[int], object]
+        self, detector: Detector, canvas: Canvas, detections: Detections, on_views: Callable[[int], object]
     ) -> EvidenceViews:
         """The soft masks of the image and the first draws of each box."""
         n_boxes = len(detections)
@@ -208,15 +198,14 @@ class PixelEvidence:
             FEWEST_PASSES, self.ignore_below, refine=self.refine, fill=self.fill, seed=self.seed, target=self.target,
             batch_size=self.batch_size, precision=self.precision,
         )  # fmt: skip
-        sampler = shapley.sampler(detector, canvas, detections, seen)
+        sampler = shapley.sampler(detector, canvas, detections, on_views)
         rivals = ContrastTarget.of(detections) if self.target is ClassScoreTarget else []
-        ends = scores_of_ends(detector, canvas, [*sampler.targets, *rivals], sampler.settings)
+        ends = replace(sampler.scorer, targets=[*sampler.scorer.targets, *rivals]).ends()
         views = EvidenceViews.asking(sampler, rivals, *ends)
         if n_masks:
-            views.masks = soft_masks(detector, canvas, views.asked, sampler.boxes, n_masks, self.seed, sampler.settings)
+            views.masks = soft_masks(views.scorer, sampler.boxes, n_masks, self.seed)
             views.agreement = views.masks.expected_correlation
             views.n_shared += n_masks
-            seen(n_masks)
         if n_first:
             views.partial = stopped_early(
                 lambda: spend(sampler, views.known, n_first * n_boxes, 1 - self.tolerance),
@@ -245,7 +234,7 @@ class PixelEvidence:
 
     def _elected(self, views: EvidenceViews, shapes: Tensor) -> Tensor:
         """(T,) int64, which of ``CANDIDATES`` each box keeps; the joined map where none could be tried."""
-        known, canvas = views.known, views.sampler.canvas
+        known = views.known
         seen_any = views.masks is not None or bool(known.n_draws.any())
         kept = torch.full_like(known.n_draws, int(seen_any))
         if not seen_any or views.partial:
@@ -253,12 +242,8 @@ class PixelEvidence:
         maps, _ = self._candidates(views, shapes)
 
         def vote() -> None:
-            tried = try_best_pixels(
-                views.sampler.detector, canvas, views.asked, maps, views.hidden, views.whole, views.sampler.settings
-            )
-            views.tried = tried
-            views.n_shared += VIEWS_A_MAP * tried.numel()
-            views.sampler.seen(VIEWS_A_MAP * tried.numel())
+            views.tried = try_best_pixels(views.scorer, maps, views.hidden, views.whole)
+            views.n_shared += VIEWS_A_MAP * views.tried.numel()
 
         views.partial = stopped_early(vote, known, self.keep_partial, least_draws=0)
         return kept if views.tried is None else elected(views.tried, views.whole)
@@ -275,11 +260,8 @@ class PixelEvidence:
 
         def go_on() -> None:
             if len(boxes) and masks is not None:
-                views.masks = sharpened(
-                    sampler.detector, sampler.canvas, views.asked, masks, boxes, n_last, self.seed + 1, sampler.settings
-                )
+                views.masks = sharpened(views.scorer, masks, boxes, n_last, self.seed + 1)
                 views.n_shared += n_last * len(boxes)
-                sampler.seen(n_last * len(boxes))
             spend(sampler, views.known, n_last * int(draw.sum()), 1 - self.tolerance, draw)
 
         views.partial = stopped_early(go_on, views.known, self.keep_partial, least_draws=0)

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
-from detxai.engine.ablation.loop import autocast
 from detxai.engine.batching import check_batch_size
 from detxai.engine.masking.perturbing import Canvas, Filling, filling_image
+from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.shapley import FIRST_DRAWS, Densities, ShapleySampler, density_per_image_pixel, spend
-from detxai.explanation import Cost, Explanation, settings_of
+from detxai.engine.precision import check_precision
+from detxai.explanation import Explanation
 from detxai.images import Image
-from detxai.methods.checks import check_count, check_seed, check_target
-from detxai.progress import hides_bar
+from detxai.methods.checks import check_count, check_fraction, check_seed, check_target
+from detxai.methods.results import explanations
+from detxai.progress import progress_bar
 from detxai.targets import ClassScoreTarget, Target, ask_about
 
 FEWEST_PASSES = 64  # for two draws, without which there is no error to be told
@@ -93,10 +93,8 @@ class RegionShapley:
     def __post_init__(self) -> None:
         check_count("max_passes", self.max_passes, FEWEST_PASSES)
         check_count("refine", self.refine, 0)
-        if not 0 <= self.tolerance < 1:
-            raise ValueError(f"tolerance must lie in [0, 1), got {self.tolerance!r}")
-        if not 0 <= self.explore <= 1:
-            raise ValueError(f"explore must lie in [0, 1], got {self.explore!r}")
+        check_fraction("tolerance", self.tolerance, "[0, 1)")
+        check_fraction("explore", self.explore, "[0, 1]")
         check_sampling(self)
 
     def most_passes(self, n_boxes: int) -> int:
@@ -110,45 +108,38 @@ class RegionShapley:
         Raises:
             ValueError: a setting or a label is wrong.
         """
-        start = time.perf_counter()
+        started = time.perf_counter()
         if len(detections) == 0:
             return []
         canvas = Canvas.with_fills(detector, image, fills_of(self.fill), self.seed)
-        max_views = self.max_passes * len(detections) - len(canvas.filling) - 1
-        with detector.borrowed(), views_bar(self.progress, max_views) as bar:
+        n_ends = len(canvas.filling) + 1
+        max_views = self.max_passes * len(detections) - n_ends
+        with detector.borrowed(), progress_bar(self.progress, n_ends + max_views, "showing regions", "view") as bar:
             sampler = self.sampler(detector, canvas, detections, bar.update)
             known = sampler.start()
             partial = stopped_early(lambda: spend(sampler, known, max_views), known, self.keep_partial)
-        maps = density_per_image_pixel(canvas, known.mean)
-        errors = density_per_image_pixel(canvas, known.standard_error)
-        details = [told | canvas.details() for told in known.records()]
-        n_views = int(known.n_views.sum()) + len(canvas.filling) + 1
-        cost = Cost(time.perf_counter() - start, canvas.n_passes(n_views))
-        return [
-            Explanation(
-                maps[i].cpu().numpy(), canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],
-                model=detector.describe(), standard_error=errors[i].cpu().numpy(), partial=partial,
-                details=details[i],
-            )
-            for i in range(len(detections))
-        ]  # fmt: skip
+        return explanations(
+            self, detector, canvas.clean, detections, density_per_image_pixel(canvas, known.mean),
+            started=started, passes=canvas.n_passes(int(known.n_views.sum()) + n_ends),
+            details=[of_box | canvas.details() for of_box in known.records()],
+            standard_errors=density_per_image_pixel(canvas, known.standard_error), partial=partial,
+        )  # fmt: skip
 
     def sampler(
-        self, detector: Detector, canvas: Canvas, detections: Detections, seen: Callable[[int], object]
+        self, detector: Detector, canvas: Canvas, detections: Detections, on_views: Callable[[int], object]
     ) -> ShapleySampler:
-        """What draws densities of the detections' Shapley values.
+        """The sampler of the detections' Shapley densities.
 
         Args:
             detector: what is asked.
             canvas: the image with its fillings.
             detections: T boxes in pixels of the image.
-            seen: called with the number of views after every batch.
+            on_views: called with the number of views after every batch.
         """
-        settings = {"batch_size": self.batch_size, "precision": self.precision}
-        targets, boxes = ask_about(detections, self.target), boxes_on(canvas, detections)
-        return ShapleySampler(
-            detector, canvas, boxes, targets, self.tolerance, self.explore, self.seed, self.refine, settings, seen
-        )
+        targets = ask_about(detections, self.target)
+        scorer = ViewScorer(detector, canvas, targets, self.batch_size, self.precision, on_views=on_views)
+        boxes = boxes_on(canvas, detections)
+        return ShapleySampler(scorer, boxes, self.tolerance, self.explore, self.seed, self.refine)
 
 
 def stopped_early(
@@ -165,11 +156,6 @@ def stopped_early(
             raise
         return True
     return False
-
-
-def views_bar(progress: bool | None, n: int) -> tqdm:
-    """A bar that counts views."""
-    return tqdm(total=n, desc="showing regions", unit="view", disable=hides_bar(progress), leave=False)
 
 
 def boxes_on(canvas: Canvas, detections: Detections) -> Tensor:
@@ -199,4 +185,4 @@ def check_sampling(method: Any) -> None:
         filling_image(np.zeros((1, 1, 3), dtype=np.uint8), fill)
     check_target(method.target)
     check_batch_size(method.batch_size)
-    autocast(torch.device("cpu"), method.precision)
+    check_precision(method.precision)

@@ -13,14 +13,7 @@ from detxai.engine.batching import check_batch_size
 from detxai.engine.masking.perturbing import Canvas, Filling
 from detxai.metrics.inputs.case import Case, Quantity, Reference
 from detxai.metrics.inputs.maps import heatmaps, where_known
-from detxai.metrics.inputs.scores import (
-    ScoreFunction,
-    check_score,
-    clean_and_hidden,
-    distinct,
-    questions,
-    scores_by_map,
-)
+from detxai.metrics.inputs.scores import ScoreFunction, check_score, distinct, scorer_of, scores_by_map
 
 
 @dataclass(frozen=True)
@@ -73,8 +66,7 @@ class AverageDrop:
         like = canvas.clean.tensor
         if not len(case):
             return like.new_zeros(0), like.new_zeros(0)
-        targets = questions(case, self.score, self.reference)
+        scorer = scorer_of(case, canvas, self)
         keep = canvas.from_image(heatmaps(distinct(case.maps))).clamp(0, 1)
-        make = lambda numbers: canvas.inputs(keep[numbers])  # noqa: E731
-        seen = scores_by_map(case.detector, targets, len(keep), 1, make, like, self.batch_size)[:, 0]
-        return clean_and_hidden(canvas, case.detector, targets)[0], seen
+        seen = scores_by_map(scorer, lambda numbers: canvas.inputs(keep[numbers]), len(keep), 1)[:, 0]
+        return scorer.ends()[1], seen

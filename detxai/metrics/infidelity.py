@@ -9,19 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detxai.adapters.detector import Inputs
 from detxai.engine.batching import check_batch_size
 from detxai.engine.masking.perturbing import Canvas, Filling
 from detxai.metrics.inputs.case import Case, Quantity, Reference
 from detxai.metrics.inputs.maps import box_masks, where_known
-from detxai.metrics.inputs.scores import (
-    ScoreFunction,
-    check_score,
-    clean_and_hidden,
-    every_target,
-    questions,
-    scores_of,
-)
+from detxai.metrics.inputs.scores import ScoreFunction, check_score, scorer_of
 
 
 @dataclass(frozen=True)
@@ -111,18 +103,13 @@ def infidelity(foretold: Tensor, drops: Tensor) -> Tensor:
 def hiding_effects(case: Case, settings: Infidelity) -> tuple[Tensor, Tensor, Tensor]:
     """The patches' areas (n,), and what each takes off the score, as the map foretells it and as it does: (T, n)."""
     canvas = Canvas.of(case.detector, case.image, settings.fill, settings.seed)
-    like = canvas.clean.tensor
-    patches = random_squares(settings, canvas.size).to(like.device)
+    patches = random_squares(settings, canvas.size).to(canvas.clean.tensor.device)
     areas = (patches[:, 2:] - patches[:, :2]).prod(1)
     if not len(case):
         return areas, areas.new_zeros(0, len(patches)), areas.new_zeros(0, len(patches))
-    targets = questions(case, settings.score, settings.reference)
-
-    def make(numbers: Tensor) -> Inputs:
-        return canvas.inputs(~box_masks(patches[numbers], canvas.size))
-
-    scores = scores_of(case.detector, len(patches), make, every_target(targets), like, settings.batch_size)
-    clean, _ = clean_and_hidden(canvas, case.detector, targets)
+    scorer = scorer_of(case, canvas, settings)
+    scores = scorer.under_masks(lambda part: ~box_masks(patches[part], canvas.size), range(len(patches)))
+    _, clean = scorer.ends()
     return areas, patch_sums(canvas.from_image(case.maps), patches), clean[:, None] - scores
 
 

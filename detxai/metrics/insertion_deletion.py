@@ -17,14 +17,7 @@ from detxai.engine.masking.regions import Partitions, import_slic, superpixels
 from detxai.engine.ranking import in_parts
 from detxai.metrics.inputs.case import Case, Quantity, Reference
 from detxai.metrics.inputs.maps import where_known
-from detxai.metrics.inputs.scores import (
-    ScoreFunction,
-    check_score,
-    clean_and_hidden,
-    distinct,
-    questions,
-    scores_by_map,
-)
+from detxai.metrics.inputs.scores import ScoreFunction, check_score, distinct, scorer_of, scores_by_map
 
 Unit = Literal["pixel", "superpixel"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -195,9 +188,8 @@ def insertion_deletion(case: Case, settings: InsertionDeletion) -> list[Curves]:
     That is ``2 T F (steps - 1) + F + 1`` passes, for all share the whole image, and those of a fill its other end. Maps
     that are all the same make the same images, and these are passed once: ``2 F (steps - 1) + F + 1``.
     """
-    detector, n_targets, n_fills = case.detector, len(case), len(settings.fills)
-    canvas = Canvas.with_fills(detector, case.image, settings.fills, settings.seed)
-    targets = questions(case, settings.score, settings.reference)
+    n_targets, n_fills = len(case), len(settings.fills)
+    canvas = Canvas.with_fills(case.detector, case.image, settings.fills, settings.seed)
     ranks, areas = ranks_and_areas(canvas, case, settings)
     n_units = areas.shape[1] - 1
     shown = pixels_at(min(settings.steps, n_units), n_units).to(ranks.device)
@@ -205,17 +197,16 @@ def insertion_deletion(case: Case, settings: InsertionDeletion) -> list[Curves]:
     if not n_targets:
         nothing = fractions.new_zeros(0, len(shown))
         return [Curves(shown / shown[-1], nothing, nothing)] * n_fills
-    clean, hidden = clean_and_hidden(canvas, detector, targets)
+    scorer = scorer_of(case, canvas, settings)
+    hidden, clean = scorer.ends()
     between = len(shown) - 2
 
-    def make(numbers: Tensor) -> Inputs:  # image number = (map, fill, curve, step), the last fastest
+    def views(numbers: Tensor) -> Inputs:  # view number = (map, fill, curve, step), the last fastest
         place, fill, curve = numbers // (n_fills * 2 * between), numbers // (2 * between), numbers // between % 2
         above = ranks[place] < shown[1 + numbers % between][:, None, None]
         return canvas.inputs(above ^ (curve == 1)[:, None, None], fill % n_fills)
 
-    scores = scores_by_map(
-        detector, targets, len(ranks), n_fills * 2 * between, make, canvas.clean.tensor, settings.batch_size
-    ).view(n_targets, n_fills, 2, between)
+    scores = scores_by_map(scorer, views, len(ranks), n_fills * 2 * between).view(n_targets, n_fills, 2, between)
     fractions = fractions[0] if settings.unit == "pixel" else fractions.expand(n_targets, -1)
     whole = clean[:, None]
     return [

@@ -15,13 +15,7 @@ from detxai.engine.masking.perturbing import Canvas
 from detxai.metrics.inputs.case import Case, Quantity, Reference
 from detxai.metrics.inputs.imputation import impute
 from detxai.metrics.inputs.maps import where_known
-from detxai.metrics.inputs.scores import (
-    ScoreFunction,
-    check_score,
-    distinct,
-    questions,
-    scores_by_map,
-)
+from detxai.metrics.inputs.scores import ScoreFunction, check_score, distinct, scorer_of, scores_by_map
 from detxai.metrics.insertion_deletion import pixel_ranks
 
 
@@ -85,14 +79,13 @@ def removal_scores(case: Case, settings: ROAD) -> Tensor:
     clean, n_fractions = canvas.clean, len(settings.fractions)
     if not len(case):
         return clean.tensor.new_zeros(0, 2, n_fractions)
-    targets = questions(case, settings.score, settings.reference)
     ranks = pixel_ranks(canvas.from_image(distinct(case.maps)), settings.seed)
     n_pixels = ranks[0].numel()
     removed = torch.tensor([round(fraction * n_pixels) for fraction in settings.fractions], device=ranks.device)
     (top, left), (height, width) = canvas.geometry.offset, canvas.size
     inside = (..., slice(top, top + height), slice(left, left + width))
 
-    def make(numbers: Tensor) -> Inputs:  # image number = (map, order, fraction), the last fastest
+    def views(numbers: Tensor) -> Inputs:  # view number = (map, order, fraction), the last fastest
         place, last_first = numbers // (2 * n_fractions), (numbers // n_fractions % 2 == 1)[:, None, None]
         rank = torch.where(last_first, n_pixels - 1 - ranks[place], ranks[place])
         kept = rank >= removed[numbers % n_fractions][:, None, None]
@@ -102,5 +95,5 @@ def removal_scores(case: Case, settings: ROAD) -> Tensor:
             clean, tensor=tensor, geometries=clean.geometries * len(numbers), images=clean.images * len(numbers)
         )
 
-    scores = scores_by_map(case.detector, targets, len(ranks), 2 * n_fractions, make, clean.tensor, settings.batch_size)
+    scores = scores_by_map(scorer_of(case, canvas, settings), views, len(ranks), 2 * n_fractions)
     return scores.view(len(case), 2, n_fractions)

@@ -51,7 +51,7 @@ def test_two_threads_leave_the_model_as_it_was_and_get_the_answers_of_one() -> N
             with torch.no_grad():
                 seen = detector.candidates(images[place])
             answers += [found.boxes, found.scores, seen.boxes, seen.class_scores]
-            answers.append(torch.from_numpy(detxai.EigenCAM()(detector, images[place]).values))
+            answers.append(torch.from_numpy(detxai.EigenCAM()(detector, images[place])[0].values))
         return answers
 
     alone = [ask(0), ask(1)]

@@ -99,7 +99,7 @@ def questions(detector: Detector, image: Any, found: detxai.Detections) -> dict[
     return {
         "candidates": lambda: detector.candidates(image),
         "layer_cam": lambda: detxai.LayerCAM()(detector, image, found),
-        "ablation_cam": lambda: detxai.AblationCAM(0.05, ranking="energy", rest="zero", progress=False)(
+        "ablation_cam": lambda: detxai.AblationCAM(0.05, ranking="energy", unablated_weights="zero", progress=False)(
             detector, image, found
         ),
         "d_rise": lambda: detxai.DRISE(n_masks=16, progress=False)(detector, image, found),

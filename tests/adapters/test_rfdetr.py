@@ -86,7 +86,7 @@ def test_methods_explain_it_and_give_it_back(model: Any) -> None:
     settings: dict[str, Any] = {
         "layer_cam": {},
         "eigen_cam": {},
-        "ablation_cam": {"ratio_channels_to_ablate": 0.02, "rest": "zero"},
+        "ablation_cam": {"ratio_channels_to_ablate": 0.02, "unablated_weights": "zero"},
         "d_rise": {"n_masks": 16},
     }
     for method, chosen in settings.items():

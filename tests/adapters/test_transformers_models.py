@@ -43,7 +43,7 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
     "candidates": lambda detector, found: detector.candidates(IMAGE),
     "layer_cam": lambda detector, found: detxai.explain(detector, IMAGE, "layer_cam", found),
     "ablation_cam": lambda detector, found: detxai.explain(
-        detector, IMAGE, "ablation_cam", found, ratio_channels_to_ablate=0.05, rest="zero"
+        detector, IMAGE, "ablation_cam", found, ratio_channels_to_ablate=0.05, unablated_weights="zero"
     ),
 }
 
@@ -88,7 +88,9 @@ def test_hooks_that_the_library_places_itself_do_not_pile_up() -> None:
     detector = wrapped(own)
     found = detector.detect(IMAGE, 0)
     for _ in range(2):
-        detxai.explain(detector, IMAGE, "ablation_cam", found[:1], ratio_channels_to_ablate=0.05, rest="zero")
+        detxai.explain(
+            detector, IMAGE, "ablation_cam", found[:1], ratio_channels_to_ablate=0.05, unablated_weights="zero"
+        )
         with detector.borrowed(), torch.no_grad():
             outputs = own.model(**own.processor(images=IMAGE, return_tensors="pt"))
         assert len(outputs.decoder_attentions) == 2

@@ -233,9 +233,9 @@ def test_a_layer_in_half_precision_keeps_its_skip_connections_in_the_models_own(
     score, label = seen.class_scores[0, coarse].max(0)
     found = detxai.Detections(seen.boxes[0, coarse], score[None], label[None])
     whole, half = (
-        detxai.AblationCAM(0.02, layers="model.21", ranking="energy", rest="zero", precision=name, progress=False)(
-            detector, bus(), found
-        )[0]
+        detxai.AblationCAM(
+            0.02, layers="model.21", ranking="energy", unablated_weights="zero", precision=name, progress=False
+        )(detector, bus(), found)[0]
         for name in ("full", precision)
     )
     assert half.channel_effects is not None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import detxai
 from detxai.engine import batching
-from detxai.engine.ablation.loop import FullTail
+from detxai.engine.ablation.full_tail import FullTail
 from detxai.engine.batching import batch_size_for, free_memory, in_batches, is_out_of_memory
 
 
@@ -72,7 +72,7 @@ def test_an_ablation_of_an_early_layer_takes_the_memory_of_the_pass_that_is_run_
     features = detector.features(photo(), "backbone.blocks.2")
     (level,) = features.levels.values()
     with torch.no_grad():
-        needed = FullTail(detector, features, []).bytes_each("backbone.blocks.2")
+        needed = FullTail(detector, features, []).bytes_per_item("backbone.blocks.2")
     assert needed >= batching.ACTIVATIONS * features.inputs.tensor.numel() * 4
     assert needed > 50 * level.numel() * 4
 
@@ -99,7 +99,7 @@ def test_batch_size_follows_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(batching, "free_memory", lambda device: 1000)
     assert batch_size_for(cpu, 100) == 5
     assert batch_size_for(cpu, 10**9) == 1
-    assert batch_size_for(cpu, 1) == batching.CPU_MOST
+    assert batch_size_for(cpu, 1) == batching.MAX_BATCH_CPU
 
 
 def test_free_memory_knows_the_process_limit() -> None:

@@ -106,7 +106,7 @@ def test_grad_cams_eigen_cam_is_grad_cams(small: Any) -> None:
     view = GradCamView(small, photo())
     with EigenCAM(view, view.target_layers) as cam:
         expected = view.to_image(cam(view.input_tensor, targets=[])[0])
-    found = GradCamEigenCAM()(small, photo())
+    (found,) = GradCamEigenCAM()(small, photo())
     assert np.array_equal(found.values, expected)
     assert found.detection is None
 
@@ -143,7 +143,7 @@ def test_the_layer_cam_of_ultralytics_is_theirs(most: int, monkeypatch: pytest.M
     with detector.borrowed():
         plotting.class_activation_map(Backend(), inputs.tensor, ["bus.jpg"], tmp_path, conf=0.25, topk=most)
     (theirs,) = caught
-    ours = UltralyticsLayerCAM(most=most)(detector, image).values
+    ours = UltralyticsLayerCAM(most=most)(detector, image)[0].values
     assert ours.max() == pytest.approx(1)
     assert (ours * 255) == pytest.approx(theirs.astype(np.float64), abs=1.01)  # theirs is cut to whole numbers
 

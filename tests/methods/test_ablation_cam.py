@@ -17,7 +17,7 @@ from detxai.adapters.torchvision.pixels import image_list
 from detxai.adapters.views.grad_cam import GradCamView
 from detxai.detections import Detections
 from detxai.engine.ablation.channels import n_to_ablate, predicted_drops
-from detxai.engine.ablation.loop import FullTail
+from detxai.engine.ablation.full_tail import FullTail
 from detxai.engine.ranking import rank_correlation
 from detxai.methods.ablation_cam import AblationCAM, combine_levels
 from detxai.targets import BoxScoreTarget, ClassScoreTarget, score_targets
@@ -129,7 +129,7 @@ def test_the_rest_weighs_what_the_gradient_predicts(detector: NetworkDetector) -
             before = score_targets(targets, still(level))[:, 0]
             after = score_targets(targets, still(nudged))[:, 0]
         torch.testing.assert_close((before - after) / step, predicted[:, channel], atol=1e-5, rtol=1e-3)
-    part = AblationCAM(ratio_channels_to_ablate=0.25, rest="first_order")(detector, image, beside)
+    part = AblationCAM(ratio_channels_to_ablate=0.25, unablated_weights="first_order")(detector, image, beside)
     whole = AblationCAM()(detector, image, beside)
     for i, (a, b) in enumerate(zip(whole, part)):
         assert a.channel_effects is not None
@@ -182,7 +182,7 @@ def test_what_cannot_be_tracked_is_ranked_by_gradient_or_energy_where_the_rest_w
     image = photo(2)
     found = detector.detect(image, 0)[:1]
     for way, gradients in (("first_order", True), ("energy", False)):
-        settings: dict[str, Any] = {"rest": "zero", "target": own_target(gradients=gradients)}
+        settings: dict[str, Any] = {"unablated_weights": "zero", "target": own_target(gradients=gradients)}
         (ours,) = AblationCAM(ratio_channels_to_ablate=0.5, **settings)(detector, image, found)
         (named,) = AblationCAM(ratio_channels_to_ablate=0.5, ranking=way, **settings)(detector, image, found)  # type: ignore[arg-type]
         np.testing.assert_array_equal(ours.values, named.values)
@@ -198,7 +198,7 @@ def test_what_cannot_be_tracked_has_the_map_of_all_channels_at_any_ratio(caplog:
         caplog.clear()
         whole = AblationCAM(target=target)(adapter, image, found)
         part = AblationCAM(target=target, ratio_channels_to_ablate=0.1)(adapter, image, found)
-        assert "all 24 channels, whatever ratio_channels_to_ablate says" in caplog.text
+        assert "all 24 channels, whatever ratio_channels_to_ablate is" in caplog.text
         for one, other in zip(whole, part, strict=True):
             assert one.values.any()
             np.testing.assert_allclose(other.values, one.values, atol=1e-7)
@@ -317,7 +317,7 @@ def test_agrees_with_grad_cam_where_grad_cam_is_right(detector: NetworkDetector)
         ({"precision": "int8"}, "precision must be one of"),
         ({"margin": 0}, r"margin must be a share of the best score in \(0, 1\), or None, got 0"),
         ({"margin": 1.5}, "margin must be a share of the best score"),
-        ({"rest": "half"}, "rest must be one of"),
+        ({"unablated_weights": "half"}, "unablated_weights must be one of"),
         ({"fill": "red"}, "fill must be 'zero', 'mean' or a finite number"),
         ({"fill": math.nan}, "fill must be finite, got nan"),
         (

@@ -19,7 +19,7 @@ import detxai
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.perturbing import Canvas
-from detxai.engine.masking.scoring import scores_under
+from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.soft.estimating import estimate
 from detxai.engine.masking.soft.lattice import Lattice
 from detxai.engine.masking.soft.masks import RiseMasks
@@ -109,7 +109,7 @@ def _half(first: int) -> Tensor:
     detections, canvas = detector.detect(image), Canvas.of(detector, image)
     targets = SimilarityTarget.of(detections)
     masks = RiseMasks(canvas.size, (4, 5), seed=11)
-    return torch.cat([s for _, s in scores_under(masks, range(first, first + 50), detector, canvas, targets)], 1)
+    return ViewScorer(detector, canvas, targets).under_masks(masks, range(first, first + 50))
 
 
 def test_one_map_for_two_processes() -> None:

@@ -110,7 +110,7 @@ def test_agrees_with_grad_cam_on_the_pyramid_through_the_reshape_transform() -> 
     ours = principal_projection(fpn_reshape_transform(pyramid))[0].numpy()
     theirs = get_2d_projection(fpn_reshape_transform(pyramid).numpy())[0]
     assert abs(_correlation(ours, theirs)) > 0.999
-    joint = EigenCAM(reshape_transform=fpn_reshape_transform)(detector, image)
+    (joint,) = EigenCAM(reshape_transform=fpn_reshape_transform)(detector, image)
     geometry = features.inputs.geometries[0]
     inside = principal_projection(fpn_reshape_transform(pyramid), geometry.cells_of_image(ours.shape))[0]
     assert _correlation(joint.values, geometry.map_to_image(inside).numpy()) > 0.999999
@@ -118,7 +118,7 @@ def test_agrees_with_grad_cam_on_the_pyramid_through_the_reshape_transform() -> 
 
 def test_one_explanation_for_the_image_in_its_own_pixels() -> None:
     detector = detxai.wrap(small_faster_rcnn())
-    explanation = EigenCAM()(detector, photo(0, 77, 131))
+    (explanation,) = EigenCAM()(detector, photo(0, 77, 131))
     assert explanation.values.shape == (77, 131)
     assert explanation.values.dtype == np.float32
     assert explanation.detection is None
@@ -131,7 +131,7 @@ def test_a_batch_of_images_is_each_image_alone() -> None:
     detector = detxai.wrap(small_faster_rcnn(min_size=96, max_size=96))
     images = [photo(seed, 96, 96) for seed in range(3)]
     for together, image in zip(EigenCAM().batch(detector, images), images):
-        np.testing.assert_allclose(together.values, EigenCAM()(detector, image).values, atol=1e-4)
+        np.testing.assert_allclose(together.values, EigenCAM()(detector, image)[0].values, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "yolo"])
@@ -143,7 +143,7 @@ def test_a_batch_of_several_sizes_is_each_image_alone(kind: str) -> None:
     together = EigenCAM().batch(detector, images)
     for explanation, image in zip(together, images, strict=True):
         assert explanation.values.shape == image.shape[1:]
-        np.testing.assert_allclose(explanation.values, EigenCAM()(detector, image).values, atol=1e-4)
+        np.testing.assert_allclose(explanation.values, EigenCAM()(detector, image)[0].values, atol=1e-4)
     assert together[0].cost.forward_passes == 3
 
 
@@ -162,6 +162,6 @@ def test_places_that_do_not_count_change_nothing_where_the_others_are(channels: 
 
 def test_the_same_map_every_time() -> None:
     detector = detxai.wrap(small_faster_rcnn())
-    maps = [EigenCAM()(detector, photo(2)).values for _ in range(3)]
+    maps = [EigenCAM()(detector, photo(2))[0].values for _ in range(3)]
     assert np.array_equal(maps[0], maps[1])
     assert np.array_equal(maps[0], maps[2])

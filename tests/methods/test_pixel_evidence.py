@@ -13,6 +13,7 @@ from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.best_pixels import VIEWS_A_MAP, elected, try_best_pixels
 from detxai.engine.masking.perturbing import Canvas
+from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.shapley import Densities, join
 from detxai.engine.masking.soft.scoring import soft_masks
 from detxai.geometry import box_gaussians, box_iou
@@ -90,9 +91,8 @@ def test_maps_on_trial_show_and_hide_their_best_pixels() -> None:
     right = order + 2 * torch.from_numpy(cause).float()
     wrong = order - 2 * torch.from_numpy(cause).float()
     hidden, whole = torch.zeros(1, 1), torch.ones(1)
-    tried = try_best_pixels(
-        detector, canvas, ClassScoreTarget.of(detections), torch.stack([right, wrong]), hidden, whole, {"batch_size": 4}
-    )
+    scorer = ViewScorer(detector, canvas, ClassScoreTarget.of(detections), batch_size=4)
+    tried = try_best_pixels(scorer, torch.stack([right, wrong]), hidden, whole)
     # the score turns until 1/32 is shown or hidden, or between 1/2 and the whole: the trapezoids in between
     small = [1 / 4 - 3 / 4, 1 / 2 - 1 / 2, 1 - 0]
     assert tried.flatten().tolist() == pytest.approx([1 - 1 / 32 + sum(small) / 3, -(1 - 1 / 2) - 1], abs=1e-3)
@@ -267,9 +267,8 @@ def test_a_rival_tells_what_decides_between_two_classes() -> None:
     x1, y1, x2, y2 = found.boxes[0].round().int().tolist()
     ratios = []
     for target in (ClassScoreTarget, ContrastTarget):
-        maps = soft_masks(
-            detector, canvas, target.of(found), canvas.geometry.boxes_to_input(found.boxes), 150, 1, {"batch_size": 16}
-        ).values
+        scorer = ViewScorer(detector, canvas, target.of(found), batch_size=16)
+        maps = soft_masks(scorer, canvas.geometry.boxes_to_input(found.boxes), 150, 1).values
         drawn = canvas.to_image(maps)[0]
         ratios.append(float(drawn[mark].mean() / drawn[y1:y2, x1:x2].mean()))
     assert ratios[1] > 1.5 * ratios[0] > 0, ratios

@@ -50,7 +50,7 @@ def test_layer_cam_is_the_gradient_of_a_plain_hook(case: OneStage, propagate: bo
         np.testing.assert_allclose(explanation.values, expected, atol=1e-5 * expected.max())
 
 
-@pytest.mark.parametrize("way", [{"ranking": "first_order", "rest": "first_order"}, {"ranking": "energy"}])
+@pytest.mark.parametrize("way", [{"ranking": "first_order", "unablated_weights": "first_order"}, {"ranking": "energy"}])
 def test_every_way_to_rank_works_with_layers_by_themselves(case: OneStage, way: dict[str, Any]) -> None:
     detector = case.wrap(case.model)
     found = detector.detect(case.image, 0.02)[:2]

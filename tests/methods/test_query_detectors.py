@@ -153,7 +153,12 @@ def test_grad_cams_own_methods_explain_tokens() -> None:
 def test_ablations_in_half_precision_come_near(make: Any) -> None:
     detector = wrapped(make())
     found = detector.detect(IMAGE, 0)[:1]
-    chosen: dict[str, Any] = {"ratio_channels_to_ablate": 0.05, "rest": "zero", "ranking": "energy", "progress": False}
+    chosen: dict[str, Any] = {
+        "ratio_channels_to_ablate": 0.05,
+        "unablated_weights": "zero",
+        "ranking": "energy",
+        "progress": False,
+    }
     effects: list[Tensor] = []
     for precision in ("full", "bf16"):
         (explanation,) = detxai.AblationCAM(precision=precision, **chosen)(detector, IMAGE, found)

@@ -18,15 +18,16 @@ from small_cases import noise, scene_case, scene_detections, scene_image, scenes
 from torch import Tensor
 
 import detxai
-import detxai.metrics.inputs.scores
+import detxai.engine.masking.scoring
 from detxai.adapters.detector import Inputs
 from detxai.adapters.network import require_network
 from detxai.detections import Candidates, Detections
-from detxai.engine.masking.perturbing import filling_image
+from detxai.engine.masking.perturbing import Canvas, filling_image
 from detxai.engine.masking.regions import Partitions
+from detxai.engine.masking.scoring import ViewScorer, score_all
 from detxai.geometry import box_iou
 from detxai.metrics import Case, InsertionDeletion, Objects
-from detxai.metrics.inputs.scores import GatedScoreTarget, every_target, questions, scores_of
+from detxai.metrics.inputs.scores import GatedScoreTarget, questions
 from detxai.metrics.insertion_deletion import Curves, pixel_ranks, pixels_at, region_ranks
 from detxai.targets import BoxScoreTarget, score_targets
 
@@ -399,9 +400,9 @@ def test_many_targets_are_asked_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     with torch.no_grad():
         candidates = case.detector.candidates(case.image)
     targets = questions(case, "class_score", "detection") * 3
-    whole = every_target(targets)(candidates, slice(0, 1))
-    monkeypatch.setattr(detxai.metrics.inputs.scores, "PAIRS_AT_ONCE", 4 * candidates.boxes.shape[1])
-    assert torch.equal(every_target(targets)(candidates, slice(0, 1)), whole)
+    whole = score_all(targets, candidates)
+    monkeypatch.setattr(detxai.engine.masking.scoring, "PAIRS_AT_ONCE", 4 * candidates.boxes.shape[1])
+    assert torch.equal(score_all(targets, candidates), whole)
     assert torch.equal(whole, score_targets(targets, candidates))
 
 
@@ -419,22 +420,23 @@ def test_the_model_is_left_alone() -> None:
 
 
 def test_scores_come_in_the_order_of_the_images() -> None:
-    """Answers of any leading shape are joined along the last axis."""
-    detector, clean = scenes_detector(), scenes_detector().prepare(scene_image())
+    canvas = Canvas.of(scenes_detector(), scene_image())
+    clean = canvas.clean
+    places: list[list[int]] = []
+    asked: list[int] = []
 
     def make(numbers: Tensor) -> Inputs:
         n = len(numbers)
+        places.append(numbers.tolist())
+        asked.extend(places[-1])
         return Inputs(clean.tensor.expand(n, -1, -1, -1), clean.geometries * n, clean.images * n)
 
-    places: list[slice] = []
+    def number(output: Candidates) -> Tensor:
+        return torch.tensor(float(asked.pop(0)))
 
-    def ask(candidates: Candidates, items: slice) -> Tensor:
-        places.append(items)
-        return torch.arange(items.start, items.stop).expand(3, -1)
-
-    answers = scores_of(detector, 5, make, ask, clean.tensor, batch_size=2)
-    assert answers.tolist() == [[0, 1, 2, 3, 4]] * 3
-    assert places == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    answers = ViewScorer(scenes_detector(), canvas, [number], batch_size=2).of_views(make, 5)
+    assert answers.tolist() == [[0, 1, 2, 3, 4]]
+    assert places == [[0, 1], [2, 3], [4]]
 
 
 def test_no_detections_make_no_curves() -> None:

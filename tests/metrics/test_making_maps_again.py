@@ -32,7 +32,7 @@ def eigen_case(detector: NetworkDetector) -> Case:
     found = detector.detect(image, 0)[:2]
 
     def redo(detector: Detector, image: Any, seed: int) -> Tensor:
-        return torch.from_numpy(detxai.EigenCAM()(detector, image).values).expand(2, -1, -1)
+        return torch.from_numpy(detxai.EigenCAM()(detector, image)[0].values).expand(2, -1, -1)
 
     return Case(detector, image, found, redo(detector, image, 0), redo=redo)
 

@@ -37,7 +37,7 @@ def test_explanations_become_a_case() -> None:
 
 
 def test_a_map_that_asks_about_no_box_serves_every_detection() -> None:
-    eigen = detxai.EigenCAM()(scenes_detector(), scene_image())
+    (eigen,) = detxai.EigenCAM()(scenes_detector(), scene_image())
     case = Case.of(scenes_detector(), [eigen], scene_detections())
     assert torch.equal(case.maps[0], case.maps[1])
     assert len(Case.of(scenes_detector(), [eigen], scene_detections()[:0])) == 0

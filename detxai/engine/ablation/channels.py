@@ -12,7 +12,8 @@ from torch import Tensor
 
 from detxai.adapters.detector import Features
 from detxai.adapters.network import NetworkDetector
-from detxai.targets import Target, score_targets
+from detxai.engine.gradients import NoGradientsError, Trace, gradients_of_each
+from detxai.targets import Target
 
 Fill: TypeAlias = "Literal['zero', 'mean'] | float"
 Ranking: TypeAlias = "Literal['tracked', 'first_order', 'energy'] | Callable[[Features], Tensor]"
@@ -31,7 +32,7 @@ class Channels:
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, features: Features) -> Channels:
+    def from_features(cls, features: Features) -> Channels:
         return cls(tuple(features.levels), tuple(level.shape[1] for level in features.levels.values()))
 
     def __len__(self) -> int:
@@ -52,7 +53,7 @@ class Channels:
         return dict(zip(self.levels, per_channel.split(list(self.counts), dim=-1), strict=True))
 
 
-def joined(groups: Sequence[Features]) -> Features:
+def all_levels(groups: Sequence[Features]) -> Features:
     """All levels of several groups of layers of one image: to read, and to resume from only where it is one group."""
     if len(groups) == 1:
         return groups[0]
@@ -107,13 +108,13 @@ def order_channels(
         try:
             importance = _first_order(detector, groups, targets, fill)
         except NoGradientsError:
-            importance = _energy(joined(groups), fill)
+            importance = _energy(all_levels(groups), fill)
     elif ranking == "first_order":
         importance = _first_order(detector, groups, targets, fill)
     elif ranking == "energy":
-        importance = _energy(joined(groups), fill)
+        importance = _energy(all_levels(groups), fill)
     elif callable(ranking):
-        importance = torch.as_tensor(ranking(joined(groups))).detach()
+        importance = torch.as_tensor(ranking(all_levels(groups))).detach()
         if importance.shape != fill.shape or not bool(torch.isfinite(importance).all()):
             raise ValueError(
                 f"ranking must return {len(fill)} finite numbers, one for each channel, got {tuple(importance.shape)}"
@@ -123,30 +124,15 @@ def order_channels(
     return importance.argsort(descending=True, stable=True)
 
 
-class NoGradientsError(ValueError):
-    """The targets' scores cannot be differentiated by the features."""
-
-
 def distance_to_fill(features: Features, fill: Tensor) -> Mapping[str, Tensor]:
     """Level -> (1, C, h, w) what ablating each channel takes away: the feature less its fill (C,)."""
-    fills = Channels.of(features).split(fill)
+    fills = Channels.from_features(features).split(fill)
     return {name: level - fills[name][None, :, None, None] for name, level in features.levels.items()}
 
 
 def _energy(features: Features, fill: Tensor) -> Tensor:
     # a level's places are many or few: the mean makes levels comparable
     return torch.cat([d.square().mean((0, 2, 3)) for d in distance_to_fill(features, fill).values()])
-
-
-def _differentiable_scores(
-    detector: NetworkDetector, features: Features, targets: Sequence[Target]
-) -> tuple[Tensor, list[Tensor]]:
-    """(T,) scores, and the levels that they can be differentiated by. Call with gradients enabled."""
-    levels = {name: level.detach().requires_grad_() for name, level in features.levels.items()}
-    scores = score_targets(targets, detector.resume(features.with_levels(levels)))[:, 0]
-    if not scores.requires_grad:
-        raise NoGradientsError("ranking 'first_order' needs targets with gradients, got none; use ranking='energy'")
-    return scores, list(levels.values())
 
 
 def predicted_drops(
@@ -157,38 +143,45 @@ def predicted_drops(
     Raises:
         NoGradientsError: the targets have none.
     """
-    distances = distance_to_fill(joined(groups), fill)
+    distances = distance_to_fill(all_levels(groups), fill)
     drops = []
     for group in groups:
-        with torch.enable_grad():
-            scores, levels = _differentiable_scores(detector, group, targets)
-            rows = [_gradients(score, levels, retain_graph=True) for score in scores]
+        trace, scores = _traced_scores(detector, group, targets)
         away = [distances[name] for name in group.levels]
-        drops.append(torch.stack([_summed(row, away, lambda part: part.sum((0, 2, 3))) for row in rows]))
+        gradients = gradients_of_each(scores, list(trace.levels.values()))
+        drops.append(torch.stack([_products(row, away, lambda part: part.sum((0, 2, 3))) for row in gradients]))
     return torch.cat(drops, 1).detach()
 
 
 def _first_order(
     detector: NetworkDetector, groups: Sequence[Features], targets: Sequence[Target], fill: Tensor
 ) -> Tensor:
-    distances = distance_to_fill(joined(groups), fill)
+    """(C,) how much all scores together, each as a share of itself, change to first order with each channel."""
+    distances = distance_to_fill(all_levels(groups), fill)
     importance = []
     for group in groups:
+        trace, traced = _traced_scores(detector, group, targets)
         with torch.enable_grad():
-            scores, levels = _differentiable_scores(detector, group, targets)
+            scores = torch.stack(traced)
             total = (scores / scores.detach().abs().clamp(min=torch.finfo(scores.dtype).eps)).sum()
-            gradients = _gradients(total, levels)
+        (gradients,) = gradients_of_each([total], list(trace.levels.values()))
         away = [distances[name] for name in group.levels]
         # absolute values before the sum over places: targets lie at different places and must not cancel
-        importance.append(_summed(gradients, away, lambda part: part.sum(0).abs().sum((1, 2))))
+        importance.append(_products(gradients, away, lambda part: part.sum(0).abs().sum((1, 2))))
     return torch.cat(importance)
 
 
-def _gradients(score: Tensor, levels: Sequence[Tensor], *, retain_graph: bool = False) -> Sequence[Tensor]:
-    return torch.autograd.grad(score, levels, retain_graph=retain_graph, allow_unused=True, materialize_grads=True)
+def _traced_scores(
+    detector: NetworkDetector, features: Features, targets: Sequence[Target]
+) -> tuple[Trace, list[Tensor]]:
+    trace = Trace.from_levels(detector, features)
+    scores = trace.scores(targets)
+    if not all(score.requires_grad for score in scores):
+        raise NoGradientsError("ranking 'first_order' needs targets with gradients, got none; use ranking='energy'")
+    return trace, scores
 
 
-def _summed(
+def _products(
     gradients: Sequence[Tensor], distances: Sequence[Tensor], over_places: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """(C,) of gradient times distance (1, C, h, w), level by level."""

@@ -1,4 +1,4 @@
-"""Which candidate answers a target: the one of highest quality."""
+"""Which candidate answers a target: the one of highest quality, a number that each candidate has by itself."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from detxai.detections import Candidates
 from detxai.targets import BoxTarget, ClassScoreTarget, Target, score_targets
 
 
-def probes_of(targets: Sequence[Target]) -> list[Target] | None:
-    """For each target, one of the same box whose score is the quality; None where a target may need any candidate."""
-    probes = [_probe(target) for target in targets]
-    found = [probe for probe in probes if probe is not None]
-    return found if found and len(found) == len(probes) else None
+def quality_targets_for(targets: Sequence[Target]) -> list[Target] | None:
+    """For each target, one of the same box that scores a candidate's quality; None where one may read any candidate."""
+    found = [_quality_target(target) for target in targets]
+    known = [target for target in found if target is not None]
+    return known if known and len(known) == len(found) else None
 
 
-def _probe(target: Target) -> Target | None:
+def _quality_target(target: Target) -> Target | None:
     if not isinstance(target, BoxTarget) or target.answered_by == "any candidates":
         return None
     if target.answered_by == "highest score":
@@ -27,14 +27,14 @@ def _probe(target: Target) -> Target | None:
 
 def labels_read(targets: Sequence[Target]) -> list[int] | None:
     """The labels whose scores and boxes the targets read, ascending; None where that may be any."""
-    if probes_of(targets) is None:
+    if quality_targets_for(targets) is None:
         return None
     boxes = [target for target in targets if isinstance(target, BoxTarget)]
     return None if any(target.reads_all_classes for target in boxes) else sorted({target.label for target in boxes})
 
 
-def qualities_of(probes: Sequence[Target], candidates: Candidates) -> Tensor:
-    """(T, N) of every candidate of one image: each is asked about as if it were alone."""
+def candidate_qualities(quality_targets: Sequence[Target], candidates: Candidates) -> Tensor:
+    """(T, N) the quality of every candidate of one image: each is scored as if it were the only one."""
     alone = Candidates(
         candidates.boxes.transpose(0, 1),
         candidates.class_scores.transpose(0, 1),
@@ -42,4 +42,4 @@ def qualities_of(probes: Sequence[Target], candidates: Candidates) -> Tensor:
         candidates.labels,
         None if candidates.proposals is None else candidates.proposals.transpose(0, 1),
     )
-    return score_targets(probes, alone)
+    return score_targets(quality_targets, alone)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from detxai.adapters.detector import Detector
-from detxai.engine.masking.perturbing import Canvas
-from detxai.engine.masking.scoring import scores_under
-from detxai.targets import Target
+from detxai.engine.masking.scoring import ViewScorer
 
 AREAS = (1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the image: more where a curve bends most
 N_SMALL = 3  # of the areas: as small as a small cause
@@ -19,15 +13,7 @@ VIEWS_A_MAP = 2 * len(AREAS)
 DOUBT = 0.03  # of the clean score: so little more does not speak against the masks, the last map
 
 
-def try_best_pixels(
-    detector: Detector,
-    canvas: Canvas,
-    targets: Sequence[Target],
-    maps: Tensor,
-    hidden: Tensor,
-    whole: Tensor,
-    settings: dict[str, Any],
-) -> Tensor:
+def try_best_pixels(scorer: ViewScorer, maps: Tensor, hidden: Tensor, whole: Tensor) -> Tensor:
     """(M, T): how far the score of a map's best pixels shown lies above that of them hidden, in units of the score.
 
     That is the area between the insertion and the deletion curve, over the share of the image, plus their mean distance
@@ -36,13 +22,10 @@ def try_best_pixels(
     turns from point to point, and what is shown under one is hidden under the next: ``VIEWS_A_MAP`` views for each map.
 
     Args:
-        detector: what is asked.
-        canvas: the image and its F fillings.
-        targets: T questions.
+        scorer: of T targets, on a canvas with F fillings.
         maps: (M, T, h, w) over the canvas: M maps for each box.
         hidden: (T, F) the scores with nothing shown.
         whole: (T,) the scores of the whole image.
-        settings: of ``scores_under``.
     """
     n_maps, n_boxes, height, width = maps.shape
     areas = torch.tensor(AREAS, device=maps.device)
@@ -58,10 +41,8 @@ def try_best_pixels(
         best = maps[which_map[part], box[part]] >= threshold
         return (best ^ hides[part].bool()[:, None, None]).float()
 
-    fills = (area + hides) % len(canvas.filling)
-    given = {"fills": fills, "asked": box, **settings}
-    scored = [s for _, s in scores_under(masks, numbers, detector, canvas, targets, **given)]
-    scores = torch.cat(scored, 1).gather(0, box[None])[0].view(shape)
+    fills = (area + hides) % len(scorer.canvas.filling)
+    scores = scorer.own_under_masks(masks, numbers, box, fills).view(shape)
     nothing, all_ = (one[:, None].expand(n_maps, n_boxes, 1) for one in (hidden.mean(1).to(scores), whole.to(scores)))
     shown = torch.cat([areas.new_zeros(1), areas, areas.new_ones(1)])
     insertion = torch.trapezoid(torch.cat([nothing, scores[..., 0], all_], 2), shown)

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from detxai.adapters.detector import Detector
 from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.regions import Partitions
-from detxai.engine.masking.scoring import scores_under
-from detxai.targets import Target
+from detxai.engine.masking.scoring import ViewScorer
 
 ACROSS_BOX = 6  # cells across the box's shorter side
 MOST_ACROSS = 32  # cells across the image's longer side
 
 
 def decisive_cells(
-    detector: Detector,
-    canvas: Canvas,
-    targets: Sequence[Target],
-    maps: Tensor,
-    boxes: Tensor,
-    settings: dict[str, Any],
-    keeps: float = 0.5,
+    scorer: ViewScorer, maps: Tensor, boxes: Tensor, keeps: float = 0.5
 ) -> tuple[list[dict[str, Any]], int]:
     """For each of T boxes the fewest cells, in the order of its map, that keep it and whose removal loses it.
 
@@ -34,12 +25,9 @@ def decisive_cells(
     those that take the map's best cells first, if the score rises with them.
 
     Args:
-        detector: what is asked.
-        canvas: the image and its fillings.
-        targets: T questions.
+        scorer: of T targets.
         maps: (T, h, w) over the canvas.
         boxes: (T, 4) xyxy in pixels of the canvas.
-        settings: of ``scores_under``.
         keeps: share of the clean score, in (0, 1].
 
     Returns:
@@ -47,6 +35,7 @@ def decisive_cells(
         image), ``area`` (their share of the image) and ``score`` (what is left of the clean score); and how many
         passes it took.
     """
+    canvas = scorer.canvas
     cells = _cells(canvas.size, boxes)
     held = cells.sums(maps) / cells.areas.clamp(min=1)
     absent = torch.arange(held.shape[1], device=held.device) >= cells.counts[:, None]
@@ -55,7 +44,7 @@ def decisive_cells(
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
     )
     rank = rank.gather(1, cells.labels.flatten(1)).view_as(cells.labels)
-    n = len(targets)
+    n = len(scorer.targets)
     which = torch.arange(n, device=rank.device).repeat(2)
     hides = torch.arange(2 * n, device=rank.device) >= n  # the first half shows its cells, the second hides them
 
@@ -64,9 +53,7 @@ def decisive_cells(
             among = rank[which[numbers]] < shown[numbers][:, None, None]
             return (among ^ hides[numbers][:, None, None]).float()
 
-        numbers = torch.arange(2 * n, device=rank.device)
-        views = scores_under(masks, numbers, detector, canvas, targets, asked=which, **settings)
-        return torch.cat([some for _, some in views], 1).gather(0, which[None])[0]
+        return scorer.own_under_masks(masks, torch.arange(2 * n, device=rank.device), which)
 
     low, high = torch.zeros_like(which), cells.counts[which]
     clean = score(torch.where(hides, 0, high))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.shapley import Densities, ShapleySampler
 from detxai.engine.masking.soft.estimating import Estimate
 from detxai.targets import Target
@@ -20,7 +21,7 @@ class EvidenceViews:
 
     Attributes:
         sampler: what draws.
-        asked: T questions of the masks and of the trial: for the class, or for its contrast with another.
+        scorer: of the T questions of the masks and of the trial: for the class, or for its contrast with another.
         contrast: (T,) bool, which of the two.
         hidden, whole: (T, F) and (T,), their answers with nothing shown and for the whole image.
         known: the draws.
@@ -32,7 +33,7 @@ class EvidenceViews:
     """
 
     sampler: ShapleySampler
-    asked: list[Target]
+    scorer: ViewScorer
     contrast: Tensor
     hidden: Tensor
     whole: Tensor
@@ -46,14 +47,14 @@ class EvidenceViews:
     @classmethod
     def asking(cls, sampler: ShapleySampler, rivals: Sequence[Target], hidden: Tensor, whole: Tensor) -> EvidenceViews:
         """No views but the ends yet: a rival is asked where the whole image scores it by more than half as much."""
-        targets, n_boxes = sampler.targets, len(sampler.targets)
+        targets, n_boxes = sampler.scorer.targets, len(sampler.boxes)
         place = torch.arange(n_boxes, device=whole.device)
         contrast = whole[n_boxes:] > whole[:n_boxes] / 2 if rivals else torch.zeros_like(place, dtype=torch.bool)
         place = torch.where(contrast, place + n_boxes, place)
         every = [*targets, *rivals]
-        asked = [every[i] for i in place.tolist()]
+        scorer = replace(sampler.scorer, targets=[every[i] for i in place.tolist()])
         known = Densities.empty(sampler.canvas.size, hidden[:n_boxes], whole[:n_boxes])
-        return cls(sampler, asked, contrast, hidden[place], whole[place], known, hidden.shape[1] + 1)
+        return cls(sampler, scorer, contrast, hidden[place], whole[place], known, hidden.shape[1] + 1)
 
     @property
     def n_passes(self) -> int:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detxai.adapters.detector import Detector
-from detxai.engine.masking.perturbing import Canvas
-from detxai.engine.masking.scoring import scores_under
+from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.soft.estimating import Estimate
 from detxai.engine.masking.soft.masks import uniforms
-from detxai.targets import Target
 
 MARKED = 0.2  # of a map's highest value: from there on a pixel is looked into
 MASKS_A_CELL = 2.5  # so that the effect of every cell can be told
@@ -74,63 +69,43 @@ class FineMasks:
         return max(1, min(self.zones.shape[1:]) // (MOST_CELLS * POINTS))
 
 
-def sharpened(
-    detector: Detector,
-    canvas: Canvas,
-    targets: Sequence[Target],
-    coarse: Estimate,
-    boxes: Tensor,
-    n_masks: int,
-    seed: int,
-    settings: dict[str, Any],
-) -> Estimate:
+def sharpened(scorer: ViewScorer, coarse: Estimate, boxes: Tensor, n_masks: int, seed: int) -> Estimate:
     """Coarse maps (T, h, w), in which some boxes' pixels gain by ``fine_masks``; errors in proportion.
 
     Args:
+        scorer: of the T targets.
         boxes: (S,) int64, which of the T.
         n_masks: views for each of these.
-        detector, canvas, targets, seed, settings: of ``fine_masks``.
+        seed: of the masks.
     """
-    asked = [targets[i] for i in boxes.tolist()]
-    fine = fine_masks(detector, canvas, asked, coarse.values[boxes], n_masks, seed, settings)
+    asked = [scorer.targets[i] for i in boxes.tolist()]
+    fine = fine_masks(replace(scorer, targets=asked), coarse.values[boxes], n_masks, seed)
     gain = torch.ones_like(coarse.values).index_add(0, boxes, SHARPENING * fine)
     return Estimate(coarse.values * gain, coarse.standard_error * gain)
 
 
-def fine_masks(
-    detector: Detector,
-    canvas: Canvas,
-    targets: Sequence[Target],
-    coarse: Tensor,
-    n_masks: int,
-    seed: int,
-    settings: dict[str, Any],
-) -> Tensor:
+def fine_masks(scorer: ViewScorer, coarse: Tensor, n_masks: int, seed: int) -> Tensor:
     """(T, h, w) in [0, 1]: the slopes of the score, where positive, within what is high in T coarse maps; 0 elsewhere.
 
     The slopes are those of a ridge regression on the masks' pixels, its penalty the best of ``PENALTIES`` by
     leave-one-out (Allen, 1974, Technometrics 16); each map is scaled to a maximum of 1.
 
     Args:
-        detector: what is asked.
-        canvas: the image with its fillings, of which the last is used.
-        targets: T questions.
+        scorer: of T targets; the last of its canvas's fillings is used.
         coarse: (T, h, w) over the canvas.
         n_masks: views for each box.
         seed: of the masks.
-        settings: of ``scores_under``.
     """
-    n_boxes = len(targets)
+    n_boxes, canvas = len(scorer.targets), scorer.canvas
     masks = FineMasks.over(coarse, n_masks, seed)
     numbers = torch.arange(n_boxes * n_masks, device=coarse.device)
     last = torch.full_like(numbers, len(canvas.filling) - 1)
     own = numbers // n_masks
-    views = scores_under(masks, numbers, detector, canvas, targets, fills=last, asked=own, **settings)
-    scores = torch.cat([some for _, some in views], 1).gather(0, own[None]).view(n_boxes, n_masks)
+    scores = scorer.own_under_masks(masks, numbers, own, last).view(n_boxes, n_masks)
     slopes = []
-    for own, some in zip(scores, numbers.view(n_boxes, n_masks), strict=True):  # a box at a time: memory, not speed
+    for of_box, some in zip(scores, numbers.view(n_boxes, n_masks), strict=True):  # a box at a time: memory, not speed
         shown = masks(some, masks.step)
-        slopes.append(_slopes(shown.flatten(1), own).view(shown.shape[1:]))
+        slopes.append(_slopes(shown.flatten(1), of_box).view(shown.shape[1:]))
     size = canvas.size
     maps = F.interpolate(torch.stack(slopes)[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     maps = maps.clamp(min=0) * masks.zones

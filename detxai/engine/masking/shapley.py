@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from detxai.adapters.detector import Detector
 from detxai.engine.masking.paths import Paths, follow
 from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.regions import random_partitions, split_regions
-from detxai.engine.masking.scoring import scores_of_ends, scores_under
-from detxai.targets import Target
+from detxai.engine.masking.scoring import ViewScorer
 
 FIRST_DRAWS = 2  # of each box before anything is known of its error
 PIXELS_AT_ONCE = 2**26  # of partitions in memory, eight bytes each
@@ -94,34 +92,28 @@ class ShapleySampler:
     """Draws of any of T boxes, and their densities.
 
     Attributes:
-        detector: what is asked.
-        canvas: the image and its fillings.
+        scorer: of T targets.
         boxes: (T, 4) xyxy in pixels of the canvas.
-        targets: T questions.
         tolerance: changes of the score below this share of the whole image's are not looked into.
         explore: chance that one is, for gains without bias.
         seed: of partitions and orders.
         refine: regions of each partition to split where the density so far is largest.
-        settings: of ``scores_under``.
-        seen: called with the number of views after every batch.
     """
 
-    detector: Detector
-    canvas: Canvas
+    scorer: ViewScorer
     boxes: Tensor
-    targets: Sequence[Target]
     tolerance: float
     explore: float
     seed: int
     refine: int
-    settings: dict[str, Any]
-    seen: Callable[[int], object]
+
+    @property
+    def canvas(self) -> Canvas:
+        return self.scorer.canvas
 
     def start(self) -> Densities:
         """No draws yet: only the scores of the whole image and of nothing but filling."""
-        hidden, whole = scores_of_ends(self.detector, self.canvas, self.targets, self.settings)
-        self.seen(hidden.shape[1] + 1)
-        return Densities.empty(self.canvas.size, hidden, whole)
+        return Densities.empty(self.canvas.size, *self.scorer.ends())
 
     def draw(self, known: Densities, n_draws: Tensor, max_views: int) -> None:
         """Add ``n_draws`` (T,) more draws of each box to what is known; all their open questions are one batch.
@@ -168,19 +160,12 @@ class ShapleySampler:
 
     def _ask(self, paths: Paths, path: Tensor, shown: Tensor) -> Tensor:
         """(Q,) the score of each path's own target after so many of its regions."""
-        own = paths.targets[path]
-        scores = self._scores(lambda numbers: paths.masks(path[numbers], shown[numbers]), own, paths.fills[path])
-        return scores.gather(0, own[None])[0]
-
-    def _scores(self, masks: Callable[[Tensor], Tensor], own: Tensor, fills: Tensor) -> Tensor:
-        answers = []
-        numbers = torch.arange(len(own), device=self.boxes.device)
-        for _, scores in scores_under(
-            masks, numbers, self.detector, self.canvas, self.targets, fills=fills, asked=own, **self.settings
-        ):
-            answers.append(scores)
-            self.seen(scores.shape[1])
-        return torch.cat(answers, 1)
+        return self.scorer.own_under_masks(
+            lambda numbers: paths.masks(path[numbers], shown[numbers]),
+            torch.arange(len(path), device=self.boxes.device),
+            paths.targets[path],
+            paths.fills[path],
+        )
 
 
 def spend(

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.masking.perturbing import FILLINGS, Canvas
-from detxai.engine.masking.scoring import scores_under
+from detxai.engine.masking.scoring import ViewScorer
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.methods.region_shapley import boxes_on, check_sampling
@@ -39,11 +38,10 @@ class BoxScores:
     n_passes: int = field(default=0, init=False)
 
     def under_masks(self, masks: Callable[[Tensor], Tensor], n: int) -> Tensor:
-        """(n,) float64 on the CPU, the scores under the masks of these numbers: see ``scores_under``."""
+        """(n,) float64 on the CPU, the scores under the masks of these numbers: see ``ViewScorer``."""
         self.n_passes += n
-        numbers = torch.arange(n, device=self.canvas.clean.tensor.device)
-        parts = scores_under(masks, numbers, self.detector, self.canvas, [self.target], batch_size=self.batch_size)
-        return torch.cat([scores[0] for _, scores in parts]).double().cpu() if n else torch.zeros(0).double()
+        scorer = ViewScorer(self.detector, self.canvas, [self.target], self.batch_size)
+        return scorer.under_masks(masks, range(n))[0].double().cpu()
 
     def with_regions(self, shown: Tensor, labels: Tensor) -> Tensor:
         """(n,) the scores where only some regions are shown.

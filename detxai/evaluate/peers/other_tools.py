@@ -11,9 +11,11 @@ import torch
 
 from detxai.adapters.detector import Detector
 from detxai.adapters.views.grad_cam import GradCamView
+from detxai.detections import Detections
+from detxai.engine.gradients import Trace
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image, load_image, to_uint8
-from detxai.methods.layer_cam import Traced
+from detxai.methods.layer_cam import level_maps
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class GradCamEigenCAM:
     def __post_init__(self) -> None:
         import pytorch_grad_cam  # noqa: F401  (seconds: not to be counted as the first image's)
 
-    def __call__(self, detector: Detector, image: Image) -> Explanation:
+    def __call__(self, detector: Detector, image: Image, detections: Detections | None = None) -> list[Explanation]:
         from pytorch_grad_cam import EigenCAM
 
         start = time.perf_counter()
@@ -42,7 +44,7 @@ class GradCamEigenCAM:
             (map_,) = cam(view.input_tensor, targets=[])
         values = view.to_image(map_)
         cost = Cost(time.perf_counter() - start, forward_passes=1)
-        return Explanation(values, photo, self.name, settings_of(self), cost)
+        return [Explanation(values, photo, self.name, settings_of(self), cost)]
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,16 @@ class UltralyticsLayerCAM:
     score_threshold: float = 0.25
     most: int = 16
 
-    def __call__(self, detector: Detector, image: Image) -> Explanation:
+    def __call__(self, detector: Detector, image: Image, detections: Detections | None = None) -> list[Explanation]:
         start = time.perf_counter()
         with detector.borrowed():
-            seen = Traced.of(detector, image, self.layers)
+            seen = Trace.of(detector, image, self.layers)
             with torch.enable_grad():
                 best = seen.candidates.class_scores[0].amax(-1)
                 n = max(1, min(int((best >= self.score_threshold).sum()), self.most))
                 scores = best.topk(n).values
-            maps = torch.cat([seen.level_maps(score) for score in scores])
+            maps = torch.cat([level_maps(seen, score) for score in scores])
         cost = Cost(time.perf_counter() - start, forward_passes=1)
         scaled = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-7)
         values = scaled.amax(0).cpu().numpy()
-        return Explanation(values, seen.inputs.images[0], self.name, settings_of(self), cost)
+        return [Explanation(values, seen.inputs.images[0], self.name, settings_of(self), cost)]

@@ -17,10 +17,12 @@ from detxai.adapters.network import NetworkDetector
 from detxai.adapters.views.box_scalar import BoxScores
 from detxai.detections import Detections
 from detxai.engine.batching import images_at_once, in_batches
-from detxai.explanation import Cost, Explanation, settings_of
+from detxai.engine.gradients import gradients_of_each
+from detxai.explanation import Explanation, settings_of
 from detxai.images import Image
 from detxai.methods.best_slice import on_best_slice
 from detxai.methods.from_captum.quiet import captum_runs, import_captum
+from detxai.methods.results import explanations
 from detxai.targets import Target, ask_about
 
 AT_ONCE = 8  # images that Captum makes at once: a constant, so that noise does not depend on the memory that is free
@@ -61,12 +63,7 @@ class JointGradients:
                     "model must have gradients of the target, got none: it was made in inference mode, runs without "
                     "gradients, or the target has none"
                 )
-            found = [
-                torch.autograd.grad(
-                    column.sum(), images, retain_graph=i + 1 < len(columns), allow_unused=True, materialize_grads=True
-                )[0]
-                for i, column in enumerate(columns)
-            ]
+            found = [gradient for (gradient,) in gradients_of_each([c.sum() for c in columns], [images])]
         return torch.stack(found, 1)
 
 
@@ -144,7 +141,7 @@ class GradientMethod(ABC):
             ValueError: a label is wrong, the target has no gradients, or the method does not apply to the network.
             ImportError: Captum is not installed.
         """
-        start = perf_counter()
+        started = perf_counter()
         if not isinstance(detector, NetworkDetector):
             raise TypeError(
                 f"{self.name} needs gradients, and {detector.describe()['model']} is a black box without; occlusion, "
@@ -165,14 +162,10 @@ class GradientMethod(ABC):
                 on_input = self.over_colours(found[0]).float()
                 maps += list(asked.scores.to_image(on_input).cpu())
                 n_passes += asked.scores.n_passes
-        cost, settings = Cost(perf_counter() - start, n_passes), {**settings_of(self), **self.recorded()}
-        return [
-            Explanation(
-                maps[i].numpy(), clean.images[0], self.name, settings, cost, detections[i],
-                model=detector.describe(), details=details[i],
-            )
-            for i in range(len(detections))
-        ]  # fmt: skip
+        return explanations(
+            self, detector, clean, detections, maps, started=started, passes=n_passes,
+            settings={**settings_of(self), **self.recorded()}, details=details,
+        )  # fmt: skip
 
     def recorded(self) -> dict[str, Any]:
         """Settings that are told in other words in the record."""

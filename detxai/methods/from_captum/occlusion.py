@@ -15,13 +15,15 @@ from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.batching import check_batch_size
 from detxai.engine.masking.perturbing import Canvas, Filling
-from detxai.explanation import Cost, Explanation, settings_of
+from detxai.engine.masking.scoring import ViewScorer
+from detxai.explanation import Explanation
 from detxai.images import Image
 from detxai.methods.checks import check_target
 from detxai.methods.from_captum.baselines import check_baseline
 from detxai.methods.from_captum.joint_gradients import MAPS_AT_ONCE
 from detxai.methods.from_captum.quiet import import_captum
 from detxai.methods.from_captum.views import ViewScores
+from detxai.methods.results import explanations
 from detxai.targets import ClassScoreTarget, Target, ask_about
 
 Extent: TypeAlias = int | float | tuple[int, int] | None
@@ -74,7 +76,7 @@ class Occlusion:
             ValueError: a label is wrong, or the stride is larger than the window.
             ImportError: Captum is not installed.
         """
-        start = perf_counter()
+        started = perf_counter()
         captum = import_captum()
         if len(detections) == 0:
             return []
@@ -86,7 +88,7 @@ class Occlusion:
         n_passes = 0
         with detector.borrowed():
             for group, (window, stride) in zip(groups, windows, strict=True):
-                scores = ViewScores(detector, canvas, ask_about(group, self.target), self.batch_size)
+                scores = ViewScores(ViewScorer(detector, canvas, ask_about(group, self.target), self.batch_size))
                 lost = captum.Occlusion(scores).attribute(
                     torch.ones(1, 1, *canvas.size, device=canvas.clean.tensor.device),
                     sliding_window_shapes=(1, *window), strides=(1, *stride), baselines=0,
@@ -94,16 +96,11 @@ class Occlusion:
                 )  # fmt: skip
                 maps += list(canvas.to_image(lost.reshape(len(group), *canvas.size)).float().cpu())
                 n_passes += scores.n_passes
-        cost = Cost(perf_counter() - start, canvas.n_passes(n_passes))
-        return [
-            Explanation(
-                maps[i].numpy(), canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],
-                model=detector.describe(),
-                details=dict(zip(("window_input", "stride_input"), windows[i if each else 0], strict=True))
-                | canvas.details(),
-            )
-            for i in range(len(detections))
-        ]  # fmt: skip
+        sizes = [dict(zip(("window_input", "stride_input"), extents, strict=True)) for extents in windows]
+        return explanations(
+            self, detector, canvas.clean, detections, maps, started=started, passes=canvas.n_passes(n_passes),
+            details=[(sizes[i] if each else sizes[0]) | canvas.details() for i in range(len(detections))],
+        )  # fmt: skip
 
     def _windows(self, canvas: Canvas, box: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
         """The window and the stride, (height, width) each, in pixels of the canvas."""

@@ -16,13 +16,15 @@ from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.batching import check_batch_size
 from detxai.engine.masking.perturbing import Canvas, Filling
-from detxai.explanation import Cost, Explanation, settings_of
+from detxai.engine.masking.scoring import ViewScorer
+from detxai.explanation import Explanation
 from detxai.images import Image
-from detxai.methods.checks import check_count, check_seed, check_target
+from detxai.methods.checks import check_count, check_number, check_seed, check_target
 from detxai.methods.from_captum.baselines import check_baseline
 from detxai.methods.from_captum.cuts import Cut, check_cut, cut_into_regions
 from detxai.methods.from_captum.quiet import captum_runs, import_captum
 from detxai.methods.from_captum.views import RepeatedScores, ViewScores
+from detxai.methods.results import explanations
 from detxai.targets import ClassScoreTarget, Target, ask_about
 
 VIEWS_AT_ONCE = 64  # which regions are shown in how many views Captum makes at once: vectors, not images
@@ -71,7 +73,7 @@ class RegionMethod(ABC):
             ValueError: a label is wrong, or the settings do not allow for so many regions.
             ImportError: Captum is not installed, or scikit-image where it cuts the image.
         """
-        start = perf_counter()
+        started = perf_counter()
         captum = import_captum()
         if len(detections) == 0:
             return []
@@ -81,21 +83,18 @@ class RegionMethod(ABC):
         least, n_samples = self.least_samples(len(areas)), getattr(self, "n_samples", 0)
         if n_samples < least:
             raise ValueError(f"n_samples must be at least {least}, for {len(areas)} regions, got {n_samples}")
-        scores = ViewScores(detector, canvas, ask_about(detections, self.target), self.batch_size, labels)
+        scorer = ViewScorer(detector, canvas, ask_about(detections, self.target), self.batch_size)
+        scores = ViewScores(scorer, labels)
         with detector.borrowed(), captum_runs(labels.device, self.seed):
             everything = torch.ones(1, len(areas), device=labels.device)
             effects = self.effects(captum, scores, len(detections), everything).detach().to(labels.device).float()
         in_canvas = replace(canvas.geometry, input_size=canvas.size, offset=(0, 0))
         maps = in_canvas.amounts_to_image((effects / areas)[:, labels]).cpu()
-        cost = Cost(perf_counter() - start, canvas.n_passes(scores.n_passes))
         about = {"n_regions": len(areas), **canvas.details()}
-        return [
-            Explanation(
-                maps[i].numpy(), canvas.clean.images[0], self.name, settings_of(self), cost, detections[i],
-                model=detector.describe(), details={**about, "effects": effects[i].tolist()},
-            )
-            for i in range(len(detections))
-        ]  # fmt: skip
+        return explanations(
+            self, detector, canvas.clean, detections, maps, started=started, passes=canvas.n_passes(scores.n_passes),
+            details=[{**about, "effects": of_box} for of_box in effects.tolist()],
+        )  # fmt: skip
 
 
 def check_regions(method: Any) -> None:
@@ -262,10 +261,8 @@ class Lime(RegionMethod):
 
     def __post_init__(self) -> None:
         check_count("n_samples", self.n_samples, 4)
-        if not 0 < self.alpha < float("inf"):
-            raise ValueError(f"alpha must be a number above 0, got {self.alpha!r}")
-        if not 0 < self.kernel_width < float("inf"):
-            raise ValueError(f"kernel_width must be a number above 0, got {self.kernel_width!r}")
+        check_number("alpha", self.alpha, above=0)
+        check_number("kernel_width", self.kernel_width, above=0)
         check_regions(self)
 
     def least_samples(self, n_regions: int) -> int:

@@ -15,13 +15,14 @@ from detxai.adapters.detector import Detector
 from detxai.adapters.network import require_network
 from detxai.detections import Candidates, Detections
 from detxai.engine.batching import is_out_of_memory
-from detxai.explanation import Cost, Explanation, settings_of
+from detxai.engine.gradients import Trace
+from detxai.explanation import Explanation
 from detxai.images import Image
 from detxai.methods.best_slice import on_best_slice
-from detxai.methods.checks import check_flag, check_target
+from detxai.methods.checks import check_count, check_flag, check_number, check_target
 from detxai.methods.eigen_cam import principal_projection
 from detxai.methods.from_grad_cam.formulas import as_array, formula_of, grad_cam_class, join_levels
-from detxai.methods.layer_cam import Traced
+from detxai.methods.results import explanations
 from detxai.targets import ClassScoreTarget, Target, ask_about, score_targets
 
 
@@ -70,33 +71,27 @@ class GradientCAM:
         detector = require_network(detector)
         names = detector.layer_names(self.layers)
         formula = formula_of(self.grad_cam_name, detector.device)
-        start = time.perf_counter()
+        started = time.perf_counter()
         if len(detections) == 0:
             return []
         with detector.borrowed():
-            traced = Traced.of(detector, image, names, propagate=self.propagate)
-            traced.expect_gradients()
+            trace = Trace.of(detector, image, names, propagate=self.propagate)
+            geometry = trace.inputs.geometries[0]
             with torch.enable_grad():
-                scores = self._scores(traced.candidates, detections)
-                maps = [join_levels(self._level_maps(formula, traced, y), traced.inputs.geometries[0]) for y in scores]
-        cost = Cost(time.perf_counter() - start, forward_passes=1)
-        settings, model = settings_of(self), {**detector.describe(), "layers": list(traced.levels)}
-        return [
-            Explanation(map_.cpu().numpy(), traced.inputs.images[0], self.name, settings, cost, detection, model=model)
-            for map_, detection in zip(maps, detections, strict=True)
-        ]
+                scores = self._scores(trace.candidates, detections)
+                maps = [join_levels(self._level_maps(formula, trace, y), geometry) for y in scores]
+        return explanations(
+            self, detector, trace.inputs, detections, maps, started=started, passes=1, layers=list(trace.levels)
+        )
 
     def _scores(self, candidates: Candidates, detections: Detections) -> Tensor:
         """(T,) what is traced back."""
         return score_targets(ask_about(detections, self.target), candidates)[:, 0]
 
-    def _level_maps(self, formula: Any, traced: Traced, score: Tensor) -> list[Tensor]:
-        """(h, w) for each level, zeros where the score does not read it."""
-        gradients = traced.gradients(score)
-        return [
-            level.new_zeros(level.shape[2:]) if gradient is None else self._level_map(formula, level, gradient)
-            for level, gradient in zip(traced.levels.values(), gradients, strict=True)
-        ]
+    def _level_maps(self, formula: Any, trace: Trace, score: Tensor) -> list[Tensor]:
+        """(h, w) for each level."""
+        gradients = trace.gradients(score)
+        return [self._level_map(formula, *pair) for pair in zip(trace.levels.values(), gradients, strict=True)]
 
     def _level_map(self, formula: Any, level: Tensor, gradient: Tensor) -> Tensor:
         """(h, w) from features and gradients, both (1, C, h, w)."""
@@ -220,10 +215,8 @@ class FinerCAM(GradientCAM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.alpha < float("inf"):
-            raise ValueError(f"alpha must be a number from 0, got {self.alpha!r}")
-        if isinstance(self.n_similar, bool) or not isinstance(self.n_similar, int) or self.n_similar < 1:
-            raise ValueError(f"n_similar must be a whole number from 1, got {self.n_similar!r}")
+        check_number("alpha", self.alpha)
+        check_count("n_similar", self.n_similar, 1)
 
     def _scores(self, candidates: Candidates, detections: Detections) -> Tensor:
         labels = candidates.labels.tolist()
@@ -261,13 +254,10 @@ class ShapleyCAM(GradientCAM):
     grad_cam_name: ClassVar[str] = "ShapleyCAM"
     passes: ClassVar[str] = "1 pass for the image, 2 backward passes for each layer a box"
 
-    def _level_maps(self, formula: Any, traced: Traced, score: Tensor) -> list[Tensor]:
+    def _level_maps(self, formula: Any, trace: Trace, score: Tensor) -> list[Tensor]:
         maps = []
-        gradients = traced.gradients(score, differentiable=True)
-        for level, gradient in zip(traced.levels.values(), gradients, strict=True):
-            if gradient is None:
-                maps.append(level.new_zeros(level.shape[2:]))
-                continue
+        gradients = trace.gradients(score, differentiable=True)
+        for level, gradient in zip(trace.levels.values(), gradients, strict=True):
             corrected = gradient.detach() - _curvature(level, gradient) / 2
             maps.append((corrected.mean((2, 3), keepdim=True) * level.detach())[0].sum(0))
         return maps

@@ -15,9 +15,12 @@ from torch import Tensor
 from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector, Features
 from detxai.adapters.network import require_network
-from detxai.explanation import Cost, Explanation, settings_of
+from detxai.detections import Detections
+from detxai.explanation import Explanation
 from detxai.images import Image
+from detxai.methods.checks import check_choice, check_count, check_number
 from detxai.methods.from_grad_cam.formulas import as_array, formula_of, join_levels
+from detxai.methods.results import explanations
 
 Kernel = Literal["sigmoid", "rbf", "poly", "cosine", "linear"]
 SEED = 0  # of the eigenvalue solver's first guess, so that one image has one map
@@ -48,12 +51,11 @@ class FEM:
     k: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.k < float("inf"):
-            raise ValueError(f"k must be a number from 0, got {self.k!r}")
+        check_number("k", self.k)
 
     @in_full_precision
-    def __call__(self, detector: Detector, image: Image) -> Explanation:
-        """One explanation for the image.
+    def __call__(self, detector: Detector, image: Image, detections: Detections | None = None) -> list[Explanation]:
+        """One explanation, of the image; ``detections`` change nothing.
 
         Raises:
             LookupError: a layer is unknown.
@@ -63,10 +65,10 @@ class FEM:
         detector = require_network(detector)
         names = detector.layer_names(self.layers)
         formula = formula_of("FEM", detector.device, k=self.k)
-        start = time.perf_counter()
+        started = time.perf_counter()
         features = detector.features(image, names)
         maps = [_cells(formula, level) for level in features.levels.values()]
-        return _explanation(self, detector, features, maps, start)
+        return _explained(self, detector, features, maps, started)
 
 
 @dataclass(frozen=True)
@@ -102,16 +104,14 @@ class KPCACAM:
     max_cells: int = 6400
 
     def __post_init__(self) -> None:
-        if self.kernel not in get_args(Kernel):
-            raise ValueError(f"kernel must be one of {list(get_args(Kernel))}, got {self.kernel!r}")
-        if self.gamma is not None and not 0 < self.gamma < float("inf"):
-            raise ValueError(f"gamma must be a number above 0, or None, got {self.gamma!r}")
-        if isinstance(self.max_cells, bool) or not isinstance(self.max_cells, int) or self.max_cells < 1:
-            raise ValueError(f"max_cells must be a whole number from 1, got {self.max_cells!r}")
+        check_choice("kernel", self.kernel, get_args(Kernel))
+        if self.gamma is not None:
+            check_number("gamma", self.gamma, above=0)
+        check_count("max_cells", self.max_cells, 1)
 
     @in_full_precision
-    def __call__(self, detector: Detector, image: Image) -> Explanation:
-        """One explanation for the image.
+    def __call__(self, detector: Detector, image: Image, detections: Detections | None = None) -> list[Explanation]:
+        """One explanation, of the image; ``detections`` change nothing.
 
         Raises:
             LookupError: a layer is unknown.
@@ -122,7 +122,7 @@ class KPCACAM:
         detector = require_network(detector)
         names = detector.layer_names(self.layers)
         formula = formula_of("KPCA_CAM", detector.device, kernel=self.kernel, gamma=self.gamma)
-        start = time.perf_counter()
+        started = time.perf_counter()
         features = detector.features(image, names)
         sizes = {name: level.shape[2:].numel() for name, level in features.levels.items()}
         kept = [name for name, size in sizes.items() if size <= self.max_cells]
@@ -131,7 +131,7 @@ class KPCACAM:
         with _own_numpy_randomness():
             maps = [_with_strength(_cells(formula, features.levels[name]), features.levels[name]) for name in kept]
         details = {"left_out": [name for name in sizes if name not in kept]}
-        return _explanation(self, detector, features, maps, start, details)
+        return _explained(self, detector, features, maps, started, details)
 
 
 def _cells(formula: Any, level: Tensor) -> Tensor:
@@ -157,16 +157,16 @@ def _own_numpy_randomness() -> Iterator[None]:
         np.random.set_state(state)
 
 
-def _explanation(
-    method: Any,
+def _explained(
+    method: FEM | KPCACAM,
     detector: Detector,
     features: Features,
     maps: Sequence[Tensor],
-    start: float,
+    started: float,
     details: dict[str, Any] | None = None,
-) -> Explanation:
-    values = join_levels(maps, features.inputs.geometries[0]).numpy()
-    cost = Cost(time.perf_counter() - start, forward_passes=1)
-    model = {**detector.describe(), "layers": list(features.layers)}
-    photo = features.inputs.images[0]
-    return Explanation(values, photo, method.name, settings_of(method), cost, model=model, details=details or {})
+) -> list[Explanation]:
+    values = join_levels(maps, features.inputs.geometries[0])
+    return explanations(
+        method, detector, features.inputs, None, [values],
+        started=started, passes=1, layers=features.layers, details=details,
+    )  # fmt: skip

@@ -17,12 +17,13 @@ from detxai.adapters.detector import Detector, Inputs
 from detxai.adapters.network import require_network
 from detxai.detections import Detections
 from detxai.engine.batching import check_batch_size, images_at_once, in_batches
-from detxai.explanation import Cost, Explanation, settings_of
+from detxai.explanation import Explanation
 from detxai.images import Image
 from detxai.methods.best_slice import on_best_slice
 from detxai.methods.checks import check_target
 from detxai.methods.from_grad_cam.formulas import join_levels
-from detxai.progress import hides_bar
+from detxai.methods.results import explanations
+from detxai.progress import progress_bar
 from detxai.targets import ClassScoreTarget, Target, ask_about, score_targets
 
 
@@ -77,37 +78,20 @@ class ScoreCAM:
         """
         detector = require_network(detector)
         names = detector.layer_names(self.layers)
-        start = time.perf_counter()
+        started = time.perf_counter()
         if len(detections) == 0:
             return []
         features = detector.features(image, names)
-        targets = ask_about(detections, self.target)
-        n_channels = sum(level.shape[1] for level in features.levels.values())
-        with (
-            detector.borrowed(),
-            torch.no_grad(),
-            tqdm(
-                total=n_channels, desc="masking", unit="channel", disable=hides_bar(self.progress), leave=False
-            ) as bar,
-        ):
-            by_level = [
-                self._maps(detector, features.inputs, level, targets, bar) for level in features.levels.values()
-            ]
+        targets, levels = ask_about(detections, self.target), features.levels.values()
+        n_channels = sum(level.shape[1] for level in levels)
+        with detector.borrowed(), torch.no_grad(), progress_bar(self.progress, n_channels, "masking", "channel") as bar:
+            by_level = [self._maps(detector, features.inputs, level, targets, bar) for level in levels]
         (geometry,) = features.inputs.geometries
-        cost = Cost(time.perf_counter() - start, forward_passes=1 + n_channels)
-        settings, model = settings_of(self), {**detector.describe(), "layers": list(features.layers)}
-        return [
-            Explanation(
-                join_levels(list(maps), geometry).cpu().numpy(),
-                features.inputs.images[0],
-                self.name,
-                settings,
-                cost,
-                detection,
-                model=model,
-            )
-            for maps, detection in zip(zip(*by_level, strict=True), detections, strict=True)
-        ]
+        values = [join_levels(list(maps), geometry) for maps in zip(*by_level, strict=True)]
+        return explanations(
+            self, detector, features.inputs, detections, values,
+            started=started, passes=1 + n_channels, layers=features.layers,
+        )  # fmt: skip
 
     def _maps(self, detector: Detector, inputs: Inputs, level: Tensor, targets: Sequence[Target], bar: tqdm) -> Tensor:
         """(T, h, w) of one level (1, C, h, w)."""

@@ -1,28 +1,24 @@
-"""What is left of each detection when its image is changed: the score functions, asked of many images in batches."""
+"""What is left of each detection when its image is changed: the score functions, and the views they are asked of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from detxai.adapters.detector import Detector, Inputs
+from detxai.adapters.detector import Inputs
 from detxai.detections import Candidates, Detections
-from detxai.engine.batching import images_at_once, in_batches
 from detxai.engine.masking.perturbing import Canvas
+from detxai.engine.masking.scoring import ViewScorer
 from detxai.metrics.inputs.case import Case, Reference
-from detxai.targets import BoxTarget, ClassScoreTarget, SimilarityTarget, score_targets
+from detxai.targets import BoxTarget, ClassScoreTarget, SimilarityTarget
 from detxai.targets.target import Match
 
 ScoreFunction = Literal["class_score", "similarity", "gated_score"]
 SCORE_FUNCTIONS: tuple[ScoreFunction, ...] = ("class_score", "similarity", "gated_score")
-Ask: TypeAlias = Callable[[Candidates, slice], Tensor]
-
-PAIRS_AT_ONCE = 2**22  # of a target and a candidate: their boxes and overlaps take some 60 bytes for each
 
 
 @dataclass(frozen=True)
@@ -44,8 +40,21 @@ class GatedScoreTarget(BoxTarget):
         return (match.score * (match.iou > 0.5)).amax(-1)
 
 
+class ScoreSettings(Protocol):
+    """The settings that measures of scores share."""
+
+    @property
+    def score(self) -> ScoreFunction: ...
+
+    @property
+    def reference(self) -> Reference: ...
+
+    @property
+    def batch_size(self) -> int | None: ...
+
+
 def check_score(score: str) -> None:
-    """Raises: ValueError: no such score function."""
+    """Raise ``ValueError`` where there is no such score function."""
     if score not in SCORE_FUNCTIONS:
         raise ValueError(f"score must be one of {SCORE_FUNCTIONS}, got {score!r}")
 
@@ -76,62 +85,10 @@ def questions(case: Case, score: ScoreFunction, reference: Reference) -> list[Bo
     return list(SimilarityTarget.seen_in(candidates, asked, reach=0))
 
 
-def each_its_own(targets: Sequence[BoxTarget], owners: Sequence[int]) -> Ask:
-    """Ask each image one target only: image i the target ``owners[i]``. Neighbours that share one are asked together.
-
-    The answer is (B,).
-    """
-
-    def ask(candidates: Candidates, items: slice) -> Tensor:
-        answers, start = [], 0
-        for owner, images in groupby(owners[items]):
-            stop = start + sum(1 for _ in images)
-            answers.append(score_targets([targets[owner]], candidates[start:stop])[0])
-            start = stop
-        return torch.cat(answers)
-
-    return ask
-
-
-def every_target(targets: Sequence[BoxTarget]) -> Ask:
-    """Ask each image every target: the answer is (T, B)."""
-
-    def ask(candidates: Candidates, items: slice) -> Tensor:
-        at_once = max(1, PAIRS_AT_ONCE // max(1, candidates.boxes.shape[:2].numel()))
-        parts = range(0, len(targets), at_once)
-        return torch.cat([score_targets(targets[start : start + at_once], candidates) for start in parts])
-
-    return ask
-
-
-def scores_of(
-    detector: Detector, n: int, make: Callable[[Tensor], Inputs], ask: Ask, like: Tensor, batch_size: int | None = None
-) -> Tensor:
-    """The answers for n changed images, in batches that fit the device.
-
-    Args:
-        detector: what is asked.
-        n: how many images.
-        make: from image numbers (B,), on the detector's device, to the images as the model reads them.
-        ask: the question; see ``each_its_own`` and ``every_target``.
-        like: (1, 3, h, w), one such image.
-        batch_size: images at once; None: what fits the device.
-
-    Returns:
-        (..., n), float32.
-    """
-    size = batch_size or images_at_once(like)
-    numbers = torch.arange(n, device=like.device)
-    answers, start = [], 0
-    with detector.borrowed(), torch.no_grad():
-
-        def run(part: Tensor) -> Tensor:
-            return ask(detector.candidates(make(part)), slice(start, start + len(part)))
-
-        for part, answer in in_batches(numbers, size, run):
-            answers.append(answer.float())
-            start += len(part)
-    return torch.cat(answers, -1)
+def scorer_of(case: Case, canvas: Canvas, settings: ScoreSettings) -> ViewScorer:
+    """What scores every detection of the case in views of its image, as a measure's settings ask."""
+    targets = questions(case, settings.score, settings.reference)
+    return ViewScorer(case.detector, canvas, targets, settings.batch_size)
 
 
 def distinct(maps: Tensor) -> Tensor:
@@ -143,43 +100,16 @@ def distinct(maps: Tensor) -> Tensor:
     return maps[:1] if len(maps) and all(torch.equal(maps[0], other) for other in maps[1:]) else maps
 
 
-def scores_by_map(
-    detector: Detector,
-    targets: Sequence[BoxTarget],
-    n_maps: int,
-    n_each: int,
-    make: Callable[[Tensor], Inputs],
-    like: Tensor,
-    batch_size: int | None = None,
-) -> Tensor:
-    """What is left of each target on the images that its map makes; one map for all makes them once.
+def scores_by_map(scorer: ViewScorer, views: Callable[[Tensor], Inputs], n_maps: int, n_each: int) -> Tensor:
+    """(T, n_each) float32: each target's scores in the views that its map makes; one map for all makes them once.
 
     Args:
-        detector: what is asked.
-        targets: T questions.
+        scorer: of T targets.
+        views: from view numbers (B,) to the views as the model reads them; view ``i`` is of map ``i // n_each``.
         n_maps: 1 or T, see ``distinct``.
-        n_each: how many images each map makes; 0 gives (T, 0).
-        make: as for ``scores_of``; image number ``i`` is of map ``i // n_each``.
-        like: (1, 3, h, w), one such image.
-        batch_size: images at once; None: what fits the device.
-
-    Returns:
-        (T, n_each), float32.
+        n_each: how many views each map makes.
     """
-    if not targets or not n_each:
-        return like.new_zeros(len(targets), n_each)
-    owners = [place for place in range(n_maps) for _ in range(n_each)]
-    ask = every_target(targets) if n_maps == 1 else each_its_own(targets, owners)
-    return scores_of(detector, n_maps * n_each, make, ask, like, batch_size).view(len(targets), n_each)
-
-
-def clean_and_hidden(canvas: Canvas, detector: Detector, targets: Sequence[BoxTarget]) -> tuple[Tensor, Tensor]:
-    """(T,) every target's score on the whole image, and (T, F) on nothing but each filling of the canvas."""
-    n_fills = len(canvas.filling)
-
-    def make(numbers: Tensor) -> Inputs:  # the whole image, then the fillings
-        keep = (numbers == 0).float()[:, None, None].expand(-1, *canvas.size)
-        return canvas.inputs(keep, (numbers - 1).clamp(min=0))
-
-    scores = scores_of(detector, 1 + n_fills, make, every_target(targets), canvas.clean.tensor)
-    return scores[:, 0], scores[:, 1:]
+    if n_maps == 1:
+        return scorer.of_views(views, n_each)
+    own = torch.arange(n_maps, device=scorer.canvas.clean.tensor.device).repeat_interleave(n_each)
+    return scorer.of_views(views, len(own), own).view(n_maps, n_each)

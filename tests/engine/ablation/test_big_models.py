@@ -12,7 +12,7 @@ from torchvision.models import detection as tv
 
 import detxai
 from detxai.adapters.torchvision.spread import spread_like_trained
-from detxai.engine.ablation.loop import FullTail
+from detxai.engine.ablation.full_tail import FullTail
 from detxai.engine.ablation.tails import tail_of
 from detxai.engine.ablation.two_stage.tail import TwoStageTail
 from detxai.targets import ClassScoreTarget

@@ -7,7 +7,7 @@ import os
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 os.environ.setdefault("YOLO_OFFLINE", "true")
@@ -26,10 +26,12 @@ from detxai.adapters.structure import Dense, NoShortcut
 from detxai.adapters.ultralytics.checkpoint import load_checkpoint
 from detxai.adapters.ultralytics.yolo import YOLOAdapter
 from detxai.engine import batching
-from detxai.engine.ablation.dense.convolving import AblatedBranch
+from detxai.engine.ablation.dense.ablation import DenseAblation
+from detxai.engine.ablation.dense.branch import AblatedBranch
 from detxai.engine.ablation.dense.tail import DenseTail
-from detxai.engine.ablation.dense.windows import Window, around, highest_iou, merged
-from detxai.engine.ablation.loop import FullTail, Tail
+from detxai.engine.ablation.dense.windows import Window, bounding_window, highest_iou, merged
+from detxai.engine.ablation.full_tail import FullTail
+from detxai.engine.ablation.tail import Tail
 from detxai.engine.ablation.tails import tail_of
 from detxai.geometry import box_iou
 from detxai.targets import BoxScoreTarget, BoxSideTarget, ClassScoreTarget, ContrastTarget, SimilarityTarget, Target
@@ -107,23 +109,22 @@ def worst(adapter: YOLOAdapter, features: Features, full: Tail, fast: Tail, n: i
     return float(torch.stack(differences).max())
 
 
-class Each:
+class Each(Tail):
     """Tails of several groups of targets as one: few targets have small windows, many together large ones."""
 
-    cpu_most = 8
-    details: ClassVar[dict[str, str]] = {}
+    cpu_batch = 8
 
     def __init__(
         self, adapter: YOLOAdapter, features: Features, targets: list[Target], groups: list[list[int]]
     ) -> None:
-        self.groups = groups
+        self.details, self.groups = {}, groups
         self.tails = [tail_of(adapter, features, [targets[i] for i in group]) for group in groups]
         self.clean = torch.cat([tail.clean for tail in self.tails])
 
     def scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
         return torch.cat([tail.scores(level, channels, fill) for tail in self.tails])
 
-    def bytes_each(self, level: str) -> int:
+    def bytes_per_item(self, level: str) -> int:
         return 0
 
 
@@ -215,14 +216,14 @@ def test_only_the_planned_cells_are_computed(monkeypatch: pytest.MonkeyPatch) ->
     targets = _near_detection(adapter, (250, 190))
     features, full, fast = both(adapter, (250, 190), targets)
     computed: list[int] = []
-    own = AblatedBranch.without
+    own = AblatedBranch.output_in_window
 
     def counted(self: AblatedBranch, channels: Tensor, change: Tensor, window: Window) -> Tensor:
         output = own(self, channels, change, window)
         computed.append(output.shape[0] * output.shape[2])
         return output
 
-    monkeypatch.setattr(AblatedBranch, "without", counted)
+    monkeypatch.setattr(AblatedBranch, "output_in_window", counted)
     total = 0
     with torch.no_grad():
         for name, level in features.levels.items():
@@ -241,17 +242,17 @@ def test_an_ablation_that_takes_everything_away_is_looked_at_further_afield(monk
     adapter = detector("v8")
     features, full, fast = both(adapter, (250, 190), _near_detection(adapter, (250, 190)))
     looked: dict[str, list[bool]] = {}
-    own = DenseTail.candidates
+    own = DenseAblation.candidates
 
-    def noted(self: DenseTail, level: str, plan: Any, *rest: Any) -> Any:
-        looked.setdefault(level, []).append(plan.is_last)
+    def noted(self: DenseAblation, level: str, plan: Any, *rest: Any) -> Any:
+        looked.setdefault(level, []).append(plan.is_exhaustive)
         return own(self, level, plan, *rest)
 
-    monkeypatch.setattr(DenseTail, "candidates", noted)
-    assert fast.qualities is not None
-    best = int(fast.qualities[0].argmax())
-    (name,) = [level for level, (start, end) in fast.span.items() if start <= best < end]
-    assert not fast.plans(name)[0].is_last
+    monkeypatch.setattr(DenseAblation, "candidates", noted)
+    assert fast.ablation.qualities is not None
+    best = int(fast.ablation.qualities[0].argmax())
+    (name,) = [level for level, (start, end) in fast.ablation.span.items() if start <= best < end]
+    assert not fast.plans(name)[0].is_exhaustive
     channels = torch.arange(20)
     fill = torch.full((len(channels),), 60.0, dtype=torch.float64)
     with adapter.borrowed(), torch.no_grad():
@@ -315,7 +316,7 @@ def test_the_clean_levels_are_not_touched() -> None:
 @pytest.mark.parametrize("family", ["v8", "11", "26 end2end"])
 def test_equals_brute_force_the_way_a_gpu_takes(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU computes as one batch and a CPU in turn, on a CPU."""
-    monkeypatch.setattr(batching, "ONE_BY_ONE", set())
+    monkeypatch.setattr(batching, "LOOP_DEVICES", set())
     adapter = detector(family)
     assert worst_of_groups(adapter, (100, 120), questions(adapter, (100, 120)), n=3) < 1e-9
 
@@ -427,25 +428,25 @@ def test_windows_are_merged_where_that_is_cheaper() -> None:
     near, overlapping, far = Window(0, 10, 0, 10), Window(2, 12, 1, 11), Window(60, 70, 60, 70)
     assert merged([near, far, overlapping]) == (far, Window(0, 12, 0, 11))
     assert merged([]) == ()
-    assert around(torch.zeros(4, 5, dtype=torch.bool)) == []
+    assert bounding_window(torch.zeros(4, 5, dtype=torch.bool)) == []
     wanted = torch.zeros(4, 5, dtype=torch.bool)
     wanted[1, 3] = wanted[2, 0] = True
-    assert around(wanted) == [Window(1, 3, 0, 4)]
+    assert bounding_window(wanted) == [Window(1, 3, 0, 4)]
 
 
 @pytest.mark.parametrize("family", ["v8", "11"])
 def test_a_window_is_cut_from_the_whole(family: str) -> None:
     adapter = detector(family)
     _, _, fast = both(adapter, (250, 190), questions(adapter, (250, 190)))
-    branch = fast.branches["model.18" if family == "v8" else "model.19"][1]
+    branch = fast.ablation.branches["model.18" if family == "v8" else "model.19"][1]
     height, width = branch.size
     channels, fill = torch.tensor([3, 20]), torch.tensor([0.0, 1.0]).double()
     with torch.no_grad():
-        change = branch.change(channels, fill)
-        whole = branch.without(channels, change, Window(0, height, 0, width)).unflatten(2, branch.size)
+        change = branch.channel_change(channels, fill)
+        whole = branch.output_in_window(channels, change, Window(0, height, 0, width)).unflatten(2, branch.size)
         for window in (Window(0, 3, 2, 9), Window(4, 5, 0, width), Window(1, height, 1, 2), Window(5, 9, 4, 8)):
-            part = branch.without(channels, change, window)
-            assert (part - window.of(whole).flatten(2)).abs().max() < EXACT
+            part = branch.output_in_window(channels, change, window)
+            assert (part - window.crop(whole).flatten(2)).abs().max() < EXACT
 
 
 # -- trained weights -------------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from detxai import AblationCAM
 from detxai.adapters.structure import NoShortcut
 from detxai.detections import Candidates, Detections
 from detxai.engine.ablation.dense.tail import DenseTail
-from detxai.engine.ablation.loop import FullTail
-from detxai.engine.ablation.tails import tail_of, tracked
+from detxai.engine.ablation.full_tail import FullTail
+from detxai.engine.ablation.tails import tail_of
 from detxai.targets import BoxScoreTarget, BoxSideTarget, ClassScoreTarget, SimilarityTarget, Target
 
 EXACT = 1e-9
@@ -112,7 +112,7 @@ def test_either_branch_may_come_first(name: str, first: int, monkeypatch: pytest
             scores = fast.scores(level, channels, fill)
             torch.testing.assert_close(scores, full.scores(level, channels, fill), atol=EXACT, rtol=0)
             # what is kept for windows does not grow with ablations
-            assert sum(len(branch._ways) for branch in fast.branches[level]) <= len(fast.plans(level))
+            assert sum(len(branch._reads) for branch in fast.ablation.branches[level]) <= len(fast.plans(level))
 
 
 def test_a_target_of_ones_own_sees_every_candidate() -> None:
@@ -197,7 +197,7 @@ def test_tracking_follows_the_best_cells() -> None:
     features = detector.features(case.image)
     with detector.borrowed(), torch.no_grad():
         tail = tail_of(detector, features, list(ClassScoreTarget.of(found)))
-        assert tracked(tail) is not None
+        assert tail.approximate() is not None
     some = AblationCAM(ratio_channels_to_ablate=0.25, progress=False)(detector, case.image, found)
     whole = AblationCAM(progress=False)(detector, case.image, found)
     for part, all_of_it in zip(some, whole, strict=True):

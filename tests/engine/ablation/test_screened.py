@@ -14,7 +14,7 @@ from torch import Tensor
 import detxai
 from detxai import scenes
 from detxai.adapters.detector import Detector
-from detxai.engine.ablation.tails import screened, tail_of
+from detxai.engine.ablation.tails import tail_of
 from detxai.engine.ablation.two_stage.screened import ScreenedTwoStage
 from detxai.targets import BoxScoreTarget, BoxSideTarget, ClassScoreTarget, SimilarityTarget, Target
 
@@ -37,7 +37,7 @@ def test_a_margin_of_all_there_is_gives_the_exact_answer(settings: dict[str, Any
     features, targets = adapter.features(image), questions(adapter, image)
     with adapter.borrowed(), torch.no_grad():
         tail = tail_of(adapter, features, targets)
-        widest = screened(tail, 1.0)
+        widest = tail.screened(1.0)
         assert isinstance(widest, ScreenedTwoStage)
         torch.testing.assert_close(scores_of(widest, features), scores_of(tail, features), atol=1e-9, rtol=0)
 
@@ -49,7 +49,7 @@ def test_a_small_margin_never_gives_more() -> None:
     targets = [target for target in questions(adapter, image) if isinstance(target, ClassScoreTarget)]
     with adapter.borrowed(), torch.no_grad():
         tail = tail_of(adapter, features, targets)
-        exact, found = scores_of(tail, features), scores_of(screened(tail, 0.05), features)
+        exact, found = scores_of(tail, features), scores_of(tail.screened(0.05), features)
     assert (found <= exact + 1e-9).all()
     assert ((found - exact).abs() < 1e-9).double().mean() > 0.8
 
@@ -63,7 +63,7 @@ def test_on_a_trained_detector_it_is_the_exact_answer_from_fewer_looks(
     features, targets = adapter.features(image), ClassScoreTarget.of(adapter.detect(image)[:4])
     with adapter.borrowed(), torch.no_grad():
         tail = tail_of(adapter, features, targets)
-        fewer = screened(tail, 0.5)
+        fewer = tail.screened(0.5)
         torch.testing.assert_close(scores_of(fewer, features), scores_of(tail, features), atol=2e-5, rtol=0)
         counts = [n_looked_at(tail, way, features, monkeypatch) for way in (tail, fewer)]
     assert counts[1] < counts[0]
@@ -75,9 +75,9 @@ def test_only_a_two_stage_tail_is_screened() -> None:
     dense = yolo_detector("v8")
     with adapter.borrowed(), torch.no_grad():
         own = tail_of(adapter, features, [lambda candidates: candidates.class_scores.sum()])
-        assert screened(own, 0.2) is own, "such a target may look at any candidate"
+        assert own.screened(0.2) is own, "such a target may look at any candidate"
     image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
     level = dense.features(image)
     with dense.borrowed(), torch.no_grad():
         tail = tail_of(dense, level, [ClassScoreTarget([0, 0, 30, 30], 1)])
-        assert screened(tail, 0.2) is tail
+        assert tail.screened(0.2) is tail

@@ -16,10 +16,11 @@ from detxai import scenes
 from detxai.adapters.detector import Features
 from detxai.adapters.network import NetworkDetector
 from detxai.engine.ablation.dense import tracked as tracked_dense
-from detxai.engine.ablation.loop import FullTail, Tail
-from detxai.engine.ablation.tails import tail_of, tracked
+from detxai.engine.ablation.full_tail import FullTail
+from detxai.engine.ablation.tail import Tail
+from detxai.engine.ablation.tails import tail_of
 from detxai.engine.ablation.two_stage import tracked as tracked_two_stage
-from detxai.engine.ablation.two_stage.proposing import LevelProposals
+from detxai.engine.ablation.two_stage.proposals import LevelProposals
 from detxai.engine.ranking import rank_correlation
 from detxai.methods.ablation_cam import AblationCAM
 from detxai.targets import ClassScoreTarget, Target
@@ -31,7 +32,7 @@ def exact_and_tracked(
     """The scores (T, C) of all channels, both ways."""
     with adapter.borrowed(), torch.no_grad():
         tail = tail_of(adapter, features, targets)
-        follower = tracked(tail)
+        follower = tail.approximate()
         assert follower is not None
         torch.testing.assert_close(follower.clean, tail.clean, atol=0, rtol=0)
         return scores_of(tail, features), scores_of(follower, features)
@@ -58,7 +59,7 @@ def test_the_cells_of_a_dense_head_fall_short_of_the_exact_answer_or_give_it(
     exact, found = exact_and_tracked(adapter, features, targets)
     assert (found <= exact + 1e-9).all(), "some candidates cannot reach more than all of them"
     assert ((found - exact).abs() < 1e-9).double().mean() > 0.8
-    monkeypatch.setattr(tracked_dense, "MOST", 10**6)
+    monkeypatch.setattr(tracked_dense, "MAX_TRACKED", 10**6)
     exact, found = exact_and_tracked(adapter, features, targets)
     torch.testing.assert_close(found, exact, atol=1e-9, rtol=0)
 
@@ -80,11 +81,11 @@ def test_the_proposals_of_some_anchors_are_those_of_all_where_all_are_asked_for(
         for name, level in features.levels.items():
             level_proposals = LevelProposals(structure.proposals, name, level, structure.resized_size)
             n = min(len(level_proposals.anchors), structure.proposals.n_before_nms)
-            expected = level_proposals.without(channels, fill)
+            expected = level_proposals.ablated(channels, fill)
             for row in range(2):
                 mine = expected.anchors[row]
                 assert len(mine) == n
-                found = level_proposals.among(mine, channels[row, None], fill[row, None])
+                found = level_proposals.ablated_at_anchors(mine, channels[row, None], fill[row, None])
                 torch.testing.assert_close(found.boxes[0], expected.boxes[row], atol=1e-9, rtol=0)
                 torch.testing.assert_close(found.scores[0], expected.scores[row], atol=1e-9, rtol=0)
 
@@ -113,7 +114,7 @@ def test_a_tenth_of_the_channels_gives_the_map_of_all_on_a_trained_detector() ->
         found = adapter.detect(image)[:3]
         whole = AblationCAM()(adapter, image, found)
         for rest, values in agreements.items():
-            part = AblationCAM(ratio_channels_to_ablate=0.1, rest=rest)(adapter, image, found)  # type: ignore[arg-type]
+            part = AblationCAM(ratio_channels_to_ablate=0.1, unablated_weights=rest)(adapter, image, found)  # type: ignore[arg-type]
             maps = [torch.stack([torch.from_numpy(e.values) for e in each]) for each in (whole, part)]
             values += rank_correlation(*maps).tolist()
     means = {rest: sum(values) / len(values) for rest, values in agreements.items()}
@@ -126,21 +127,21 @@ def test_what_may_look_anywhere_is_not_tracked() -> None:
     features = adapter.features(photo(1))
     with adapter.borrowed(), torch.no_grad():
         own = lambda output: output.class_scores.sum()  # noqa: E731
-        assert tracked(tail_of(adapter, features, [own])) is None
-        assert tracked(FullTail(adapter, features, [ClassScoreTarget([0, 0, 9, 9], 1)])) is None
+        assert tail_of(adapter, features, [own]).approximate() is None
+        assert FullTail(adapter, features, [ClassScoreTarget([0, 0, 9, 9], 1)]).approximate() is None
 
 
 def n_looked_at(tail: Any, way: Tail, features: Features, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many proposals ``way``, which asks ``tail``, looks at anew when all channels are ablated."""
     looked_at: list[int] = []
-    own = tail.second.without
+    own = tail.ablation.box_head.score_ablated
 
     def noted(boxes: torch.Tensor, *rest: Any) -> Any:
         looked_at.append(len(boxes))
         return own(boxes, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(tail.second, "without", noted)
+        patched.setattr(tail.ablation.box_head, "score_ablated", noted)
         scores_of(way, features)
     return sum(looked_at)
 
@@ -153,9 +154,9 @@ def test_following_fewer_rivals_costs_less_than_looking_at_all(monkeypatch: pyte
     targets: list[Target] = list(ClassScoreTarget.of(adapter.detect(image, 0)[:3]))
     with adapter.borrowed(), torch.no_grad():
         tail: Any = tail_of(adapter, features, targets)
-        follower: Any = tracked(tail)
+        follower: Any = tail.approximate()
         counts = [n_looked_at(tail, way, features, monkeypatch) for way in (tail, follower)]
     assert counts[1] < counts[0] / 3
-    assert tracked_two_stage.MOST * len(targets) >= max(
-        len(followed.moving) for followed in follower._followed.values()
+    assert tracked_two_stage.MAX_TRACKED * len(targets) >= max(
+        len(followed.moving) for followed in follower.tracked.values()
     )

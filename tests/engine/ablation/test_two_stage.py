@@ -20,7 +20,7 @@ import detxai
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine import batching
-from detxai.engine.ablation.loop import FullTail
+from detxai.engine.ablation.full_tail import FullTail
 from detxai.engine.ablation.tails import tail_of
 from detxai.engine.ablation.two_stage.roi_align import FeatureTable, sample_boxes
 from detxai.engine.ablation.two_stage.tail import TwoStageTail
@@ -136,7 +136,7 @@ def test_equals_brute_force_in_single_precision() -> None:
 @pytest.mark.parametrize("name", ["three levels", "version 2", "no proposals"])
 def test_equals_brute_force_the_way_a_gpu_takes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU computes as one batch and a CPU in turn, on a CPU."""
-    monkeypatch.setattr(batching, "ONE_BY_ONE", set())
+    monkeypatch.setattr(batching, "LOOP_DEVICES", set())
     assert _worst(MODELS[name]().double(), photo(1), 0.1, per_level=100, seed=0) < 1e-9
 
 
@@ -193,7 +193,7 @@ def test_roi_align_is_torchvisions(dtype: torch.dtype) -> None:
     boxes[1] = torch.tensor([50, 50, 50, 50])  # empty: counts as one cell
     boxes[2] = torch.tensor([135.9, 103.9, 150, 120])  # beyond the edge
     level = torch.randint(0, 2, (60,), generator=generator)
-    table = FeatureTable.of(levels, scales)
+    table = FeatureTable.from_levels(levels, scales)
     ours = sample_boxes(table, boxes, level, (7, 7), 2).pool(table.rows).transpose(1, 2).unflatten(2, (7, 7))
     for i, (name, features) in enumerate(levels.items()):
         theirs = roi_align(features, [boxes[level == i]], (7, 7), scales[name], sampling_ratio=2)

@@ -9,6 +9,7 @@ from black_boxes import SIZE, WHITE, sees, share
 
 from detxai.engine.masking.fine import MARKED, MOST_CELLS, PENALTIES, SHOWN, FineMasks, _slopes, fine_masks
 from detxai.engine.masking.perturbing import Canvas
+from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.soft.masks import uniforms
 from detxai.targets import ClassScoreTarget
 
@@ -84,7 +85,7 @@ def test_two_boxes_find_their_own_causes() -> None:
     found = detector.detect(WHITE, 0.0)
     canvas = Canvas.with_fills(detector, WHITE, ["black"])
     coarse = torch.stack([blob(16, 18, 24, 24), blob(4, 4, 24, 24)])
-    asked = fine_masks(detector, canvas, ClassScoreTarget.of(found), coarse, 80, 0, {"batch_size": 32})
+    asked = fine_masks(ViewScorer(detector, canvas, ClassScoreTarget.of(found), 32), coarse, 80, 0)
     assert asked.shape == (2, *SIZE)
     assert asked.amax((1, 2)).tolist() == pytest.approx([1, 1])
     for one, zone, (top, left) in zip(asked, coarse, ((20, 30), (8, 10))):
@@ -101,5 +102,5 @@ def test_nothing_found_is_nothing_to_look_into() -> None:
     detector = sees(share(20, 30, 6, 6))
     found = detector.detect(WHITE, 0.0)
     canvas = Canvas.with_fills(detector, WHITE, ["black"])
-    asked = fine_masks(detector, canvas, ClassScoreTarget.of(found), torch.zeros(1, *SIZE), 20, 0, {})
+    asked = fine_masks(ViewScorer(detector, canvas, ClassScoreTarget.of(found)), torch.zeros(1, *SIZE), 20, 0)
     assert not asked.any()

@@ -15,7 +15,7 @@ import detxai
 from detxai.adapters.sliced import SlicedAdapter, Slicing
 from detxai.detections import Candidates, Detections
 from detxai.engine.masking.perturbing import Canvas
-from detxai.engine.masking.scoring import scores_under
+from detxai.engine.masking.scoring import ViewScorer
 from detxai.targets import (
     BoxScoreTarget,
     BoxSideTarget,
@@ -58,8 +58,8 @@ def soft(size: tuple[int, int], seed: int = 0) -> Masks:
 
 
 def asked(detector: SlicedAdapter, canvas: Canvas, targets: list[Any], masks: Masks, n: int, **more: Any) -> Tensor:
-    found = scores_under(masks, range(n), detector, canvas, targets, **more)
-    return torch.cat([some for _, some in found], 1)
+    batch_size = more.pop("batch_size", None)
+    return torch.cat(list(ViewScorer(detector, canvas, targets, batch_size).batches(masks, range(n), **more)), 1)
 
 
 def by_brute_force(
@@ -223,8 +223,9 @@ def test_views_made_for_one_box_cost_only_that_boxes_slices() -> None:
 def test_views_made_for_one_box_say_nothing_of_others_without_slices_either() -> None:
     detector = detxai.wrap(Spots())
     canvas, targets, masks = Canvas.of(detector, IMAGE), ClassScoreTarget.of(FOUND), patches(ELSEWHERE, size=SIZE)
-    (every,) = (scores for _, scores in scores_under(masks, [0], detector, canvas, targets))
-    (own,) = (s for _, s in scores_under(masks, [0], detector, canvas, targets, asked=torch.tensor([1])))
+    scorer = ViewScorer(detector, canvas, targets)
+    (every,) = scorer.batches(masks, [0])
+    (own,) = scorer.batches(masks, [0], asked=torch.tensor([1]))
     assert own[1] == every[1]
     assert own[0].isnan().all()
 

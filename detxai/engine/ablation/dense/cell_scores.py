@@ -13,15 +13,15 @@ from detxai.targets import Target
 
 
 class CellScores:
-    """Which of a head's logits the targets need, and what they come to.
+    """Which of a head's logits the targets need, and the class scores that come of them.
 
     Args:
         structure: of the detector.
         targets: T questions.
 
     Attributes:
-        columns: (C,) which class scores somebody reads; None where one looks at all classes, or at one there is not.
-        labels: (C,) theirs, on the CPU; None likewise.
+        columns: (C,) which class scores are read; None where a target reads all classes, or one that there is not.
+        labels: (C,) those classes' labels, on the CPU; None likewise.
     """
 
     def __init__(self, structure: Dense, targets: Sequence[Target]) -> None:

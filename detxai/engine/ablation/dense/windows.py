@@ -11,7 +11,7 @@ from scipy.ndimage import binary_dilation, label
 from torch import Tensor
 
 Pads = tuple[int, int, int, int]  # left, right, top, bottom
-A_WINDOW_COSTS = 60  # cells: what starting the convolutions of one more window takes on a CPU
+WINDOW_OVERHEAD = 60  # cells: what starting the convolutions of one more window costs on a CPU
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Window:
     def n_cells(self) -> int:
         return self.size[0] * self.size[1]
 
-    def of(self, maps: Tensor) -> Tensor:
+    def crop(self, maps: Tensor) -> Tensor:
         """The part of maps (..., h, w) inside the window."""
         return maps[..., self.top : self.bottom, self.left : self.right]
 
@@ -40,10 +40,10 @@ class Window:
         rows = torch.arange(self.top, self.bottom, device=device)[:, None]
         return (rows * width + torch.arange(self.left, self.right, device=device)).flatten()
 
-    def seen_by(self, side: int, size: tuple[int, int]) -> tuple[Window, Pads]:
+    def input_window(self, side: int, size: tuple[int, int]) -> tuple[Window, Pads]:
         """What a convolution of ``side`` reads to fill this window of a level (h, w), and the zeros around it.
 
-        >>> Window(0, 2, 3, 5).seen_by(3, (8, 8))
+        >>> Window(0, 2, 3, 5).input_window(3, (8, 8))
         (Window(top=0, bottom=3, left=2, right=6), (0, 0, 1, 0))
         """
         reach = side // 2
@@ -53,7 +53,7 @@ class Window:
         pads = (max(-left, 0), max(right - size[1], 0), max(-top, 0), max(bottom - size[0], 0))
         return Window(max(top, 0), min(bottom, size[0]), max(left, 0), min(right, size[1])), pads
 
-    def around(self, other: Window) -> Window:
+    def union(self, other: Window) -> Window:
         """The smallest window that holds both."""
         return Window(
             min(self.top, other.top),
@@ -86,7 +86,7 @@ def highest_iou(box: Tensor, point: Tensor, widest: Tensor) -> Tensor:
     return shared / union.clamp(min=torch.finfo(shared.dtype).tiny)
 
 
-def around(wanted: Tensor) -> list[Window]:
+def bounding_window(wanted: Tensor) -> list[Window]:
     """The smallest window that holds all cells (h, w) that are True; none where none is."""
     rows, columns = wanted.any(1).nonzero().flatten().tolist(), wanted.any(0).nonzero().flatten().tolist()
     return [Window(rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)] if rows else []
@@ -100,7 +100,7 @@ def merged(windows: Sequence[Window]) -> tuple[Window, ...]:
         while pays:
             pays = False
             for other in apart:
-                both = window.around(other)
+                both = window.union(other)
                 if cost(both) <= cost(window) + cost(other):
                     apart.remove(other)
                     window, pays = both, True
@@ -110,11 +110,11 @@ def merged(windows: Sequence[Window]) -> tuple[Window, ...]:
 
 
 def cost(window: Window) -> int:
-    """What computing a window takes, in cells."""
-    return window.n_cells + A_WINDOW_COSTS
+    """What computing a window costs, in cells."""
+    return window.n_cells + WINDOW_OVERHEAD
 
 
-def patches(wanted: Tensor, reach: int) -> tuple[Window, ...]:
+def grouped_windows(wanted: Tensor, reach: int) -> tuple[Window, ...]:
     """Windows that hold all cells (h, w) that are True, one for each group of them.
 
     Args:
@@ -123,4 +123,4 @@ def patches(wanted: Tensor, reach: int) -> tuple[Window, ...]:
     near = binary_dilation(wanted.numpy(), np.ones((2 * reach + 1,) * 2)) if reach else wanted.numpy()
     groups, n = label(near, np.ones((3, 3)))
     groups = torch.from_numpy(groups)
-    return merged([window for group in range(1, n + 1) for window in around((groups == group) & wanted)])
+    return merged([window for group in range(1, n + 1) for window in bounding_window((groups == group) & wanted)])

@@ -1,4 +1,4 @@
-"""RoIAlign as a weighted sum of table rows: the same numbers as torchvision's, at a fraction of its CPU price."""
+"""RoIAlign as a weighted sum of table rows: the same numbers as torchvision's, at a fraction of its cost on a CPU."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """The levels that boxes are pooled from, as one table of places.
+    """The levels that boxes are pooled from, as one table with a row for each cell.
 
     Attributes:
-        rows: (P, C) the features of every place of every level, level after level, row by row.
-        starts: (L,) first row of each level.
-        sizes: (L, 2) height and width of each level.
+        rows: (P, C) the features of every cell of every level: level after level, each row by row.
+        starts: (L,) first table row of each level.
+        sizes: (L, 2) height and width of each level, in cells.
         scales: (L,) feature cells per input pixel.
     """
 
@@ -27,7 +27,7 @@ class FeatureTable:
     scales: Tensor
 
     @classmethod
-    def of(cls, levels: Mapping[str, Tensor], scales: Mapping[str, float]) -> FeatureTable:
+    def from_levels(cls, levels: Mapping[str, Tensor], scales: Mapping[str, float]) -> FeatureTable:
         """The table of the levels (1, C, h, w) named in ``scales``, in their order."""
         maps = [levels[name][0] for name in scales]
         rows = torch.cat([level.flatten(1).t() for level in maps]).contiguous()
@@ -37,13 +37,13 @@ class FeatureTable:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Where boxes are sampled: for each bin, which rows of a table with which weights.
+class RoISamples:
+    """Where boxes are sampled: for each bin, which rows of a feature table with which weights.
 
     Attributes:
-        rows: (n * bins, S) row numbers.
+        rows: (n * bins, S) int64, numbers of table rows.
         weights: (n * bins, S); they sum to 1 in a bin that lies inside the level.
-        bins: bins a box.
+        bins: bins per box.
     """
 
     rows: Tensor
@@ -55,56 +55,59 @@ class Samples:
         pooled = F.embedding_bag(self.rows, table, per_sample_weights=self.weights.to(table.dtype), mode="sum")
         return pooled.unflatten(0, (-1, self.bins))
 
-    def total(self) -> Tensor:
-        """(n, bins): what a feature of 1 everywhere would be pooled to."""
+    def total_weight(self) -> Tensor:
+        """(n, bins): what a feature that is 1 in every cell would be pooled to."""
         return self.weights.sum(1).unflatten(0, (-1, self.bins))
-
-    def of_boxes(self, chosen: Tensor) -> Samples:
-        """The samples of some boxes (k,)."""
-        rows, weights = (t.unflatten(0, (-1, self.bins))[chosen].flatten(0, 1) for t in (self.rows, self.weights))
-        return Samples(rows, weights, self.bins)
 
 
 def sample_boxes(
     table: FeatureTable, boxes: Tensor, level: Tensor, output_size: tuple[int, int], sampling_ratio: int
-) -> Samples:
+) -> RoISamples:
     """Where RoIAlign samples each box.
 
     Args:
         boxes: (n, 4) xyxy, input pixels.
         level: (n,) which level of the table each box is pooled from.
         output_size: bins (height, width).
-        sampling_ratio: samples a bin along each axis, at least 1.
+        sampling_ratio: samples per bin along each axis, at least 1.
 
     Source: He et al., 2017, Mask R-CNN, section 3 (RoIAlign), as in torchvision with ``aligned=False``: samples
     beyond one cell outside the level count as 0, boxes are at least one cell wide.
     """
-    scaled = boxes * table.scales[level, None]
-    places, shares = [], []
-    for axis, n_bins in ((1, output_size[0]), (0, output_size[1])):
-        start = scaled[:, axis]
-        length = (scaled[:, axis + 2] - start).clamp(min=1)
-        steps = (torch.arange(n_bins * sampling_ratio, device=boxes.device, dtype=boxes.dtype) + 0.5) / sampling_ratio
-        at = start[:, None] + steps * (length / n_bins)[:, None]
-        place, share = _corners(at, table.sizes[level, 1 - axis, None])
-        places.append(place.unflatten(1, (n_bins, sampling_ratio)))
-        shares.append(share.unflatten(1, (n_bins, sampling_ratio)))
-    (y, x), (y_share, x_share) = places, shares
-    # (n, bins down, bins across, samples down, corners down, samples across, corners across)
-    width = table.sizes[level, 1].view(-1, 1, 1, 1, 1, 1, 1)
-    start_row = table.starts[level].view(-1, 1, 1, 1, 1, 1, 1)
-    rows = start_row + y[:, :, None, :, :, None, None] * width + x[:, None, :, None, None]
-    weights = y_share[:, :, None, :, :, None, None] * x_share[:, None, :, None, None] / sampling_ratio**2
-    per_bin = (sampling_ratio * 2) ** 2
-    return Samples(rows.reshape(-1, per_bin), weights.reshape(-1, per_bin), output_size[0] * output_size[1])
+    x1, y1, x2, y2 = (boxes * table.scales[level, None]).unbind(1)  # in cells of each box's level
+    height, width = table.sizes[level].unbind(1)
+    # along each axis (n, bins, s): the s cells that a bin reads, and the weight of each
+    row, row_weight = _sampled_cells(y1, y2, height, output_size[0], sampling_ratio)
+    column, column_weight = _sampled_cells(x1, x2, width, output_size[1], sampling_ratio)
+    first_of_row = table.starts[level].view(-1, 1, 1) + row * width.view(-1, 1, 1)
+    # every row with every column: (n, bins down, bins across, s down, s across)
+    table_rows = first_of_row[:, :, None, :, None] + column[:, None, :, None, :]
+    weights = row_weight[:, :, None, :, None] * column_weight[:, None, :, None, :] / sampling_ratio**2
+    reads = row.shape[2] * column.shape[2]
+    return RoISamples(table_rows.reshape(-1, reads), weights.reshape(-1, reads), output_size[0] * output_size[1])
 
 
-def _corners(at: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """The two cells around each coordinate (n, s), and their shares: (n, s, 2) each."""
-    inside = (at >= -1) & (at <= size)
-    place = torch.minimum(at.clamp(min=0), (size - 1).to(at.dtype))
-    low = place.floor()
-    share = place - low
+def _sampled_cells(low: Tensor, high: Tensor, size: Tensor, n_bins: int, sampling_ratio: int) -> tuple[Tensor, Tensor]:
+    """The cells that each bin reads along one axis, and their weights: (n, n_bins, 2 * sampling_ratio) each.
+
+    Args:
+        low, high: (n,) the box's two sides on this axis, in cells.
+        size: (n,) how many cells the box's level has on this axis.
+    """
+    bin_length = (high - low).clamp(min=1) / n_bins
+    steps = (torch.arange(n_bins * sampling_ratio, device=low.device, dtype=low.dtype) + 0.5) / sampling_ratio
+    samples = low[:, None] + steps * bin_length[:, None]
+    cells, weights = _neighbours(samples, size[:, None])
+    shape = (len(low), n_bins, 2 * sampling_ratio)
+    return cells.reshape(shape), weights.reshape(shape)
+
+
+def _neighbours(samples: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """The two cells around each coordinate (n, s), and their bilinear weights: (n, s, 2) each."""
+    inside = (samples >= -1) & (samples <= size)
+    position = torch.minimum(samples.clamp(min=0), (size - 1).to(samples.dtype))
+    low = position.floor()
+    fraction = position - low
     low = low.long()
     high = torch.minimum(low + 1, size - 1)
-    return torch.stack([low, high], -1), torch.stack([1 - share, share], -1) * inside[..., None]
+    return torch.stack([low, high], -1), torch.stack([1 - fraction, fraction], -1) * inside[..., None]

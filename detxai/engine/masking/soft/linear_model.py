@@ -1,4 +1,4 @@
-"""What a mask lets one expect of a score: a linear model, read at the corners of the mask's cells."""
+"""A linear model that predicts a score from a mask, read at the corners of the mask's cells."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 from detxai.engine.eigen import eigh
 from detxai.engine.masking.soft.lattice import Lattice
 
-ROUNDS = 3  # of adapting the penalty to the weights found so far
-STRONGEST = 64  # corners that then choose the penalty: eigenvectors are the dearest part of it
-FLOOR = 0.05  # prior spread of a weight that was found to be nothing, as a share of the strongest's
-SPREAD = 1.0  # corners: how far a weight speaks for its neighbours
+ROUNDS = 3  # of adapting each weight's penalty to the weights found so far
+STRONGEST = 64  # corners that the penalty is chosen by in those rounds: eigenvectors cost most of the time
+FLOOR = 0.05  # prior spread of a weight of 0, as a share of the strongest weight's
+SPREAD = 1.0  # corners: standard deviation over which neighbouring weights are averaged
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,21 +38,13 @@ class LinearModel:
     def fit(cls, lattice: Lattice, numbers: Tensor, scores: Tensor) -> LinearModel:
         """The model of scores (T, n) under the masks of these numbers (n,)."""
         corners = Lattice(lattice.masks, points=1)
-        n, centred = len(numbers), scores - scores.mean(1, keepdim=True)
-        gram = along = sums = scores.new_zeros(())
-        for part, features in corners.chunks(numbers):
-            features = features.to(scores)
-            gram = gram + features.T @ features
-            along = along + centred[:, part] @ features
-            sums = sums + features.sum(0)
-        gram, squares = gram - torch.outer(sums, sums) / n, centred.square().sum(1)
-        weights = _solved(gram[None], along, _penalty(gram[None], along, squares, n))
+        moments = _Moments.from_masks(corners, numbers, scores)
+        gram, along = moments.gram[None], moments.along
+        weights = _ridge_weights(gram, along, _penalty(gram, along, moments.squares, moments.n))
         for _ in range(ROUNDS):
-            scale = _found_around(weights, corners)
-            chosen = scale.topk(min(STRONGEST, scale.shape[1])).indices
-            among, some = gram[chosen[:, :, None], chosen[:, None]], scale.gather(1, chosen)
-            penalty = _penalty(among * some[:, :, None] * some[:, None], along.gather(1, chosen) * some, squares, n)
-            weights = _solved(gram * scale[:, :, None] * scale[:, None], along * scale, penalty) * scale
+            spread = _prior_spread(weights, corners)
+            gram, along = moments.rescaled(spread)
+            weights = _ridge_weights(gram, along, moments.penalty_of_strongest(spread)) * spread
         return cls(corners, weights)
 
     def __call__(self, numbers: Tensor) -> Tensor:
@@ -67,6 +59,46 @@ class LinearModel:
         weights = self.weights.unflatten(1, (len(vertical), len(horizontal)))
         p = lattice.masks.p
         return p * (1 - p) * (vertical.T @ weights @ horizontal).flatten(1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Moments:
+    """The sums over n masks that a ridge regression of T scores on K features is solved from.
+
+    Attributes:
+        gram: (K, K) of the centred features.
+        along: (T, K) of the features with the centred scores.
+        squares: (T,) of the centred scores.
+        n: how many masks.
+    """
+
+    gram: Tensor
+    along: Tensor
+    squares: Tensor
+    n: int
+
+    @classmethod
+    def from_masks(cls, corners: Lattice, numbers: Tensor, scores: Tensor) -> _Moments:
+        """Of scores (T, n) and the masks of these numbers (n,), read at the corners."""
+        n, centred = len(numbers), scores - scores.mean(1, keepdim=True)
+        gram = along = sums = scores.new_zeros(())
+        for part, features in corners.chunks(numbers):
+            features = features.to(scores)
+            gram = gram + features.T @ features
+            along = along + centred[:, part] @ features
+            sums = sums + features.sum(0)
+        return cls(gram - torch.outer(sums, sums) / n, along, centred.square().sum(1), n)
+
+    def rescaled(self, spread: Tensor) -> tuple[Tensor, Tensor]:
+        """``gram`` (T, K, K) and ``along`` (T, K) of the features times their prior spread (T, K)."""
+        return self.gram * spread[:, :, None] * spread[:, None], self.along * spread
+
+    def penalty_of_strongest(self, spread: Tensor) -> Tensor:
+        """(T,) the penalty for features times their prior spread (T, K), chosen by those of largest spread alone."""
+        corners = spread.topk(min(STRONGEST, spread.shape[1])).indices
+        spread = spread.gather(1, corners)
+        gram = self.gram[corners[:, :, None], corners[:, None]] * spread[:, :, None] * spread[:, None]
+        return _penalty(gram, self.along.gather(1, corners) * spread, self.squares, self.n)
 
 
 def _penalty(gram: Tensor, along: Tensor, squares: Tensor, n: int) -> Tensor:
@@ -91,15 +123,15 @@ def _penalty(gram: Tensor, along: Tensor, squares: Tensor, n: int) -> Tensor:
     return tried.expand(len(along), -1).gather(1, best)[:, 0]
 
 
-def _solved(gram: Tensor, along: Tensor, penalty: Tensor) -> Tensor:
-    """(T, K) the weights under these penalties."""
+def _ridge_weights(gram: Tensor, along: Tensor, penalty: Tensor) -> Tensor:
+    """(T, K) the weights under these penalties (T,)."""
     ridge = penalty[:, None, None] * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     # symmetric and positive definite: half the work of ``solve``, which also fails in MKL's threads on such a batch
     return torch.cholesky_solve(along[..., None], torch.linalg.cholesky(gram + ridge))[..., 0]
 
 
-def _found_around(weights: Tensor, corners: Lattice) -> Tensor:
-    """(T, K) the root mean square of the weights around each corner, over the largest, and the floor."""
+def _prior_spread(weights: Tensor, corners: Lattice) -> Tensor:
+    """(T, K) how far from 0 each weight may lie: the root mean square of its neighbours over the largest, and a floor."""
     axes = []
     for n in (len(corners.rows), len(corners.columns)):
         place = torch.arange(n, dtype=weights.dtype, device=weights.device)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from detxai.adapters.detector import Detector
-from detxai.engine.masking.perturbing import Canvas
-from detxai.engine.masking.scoring import scores_under
+from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.soft.estimating import Estimate, estimate
 from detxai.engine.masking.soft.lattice import Lattice
 from detxai.engine.masking.soft.masks import RiseMasks
-from detxai.targets import Target
 
 CELLS_A_BOX = 2  # cells across the smallest box, so that its parts can be told apart
 CELLS = (5, 24)  # across the shorter side: at least, at most
@@ -36,29 +30,18 @@ def grid_for(size: tuple[int, int], boxes: Tensor) -> tuple[int, int]:
     return round(size[0] / cell), round(size[1] / cell)
 
 
-def soft_masks(
-    detector: Detector,
-    canvas: Canvas,
-    targets: Sequence[Target],
-    boxes: Tensor,
-    n_masks: int,
-    seed: int,
-    settings: dict[str, Any],
-) -> Estimate:
+def soft_masks(scorer: ViewScorer, boxes: Tensor, n_masks: int, seed: int) -> Estimate:
     """D-RISE's slopes for T boxes, by regression, under the last of the canvas's fillings: maps (T, h, w) over it.
 
     Args:
-        detector: what is asked.
-        canvas: the image with its fillings.
-        targets: T questions.
+        scorer: of T targets.
         boxes: (T, 4) xyxy in pixels of the canvas.
         n_masks: views, shared by all boxes.
         seed: of the masks.
-        settings: of ``scores_under``.
     """
+    canvas = scorer.canvas
     lattice = Lattice(RiseMasks(canvas.size, grid_for(canvas.size, boxes), seed, SHOWN))
     last = torch.full((n_masks,), len(canvas.filling) - 1, device=boxes.device)
-    views = scores_under(lattice.masks, range(n_masks), detector, canvas, targets, fills=last, **settings)
-    scores = torch.cat([some for _, some in views], 1)
+    scores = scorer.under_masks(lattice.masks, range(n_masks), last)
     found = estimate(scores, lattice, "slope", "regression")
     return Estimate(*(lattice.to_pixels(one, canvas.size) for one in (found.values, found.standard_error)))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import boxes as box_ops
 
-from detxai.engine.batching import takes_in_turn
+from detxai.engine.batching import prefers_loop
 
 PAIRS_AT_ONCE = 2**25  # of boxes whose overlap is held: about 1 GB on the way
-ROUNDS = 4  # between two looks at whether all is settled, for which a device must be waited for
+CHECK_EVERY = 4  # rounds between two checks of whether all is settled, for which a device must be waited for
 
 
 def suppress(boxes: Tensor, scores: Tensor, valid: Tensor, threshold: float) -> Tensor:
@@ -27,7 +27,7 @@ def suppress(boxes: Tensor, scores: Tensor, valid: Tensor, threshold: float) -> 
     """
     wide = torch.promote_types(boxes.dtype, torch.float32)  # under autocast they come in several
     boxes, scores = boxes.to(wide), scores.to(wide)
-    way = suppress_row_by_row if takes_in_turn(boxes.device) else suppress_together
+    way = suppress_row_by_row if prefers_loop(boxes.device) else suppress_together
     return way(boxes, scores, valid, threshold)
 
 
@@ -82,7 +82,7 @@ def _settled(overlaps: Tensor, taking_part: Tensor) -> Tensor:
     stays = taking_part
     while True:
         before = stays
-        for _ in range(ROUNDS):
+        for _ in range(CHECK_EVERY):
             before, stays = stays, taking_part & ~((overlaps @ stays.to(overlaps.dtype)[..., None])[..., 0] > 0)
         if torch.equal(before, stays):
             return stays

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from detxai.engine.ablation.two_stage import suppressing
-from detxai.engine.ablation.two_stage.suppressing import suppress_row_by_row, suppress_together
+from detxai.engine.ablation.two_stage import nms as suppression
+from detxai.engine.ablation.two_stage.nms import suppress_row_by_row, suppress_together
 
 
 def crowd(seed: int, rows: int = 5, n: int = 80) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,7 +33,7 @@ def test_both_ways_are_torchvisions_for_every_row(seed: int, threshold: float, m
         expected[row, places[nms(boxes[row, places], scores[row, places], threshold)]] = True
     assert torch.equal(suppress_row_by_row(boxes, scores, valid, threshold), expected)
     assert torch.equal(suppress_together(boxes, scores, valid, threshold), expected)
-    monkeypatch.setattr(suppressing, "PAIRS_AT_ONCE", 2 * 80**2)
+    monkeypatch.setattr(suppression, "PAIRS_AT_ONCE", 2 * 80**2)
     assert torch.equal(suppress_together(boxes, scores, valid, threshold), expected), "in portions of two rows"
 
 

@@ -11,20 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detxai.adapters.structure import Convolution
-from detxai.engine.ablation.dense.windows import Pads, Window, cost, patches
-from detxai.engine.batching import takes_in_turn
+from detxai.engine.ablation.dense.windows import Pads, Window, cost, grouped_windows
+from detxai.engine.batching import prefers_loop
 
-GATHERING_COSTS = 3.0  # times as much for single cells, picked out, as for as many in a window
+GATHER_COST = 3.0  # times as much for single cells, picked out, as for as many in a window
 CELLS_AT_ONCE = 256  # of a level, for each of several ablations in the same windows
 
 
 @dataclass(frozen=True)
-class _Way:
-    """How to fill one window: what each convolution reads.
+class _WindowReads:
+    """What each convolution reads to compute one window of the output.
 
     Attributes:
-        change: where the change of the ablated channel is looked at, and the zeros around it.
-        linear: (O, n) the clean output of the first mixing convolution where the rest reads it.
+        change: the window of the channel's change that is read, and the zeros around it.
+        linear: (O, n) the clean output of the first mixing convolution in the window that the later convolutions read.
         size: (height, width) of that.
         pads: the zeros around what each later convolution reads.
     """
@@ -44,7 +44,7 @@ class AblatedBranch:
     Args:
         convolutions: as in ``Dense``.
         level: (1, C, h, w).
-        outputs: the outputs that somebody reads; None: all.
+        outputs: which outputs of the last convolution are read; None: all.
     """
 
     def __init__(self, convolutions: Sequence[Convolution], level: Tensor, outputs: Tensor | None = None) -> None:
@@ -52,46 +52,46 @@ class AblatedBranch:
         if outputs is not None:
             last = replace(last, weight=last.weight[outputs], bias=last.bias[outputs])
         first, *later = (*before_last, last)
-        self.alone = None if first.groups == 1 else first
-        self.mixing, *self.after = [first, *later] if self.alone is None else later
-        self.place_by_place = all(part.place_by_place for part in (self.mixing, *self.after))
+        self.depthwise = None if first.groups == 1 else first
+        self.mixing, *self.after = [first, *later] if self.depthwise is None else later
+        self.cells_are_independent = all(part.place_by_place for part in (self.mixing, *self.after))
         self.size = (level.shape[-2], level.shape[-1])
-        before = level if self.alone is None else _activated(self.alone, _convolved(self.alone, level))
-        self.before = before[0]
-        self.of_channel = self.mixing.weight.transpose(0, 1).flatten(2).contiguous()  # (C, O, k * k)
-        if self.alone is not None:  # where its taps lie inside the level
-            side = self.alone.weight.shape[-1]
+        before = level if self.depthwise is None else _activated(self.depthwise, _convolved(self.depthwise, level))
+        self.mixing_input = before[0]
+        self.channel_weights = self.mixing.weight.transpose(0, 1).flatten(2).contiguous()  # (C, O, k * k)
+        if self.depthwise is not None:  # where its taps lie inside the level
+            side = self.depthwise.weight.shape[-1]
             self.inside = F.unfold(torch.ones_like(level[:, :1]), side, padding=side // 2)[0]
         self.linear = _convolved(self.mixing, before)
-        self.clean = self._rest(self.linear.clone(), [_all_around(part) for part in self.after]).flatten(2)
-        self._ways: dict[Window, _Way] = {}
+        self.clean = self._after_mixing(self.linear.clone(), [_all_around(part) for part in self.after]).flatten(2)
+        self._reads: dict[Window, _WindowReads] = {}
 
-    def change(self, channels: Tensor, fill: Tensor) -> Tensor:
+    def channel_change(self, channels: Tensor, fill: Tensor) -> Tensor:
         """(B, h, w): how much the channel that the mixing convolution reads changes with the ablation."""
-        if self.alone is None:
-            return fill[:, None, None] - self.before[channels]
-        taps = self.alone.weight[channels].flatten(1) * fill[:, None]
-        constant = torch.addmm(self.alone.bias[channels, None], taps, self.inside)
-        return _activated(self.alone, constant).unflatten(1, self.size) - self.before[channels]
+        if self.depthwise is None:
+            return fill[:, None, None] - self.mixing_input[channels]
+        taps = self.depthwise.weight[channels].flatten(1) * fill[:, None]
+        constant = torch.addmm(self.depthwise.bias[channels, None], taps, self.inside)
+        return _activated(self.depthwise, constant).unflatten(1, self.size) - self.mixing_input[channels]
 
-    def without(self, channels: Tensor, change: Tensor, window: Window) -> Tensor:
-        """(B, O', n) the output of the cells of ``window`` with one channel changed, for each of B channels."""
-        if window not in self._ways:
-            self._ways[window] = self._way(window)
-        return self._filled(channels, change, self._ways[window])
+    def output_in_window(self, channels: Tensor, change: Tensor, window: Window) -> Tensor:
+        """(B, O', n) the output in the cells of ``window`` with one channel changed, for each of B channels."""
+        if window not in self._reads:
+            self._reads[window] = self._reads_for(window)
+        return self._output(channels, change, self._reads[window])
 
-    def _filled(self, channels: Tensor, change: Tensor, way: _Way) -> Tensor:
-        part, pads = way.change
-        taps = F.unfold(F.pad(part.of(change), pads)[:, None], self.mixing.weight.shape[-1])
-        taps = taps.to(way.linear.dtype)  # autocast leaves products with an ``out`` alone
-        weights = self.of_channel[channels].to(way.linear.dtype)
-        if takes_in_turn(change.device):  # a batched product of such thin matrices is slow on a CPU
-            hidden = way.linear.new_empty(len(channels), *way.linear.shape)
+    def _output(self, channels: Tensor, change: Tensor, reads: _WindowReads) -> Tensor:
+        part, pads = reads.change
+        taps = F.unfold(F.pad(part.crop(change), pads)[:, None], self.mixing.weight.shape[-1])
+        taps = taps.to(reads.linear.dtype)  # autocast leaves products with an ``out`` alone
+        weights = self.channel_weights[channels].to(reads.linear.dtype)
+        if prefers_loop(change.device):  # a batched product of such thin matrices is slow on a CPU
+            hidden = reads.linear.new_empty(len(channels), *reads.linear.shape)
             for b in range(len(channels)):
-                torch.addmm(way.linear, weights[b], taps[b], out=hidden[b])
+                torch.addmm(reads.linear, weights[b], taps[b], out=hidden[b])
         else:
-            hidden = torch.baddbmm(way.linear, weights, taps)
-        return self._rest(hidden.unflatten(2, way.size), way.pads).flatten(2)
+            hidden = torch.baddbmm(reads.linear, weights, taps)
+        return self._after_mixing(hidden.unflatten(2, reads.size), reads.pads).flatten(2)
 
     @property
     def cost(self) -> int:
@@ -104,24 +104,24 @@ class AblatedBranch:
         return max(len(part.weight) for part in (self.mixing, *self.after))
 
     @property
-    def gathers(self) -> bool:
+    def can_gather(self) -> bool:
         """Whether cells can be picked out singly: only the convolution after the mixing one sees their neighbours."""
         return (
             bool(self.after)
-            and self.place_by_place
+            and self.cells_are_independent
             and all(part.groups == 1 for part in self.after)
             and all(part.weight.shape[-1] == 1 for part in self.after[1:])
         )
 
-    def price_at(self, cells: Tensor) -> float:
-        """Multiplications that ``at`` takes for one ablation of which these cells (n,) are wanted."""
-        if self.gathers:
-            return GATHERING_COSTS * len(cells) * self.cost
+    def cost_at_cells(self, cells: Tensor) -> float:
+        """Multiplications that ``output_at_cells`` takes for one ablation of which these cells (n,) are wanted."""
+        if self.can_gather:
+            return GATHER_COST * len(cells) * self.cost
         return self.cost * float(sum(cost(window) for window in self._windows_around(cells)))
 
-    def at(self, channels: Tensor, change: Tensor, row: Tensor, cells: Tensor) -> Tensor:
-        """(n, O') the output of single cells (n,), each of the ablation ``row`` (n,) of B, as ``without`` gives it."""
-        if self.gathers:
+    def output_at_cells(self, channels: Tensor, change: Tensor, row: Tensor, cells: Tensor) -> Tensor:
+        """(n, O') the output of single cells (n,) of ablations ``row`` (n,), as ``output_in_window`` gives it."""
+        if self.can_gather:
             return self._gathered(channels, change, row, cells)
         answer = change.new_zeros(len(cells), self.clean.shape[1], dtype=self.clean.dtype)
         rows, row = row.unique(return_inverse=True)
@@ -132,8 +132,8 @@ class AblatedBranch:
                 down, across = cells[chosen] // self.size[1] - window.top, cells[chosen] % self.size[1] - window.left
                 height, width = window.size
                 here = (down >= 0) & (down < height) & (across >= 0) & (across < width)
-                # not ``without``, which keeps what it prepares for a window: these differ from ablation to ablation
-                output = self._filled(channels[part], change[part], self._way(window))
+                # not ``output_in_window``, which caches what it prepares for a window: these differ between ablations
+                output = self._output(channels[part], change[part], self._reads_for(window))
                 place = (down * width + across)[here]
                 answer[chosen[here]] = output[row[chosen[here]] - start, :, place]
         return answer
@@ -143,12 +143,12 @@ class AblatedBranch:
         if not len(cells):
             return ()
         height, width = self.size
-        if not self.place_by_place:
+        if not self.cells_are_independent:
             return (Window(0, height, 0, width),)
         wanted = torch.zeros(height * width, dtype=torch.bool)
         wanted[cells.cpu()] = True
         reach = sum(part.weight.shape[-1] // 2 for part in self.after)
-        return patches(wanted.unflatten(0, self.size), reach)
+        return grouped_windows(wanted.unflatten(0, self.size), reach)
 
     def _gathered(self, channels: Tensor, change: Tensor, row: Tensor, cells: Tensor) -> Tensor:
         reach, further = self.after[0].weight.shape[-1] // 2, self.mixing.weight.shape[-1] // 2
@@ -163,8 +163,9 @@ class AblatedBranch:
         height, width = self.size
         inside = (near_down >= 0) & (near_down < height) & (near_across >= 0) & (near_across < width)
         near = near_down.clamp(0, height - 1) * width + near_across.clamp(0, width - 1)
-        weights = self.of_channel[channels].transpose(1, 2)[row]
-        hidden = _activated(self.mixing, torch.baddbmm(self._rows[near], near_change, weights)) * inside[..., None]
+        weights = self.channel_weights[channels].transpose(1, 2)[row]
+        linear = torch.baddbmm(self._linear_by_cell[near], near_change, weights)
+        hidden = _activated(self.mixing, linear) * inside[..., None]
         first, *rest = self.after
         output = F.linear(hidden.flatten(1), first.weight.permute(0, 2, 3, 1).flatten(1), first.bias)
         output = _activated(first, output)
@@ -173,25 +174,25 @@ class AblatedBranch:
         return output
 
     @cached_property
-    def _rows(self) -> Tensor:
+    def _linear_by_cell(self) -> Tensor:
         """(h * w, O) the clean output of the mixing convolution, place by place."""
         return self.linear[0].flatten(1).t().contiguous()
 
-    def _rest(self, linear: Tensor, pads: Sequence[Pads]) -> Tensor:
+    def _after_mixing(self, linear: Tensor, pads: Sequence[Pads]) -> Tensor:
         hidden = _activated(self.mixing, linear)
         for convolution, around in zip(self.after, pads):
             hidden = _activated(convolution, _convolved(convolution, hidden, around))
         return hidden
 
-    def _way(self, window: Window) -> _Way:
+    def _reads_for(self, window: Window) -> _WindowReads:
         pads: list[Pads] = []
         read = window
         for convolution in reversed(self.after):
-            read, around = read.seen_by(convolution.weight.shape[-1], self.size)
+            read, around = read.input_window(convolution.weight.shape[-1], self.size)
             pads.insert(0, around)
-        return _Way(
-            read.seen_by(self.mixing.weight.shape[-1], self.size),
-            read.of(self.linear[0]).flatten(1).contiguous(),
+        return _WindowReads(
+            read.input_window(self.mixing.weight.shape[-1], self.size),
+            read.crop(self.linear[0]).flatten(1).contiguous(),
             read.size,
             tuple(pads),
         )

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torchvision.ops import boxes as box_ops
 
 from detxai.adapters.structure import ProposalStage
-from detxai.engine.ablation.two_stage.suppressing import suppress
-from detxai.engine.batching import takes_in_turn
+from detxai.engine.ablation.two_stage.nms import suppress
+from detxai.engine.batching import prefers_loop
 
 CPU_TILE = 512  # places at once: their hidden features (256 of them) then stay in a CPU's nearest caches
 
 
 @dataclass(frozen=True)
-class Survivors:
+class Proposals:
     """The proposals of one level after its own non-maximum suppression, for B ablations.
 
     Attributes:
@@ -43,28 +43,30 @@ class LevelProposals:
         # (places, O), so that a portion of places is a block of memory; (1, O, h, w) where all are needed at once
         self.linear = linear[0].flatten(1).t().contiguous() if stage.pointwise else linear
         logits = _by_anchor(stage.objectness(hidden))
-        self.clean = self._survivors(logits, lambda best: self._deltas_at(hidden, best))
+        self.clean = self._best_proposals(logits, lambda best: self._deltas_at(hidden, best))
 
-    def without(self, channels: Tensor, fill: Tensor) -> Survivors:
-        """The survivors with one channel set to ``fill``, for each of B channels."""
+    def ablated(self, channels: Tensor, fill: Tensor) -> Proposals:
+        """The proposals with one channel set to ``fill``, for each of B channels."""
         weights, patches = self._change(channels, fill)
-        if not self.stage.pointwise:
-            hidden = self._hidden(weights, patches)
-            return self._survivors(_by_anchor(self.stage.objectness(hidden)), lambda b: self._deltas_at(hidden, b))
-        return self._survivors(self._logits(weights, patches), lambda b: self._deltas_anew(weights, patches, b))
+        if self.stage.pointwise:
+            logits = self._logits(weights, patches)
+            return self._best_proposals(logits, lambda best: self._deltas_recomputed(weights, patches, best))
+        hidden = self._hidden(weights, patches)
+        logits = _by_anchor(self.stage.objectness(hidden))
+        return self._best_proposals(logits, lambda best: self._deltas_at(hidden, best))
 
-    def among(self, anchors: Tensor, channels: Tensor, fill: Tensor) -> Survivors:
+    def ablated_at_anchors(self, anchors: Tensor, channels: Tensor, fill: Tensor) -> Proposals:
         """The same, as if these anchors (n,) were all there are."""
         best = anchors.expand(len(channels), -1)
         places = anchors // self.stage.objectness.out_channels
         if self.stage.pointwise:
             around = self._patches_at(places, channels, fill)
-            hidden = self._hidden_at(self._weights(channels), around, places.expand(len(channels), -1))
+            hidden = self._hidden_at_places(self._weights(channels), around, places.expand(len(channels), -1))
         else:
             hidden = self._hidden(*self._change(channels, fill)).flatten(2)[:, :, places].transpose(1, 2)
-        logits = _predicted(self.stage.objectness, hidden)
+        logits = _conv1x1(self.stage.objectness, hidden)
         own = (best % self.stage.objectness.out_channels)[..., None]
-        return self._surviving(logits.gather(2, own)[..., 0], best, self._own_deltas(hidden, best))
+        return self._suppressed(logits.gather(2, own)[..., 0], best, self._own_deltas(hidden, best))
 
     def _change(self, channels: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
         """The convolution's weights (B, O, k * k) of the channels, and their changes' patches (B, k * k, places)."""
@@ -99,9 +101,9 @@ class LevelProposals:
 
     def _logits(self, weights: Tensor, patches: Tensor) -> Tensor:
         """(B, anchors) objectness, place by place, so that the hidden features of all places are never held."""
-        if not takes_in_turn(self.linear.device):
+        if not prefers_loop(self.linear.device):
             hidden = torch.baddbmm(self.linear, patches.transpose(1, 2), weights.transpose(1, 2))
-            return _predicted(self.stage.objectness, self.stage.after(hidden)).flatten(1)
+            return _conv1x1(self.stage.objectness, self.stage.after(hidden)).flatten(1)
         predict, bias = self.stage.objectness.weight.flatten(1), self.stage.objectness.bias
         logits = self.linear.new_empty(len(weights), len(predict), len(self.linear))
         tile = self.linear.new_empty(CPU_TILE, self.linear.shape[1])
@@ -115,32 +117,32 @@ class LevelProposals:
             logits += bias[:, None]
         return logits.transpose(1, 2).flatten(1)
 
-    def _hidden_at(self, weights: Tensor, around: Tensor, place: Tensor) -> Tensor:
+    def _hidden_at_places(self, weights: Tensor, around: Tensor, place: Tensor) -> Tensor:
         """(B, n, O') the hidden features of some places (B, n) only, from the changes around them (B, k * k, n)."""
         return self.stage.after(torch.baddbmm(self.linear[place], around.transpose(1, 2), weights.transpose(1, 2)))
 
-    def _deltas_anew(self, weights: Tensor, patches: Tensor, best: Tensor) -> Tensor:
+    def _deltas_recomputed(self, weights: Tensor, patches: Tensor, best: Tensor) -> Tensor:
         """(B, n, 4) the box deltas of the best anchors only, from hidden features computed again."""
         place = best // self.stage.objectness.out_channels
         around = patches.gather(2, place[:, None].expand(-1, patches.shape[1], -1))
-        return self._own_deltas(self._hidden_at(weights, around, place), best)
+        return self._own_deltas(self._hidden_at_places(weights, around, place), best)
 
     def _deltas_at(self, hidden: Tensor, best: Tensor) -> Tensor:
         """The same from the hidden features (B, O', h, w) of all places."""
-        return self._own_deltas(_taken(hidden, best // self.stage.objectness.out_channels), best)
+        return self._own_deltas(_at_places(hidden, best // self.stage.objectness.out_channels), best)
 
     def _own_deltas(self, hidden: Tensor, best: Tensor) -> Tensor:
         """(B, n, 4) of the anchors ``best``, from the hidden features (B, n, O') of their places."""
         n_anchors = self.stage.objectness.out_channels
-        per_anchor = _predicted(self.stage.deltas, hidden).unflatten(2, (n_anchors, 4))
+        per_anchor = _conv1x1(self.stage.deltas, hidden).unflatten(2, (n_anchors, 4))
         mine = (best % n_anchors)[..., None, None].expand(-1, -1, 1, 4)
         return per_anchor.gather(2, mine)[:, :, 0]
 
-    def _survivors(self, logits: Tensor, deltas_of: Callable[[Tensor], Tensor]) -> Survivors:
+    def _best_proposals(self, logits: Tensor, deltas_of: Callable[[Tensor], Tensor]) -> Proposals:
         best_logits, best = logits.topk(min(self.stage.n_before_nms, logits.shape[1]), dim=1)
-        return self._surviving(best_logits, best, deltas_of(best))
+        return self._suppressed(best_logits, best, deltas_of(best))
 
-    def _surviving(self, logits: Tensor, best: Tensor, deltas: Tensor) -> Survivors:
+    def _suppressed(self, logits: Tensor, best: Tensor, deltas: Tensor) -> Proposals:
         """Of the anchors ``best`` (B, n), with their logits (B, n) and deltas (B, n, 4)."""
         stage = self.stage
         boxes = stage.decode(deltas.flatten(0, 1), self.anchors[best].flatten(0, 1))
@@ -149,15 +151,15 @@ class LevelProposals:
         sides = boxes[..., 2:] - boxes[..., :2]
         valid = (sides >= stage.min_size).all(-1) & (scores >= stage.score_threshold)
         keep = suppress(boxes, scores, valid, stage.nms_threshold)
-        return Survivors(boxes, scores.masked_fill(~keep, -torch.inf), best)
+        return Proposals(boxes, scores.masked_fill(~keep, -torch.inf), best)
 
 
-def _taken(hidden: Tensor, place: Tensor) -> Tensor:
+def _at_places(hidden: Tensor, place: Tensor) -> Tensor:
     """(B, n, O') some places (B, n) of the hidden features (B, O', h, w)."""
     return hidden.flatten(2).gather(2, place[:, None].expand(-1, hidden.shape[1], -1)).transpose(1, 2)
 
 
-def _predicted(layer: nn.Conv2d, hidden: Tensor) -> Tensor:
+def _conv1x1(layer: nn.Conv2d, hidden: Tensor) -> Tensor:
     """(B, n, outputs) of a 1x1 convolution, of n places by themselves."""
     return F.linear(hidden, layer.weight.flatten(1), layer.bias)
 
