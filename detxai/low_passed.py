@@ -11,7 +11,7 @@ from typing import Any
 from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
-from detxai.engine.masking.perturbing import Filling
+from detxai.engine.masking.canvas import Filling
 from detxai.explanation import Explanation, settings_of
 from detxai.images import Image
 from detxai.low_pass import check_sigma
@@ -69,7 +69,7 @@ class LowPassed:
         return {**settings_of(self.method), "low_pass": self.low_pass}
 
     def most_passes(self, n_boxes: int) -> int:
-        """How many passes ``n_boxes`` boxes of one image take, to be told before they start."""
+        """How many passes ``n_boxes`` boxes of one image take, for an estimate before they start."""
         return 1 + (passes_to_choose(n_boxes) if self.low_pass == "auto" else 0)
 
     @in_full_precision
@@ -89,7 +89,9 @@ def most_faithful(detector: Detector, explanations: Sequence[Explanation], detec
     measure = InsertionDeletion(steps=STEPS, fill=FILL)
     overall: dict[float | None, float] = {}
     for sigma, filtered in tried.items():
-        case = Case.of(detector, filtered, detections, allow_cropped=True)  # how a map scores is nobody's result here
+        case = Case.from_explanations(
+            detector, filtered, detections, allow_cropped=True
+        )  # how a map scores is nobody's result here
         overall[sigma] = float(measure(case)["overall_normalised"].nanmean())
     best = max(tried, key=lambda sigma: overall[sigma])  # the first of equals: no filter
     about = {"sigma": best, "overall_normalised": {_key(sigma): _or_none(overall[sigma]) for sigma in tried}}

@@ -18,7 +18,7 @@ import torch
 
 from detxai.adapters.loading import load_detector
 from detxai.engine.ablation.channels import n_to_ablate
-from detxai.engine.ranking import rank_correlation
+from detxai.engine.rank_correlation import rank_correlation
 from detxai.methods.ablation_cam import AblationCAM
 
 RATIOS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)

@@ -25,7 +25,7 @@ import detxai
 from detxai.engine.masking.soft.estimating import VARIANCE_REDUCTIONS, VarianceReduction, estimate
 from detxai.engine.masking.soft.lattice import Lattice
 from detxai.engine.masking.soft.masks import RiseMasks
-from detxai.engine.ranking import rank_correlation
+from detxai.engine.rank_correlation import rank_correlation
 from detxai.explanation import replacing
 
 SEEDS = {"tested": 2, "reference": 3}

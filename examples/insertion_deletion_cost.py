@@ -22,7 +22,7 @@ import torch
 from detxai.adapters.detector import Detector
 from detxai.adapters.loading import load_detector
 from detxai.engine.batching import images_at_once
-from detxai.engine.masking.perturbing import Canvas
+from detxai.engine.masking.canvas import Canvas
 from detxai.images import load_image, to_uint8
 from detxai.metrics import Case, InsertionDeletion
 from detxai.metrics.insertion_deletion import pixel_ranks, pixels_at
@@ -40,7 +40,7 @@ def timed(work: Callable[[], object]) -> Seconds:
 
 def bare_passes(case: Case, measure: InsertionDeletion) -> Seconds:
     """The detector alone on the images that the measure asks it about; making them is not timed."""
-    canvas = Canvas.of(case.detector, case.image, measure.fill, measure.seed)
+    canvas = Canvas.with_fill(case.detector, case.image, measure.fill, measure.seed)
     ranks = pixel_ranks(canvas.from_image(case.maps), measure.seed)
     shown = pixels_at(measure.steps, ranks[0].numel())[1:-1]
     keep = [(ranks[t] < n) ^ gone for t in range(len(case)) for gone in (False, True) for n in shown.tolist()]

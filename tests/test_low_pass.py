@@ -128,7 +128,7 @@ def test_auto_is_the_sigma_of_the_largest_insertion_less_deletion() -> None:
     scores = {}
     for sigma in (None, *SIGMAS):
         filtered = [e if sigma is None else e.low_pass(sigma) for e in plain]
-        maps = Case.of(detector, filtered, found, allow_cropped=True)
+        maps = Case.from_explanations(detector, filtered, found, allow_cropped=True)
         scores[sigma] = float(measure(maps)["overall_normalised"].mean())
     best = max(scores, key=lambda sigma: scores[sigma])
     for explanation, before in zip(chosen, plain, strict=True):

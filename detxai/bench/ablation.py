@@ -24,7 +24,7 @@ from detxai.engine.ablation.full_tail import FullTail
 from detxai.engine.ablation.tail import Tail
 from detxai.engine.ablation.tails import tail_of
 from detxai.engine.ablation.two_stage.tail import TwoStageTail
-from detxai.engine.ranking import rank_correlation
+from detxai.engine.rank_correlation import rank_correlation
 from detxai.explanation import Explanation
 from detxai.images import Image
 from detxai.methods.ablation_cam import AblationCAM
@@ -86,7 +86,7 @@ def bench_ablation(
         per_level: channels of each level that a slow way is timed on.
         peer_channels: channels that grad-cam is timed on.
         settings: of Ablation-CAM, to compare; those with a ``margin`` only where there is one, in two stages.
-        say: told what runs next.
+        say: called with the name of what runs next.
     """
     if len(detections) == 0:
         raise ValueError("detections must not be empty: there is nothing to explain")
@@ -105,7 +105,7 @@ def bench_ablation(
     chosen = [each for each in settings if two_stages or "margin" not in each]
     parts = [_time_part(detector, image, detections, each, whole, say) for each in chosen]
     with detector.borrowed(), torch.no_grad():
-        reference = Reference.of(FullTail(detector, features, targets), features)
+        reference = Reference.from_tail(FullTail(detector, features, targets), features)
         for name, make in _ways(detector, inputs, features, targets):
             say(name)
             rows.append(_time_tail(name, make, reference, features, per_level))
@@ -202,7 +202,7 @@ class Reference:
     slow: bool
 
     @classmethod
-    def of(cls, tail: Tail, features: Features) -> Reference:
+    def from_tail(cls, tail: Tail, features: Features) -> Reference:
         channels = {
             name: torch.linspace(0, level.shape[1] - 1, BATCH, device=level.device).long()
             for name, level in features.levels.items()

@@ -17,7 +17,7 @@ from detxai.adapters.detector import Detector, Inputs
 from detxai.detections import Detections
 from detxai.engine.batching import images_at_once
 from detxai.engine.masking.scoring import ViewScorer
-from detxai.engine.ranking import rank_correlation
+from detxai.engine.rank_correlation import rank_correlation
 from detxai.geometry import box_iou
 from detxai.images import Image, load_image, to_tensor
 from detxai.methods.d_rise import DRISE, MIN_MASKS
@@ -68,7 +68,7 @@ def bench_d_rise(
         n_masks: of ours, in each round; the peer, which takes one at a time, is timed on an eighth of them.
         agreement_masks: of both, for the comparison of the maps; 0 leaves it out.
         batch_size: for the bare passes and for ours; None: what fits the device.
-        say: told what runs next.
+        say: called with the name of what runs next.
 
     Raises:
         ValueError: no detections.
@@ -113,12 +113,7 @@ def bench_d_rise(
 
 def _bare(detector: Detector, prepared: Inputs, batch_size: int, n: int) -> None:
     """The limit: full passes on a batch that is there already, and nothing else."""
-    batch = replace(
-        prepared,
-        tensor=prepared.tensor.expand(batch_size, -1, -1, -1).contiguous(),
-        geometries=prepared.geometries * batch_size,
-        images=prepared.images * batch_size,
-    )
+    batch = prepared.with_tensor(prepared.tensor.expand(batch_size, -1, -1, -1).contiguous())
     with detector.borrowed(), torch.no_grad():
         for _ in range(n // batch_size):
             detector.candidates(batch)

@@ -21,7 +21,7 @@ from detxai.commands.options import (
     shows_progress,
     whole,
 )
-from detxai.engine.masking.perturbing import FILLINGS
+from detxai.engine.masking.canvas import FILLINGS
 from detxai.evaluate import Evaluation, coco_photos, evaluate, make_measures, scene_photos
 from detxai.evaluate.contestants import BASELINES, PEERS
 from detxai.evaluate.measuring import COSTLY

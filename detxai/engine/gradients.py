@@ -34,7 +34,7 @@ class Trace:
     inputs: Inputs
 
     @classmethod
-    def of(
+    def from_image(
         cls,
         detector: Detector,
         image: Image | Features,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
-from detxai.engine.ranking import PIXELS_AT_ONCE
+from detxai.engine.rank_correlation import PIXELS_AT_ONCE
 from detxai.evaluate.baselines import PlantedMask
 from detxai.evaluate.contestants import CROPPED_BY_CONSTRUCTION, Contestant
 from detxai.evaluate.photos.photo import Pixels, Truth

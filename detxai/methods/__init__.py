@@ -1,10 +1,16 @@
-"""Explanation methods, one file each; those that are another library's in a folder named after it.
+"""Explanation methods, one file each; those of another library in a folder named after it.
 
-Every class says of itself, as class attributes: ``name``; ``asks_about_boxes``; ``needs``, which is ``"answers"`` (any
-detector will do), ``"network"``, ``"gradients"`` (through that network) or ``"attention"`` (of queries); and
-``passes``, its cost in a phrase. Where ``is_signed`` is True, overlays show also what speaks against the box; where
-``of_single_pixels`` is, neighbouring pixels differ so much that overlays let the strongest few share one colour; one
-that ``shows`` something else than evidence says what.
+A method is a small frozen dataclass of settings, called with ``(detector, image, detections)``; it returns a list with
+one explanation for each detection, or with one for the image where it asks no question of a box. Its class attributes:
+
+- ``name``;
+- ``asks_about_boxes``;
+- ``needs``: ``"answers"`` (any detector will do), ``"network"``, ``"gradients"`` (through that network) or
+  ``"attention"`` (of queries);
+- ``passes``: its cost in a phrase;
+- ``is_signed``: overlays also show negative values, evidence against the box;
+- ``of_single_pixels``: neighbouring pixels differ so much that overlays let the strongest few share one colour;
+- ``shows``: what its maps show, where that is not evidence.
 """
 
 from typing import Any

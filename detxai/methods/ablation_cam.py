@@ -1,4 +1,4 @@
-"""Ablation-CAM: how much of this box goes away when this channel does?"""
+"""Ablation-CAM: how much of the box's score is lost without each channel."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from detxai.engine.ablation.tail import Tail
 from detxai.engine.ablation.tails import tail_of_groups, warn_once
 from detxai.engine.batching import check_batch_size
 from detxai.engine.precision import autocast, check_precision
-from detxai.engine.ranking import rank_correlation
+from detxai.engine.rank_correlation import rank_correlation
 from detxai.explanation import Explanation
 from detxai.images import Image
 from detxai.methods.best_slice import on_best_slice
@@ -76,15 +76,15 @@ class _Request:
 
 @dataclass(frozen=True)
 class AblationCAM:
-    """Each channel weighed by how much of the box's score goes away without it.
+    """Each channel weighed by the share of the box's score that is lost without it.
 
     ``alpha_c = (y - y_c) / |y|`` with y the target's score and y_c the score with channel c set to ``fill``;
     ``values = sum over levels of sum_c alpha_c A_c``, each level brought to the image at its own resolution. The
-    heatmap is the positive part; negative values speak against the box.
+    heatmap is the positive part; negative values are evidence against the box.
 
-    Every ablation serves all detections of the image, and recomputes only what the channel can change; the scores
-    equal, to rounding, those of a full pass in which a hook sets that channel of that layer. A network that was changed
-    (hooks, patches, layers of one's own) is recomputed in full behind the layers; ``details["tail"]`` says why.
+    One ablation serves all detections of the image, and recomputes only what the channel can change; the scores equal,
+    to rounding, those of a full pass in which a hook sets that channel of that layer. A network that was changed
+    (by hooks, patches or custom layers) is recomputed in full behind the layers; ``details["tail"]`` says why.
 
     Args:
         ratio_channels_to_ablate: r in (0, 1]: exactly ``ceil(r * C)`` channels are ablated, those expected to matter
@@ -93,14 +93,14 @@ class AblationCAM:
         target: from a detection's box and label to the question asked of it.
         layers: names of the layers; default: the adapter's.
         propagate: where one of ``layers`` reads another (on a YOLO, model.18 and model.21 read model.15): False holds
-            the outputs of the others as they were, so that a drop is what goes away along the direct way to the head;
-            True lets the change run on through them, as in a network that lost the channel, at the price of
-            recomputing all that lies behind each layer. On 31 boxes of yolov8n in 12 photos of COCO, True
-            gave .033 more insertion less deletion, as a share of the clean score (standard error .017): too little to
-            be the default at that price.
+            the outputs of the others as they were, so that a drop is what is lost along the direct path to the head;
+            True lets the change run on through them, as in a network without the channel, at the price of recomputing
+            all that lies behind each layer. On 31 boxes of yolov8n in 12 photos of COCO, True gave .033 more insertion
+            less deletion, as a share of the clean score (standard error .017): too little to be the default at that
+            price.
         fill: what an ablated channel is set to: ``"zero"`` (the paper), a number (the map still shows A_c, as
             grad-cam's does), or its own ``"mean"``: the map then shows A_c less that mean, which is what the ablation
-            takes away, without the background that comes of where a channel's zero lies.
+            takes away, without the background that depends on where a channel's zero lies.
         ranking: what "expected to matter most" means: ``"tracked"`` (the drop of the candidate that answers each
             target now, followed through every ablation: a small part of an exact one), ``"first_order"`` (one backward
             pass), ``"energy"`` (no gradients), or a callable from ``Features`` to (C,) numbers, larger first. Where
@@ -108,20 +108,20 @@ class AblationCAM:
             ``"energy"`` without gradients.
         unablated_weights: what a channel weighs that was not ablated: the ``"tracked"`` drop, the ``"first_order"``
             drop, at the price of a backward pass for each detection, or ``"zero"``. Tracked, a tenth of the channels
-            gives the map of all (BENCHMARKS.md). Where no candidate can be tracked by itself (a full tail, a target that
-            may read any candidate), every channel is ablated for all candidates: the map is that of all channels and
-            takes as long, which the log says; ``"first_order"`` and ``"zero"`` keep to the ratio there, for a rougher
+            gives the map of all (BENCHMARKS.md). Where no candidate can be tracked by itself (a full tail, or a target
+            that may read any candidate), every channel is ablated for all candidates: the map is that of all channels
+            and takes as long, which is logged; ``"first_order"`` and ``"zero"`` keep to the ratio there, for a rougher
             map.
-        fidelity: in (0, 1): ablate in that order until a further twentieth of the channels leaves every map at
-            this rank correlation with what it was, and no more than the ratio allows; None: all that the ratio allows.
-        margin: in (0, 1): of the proposals that an ablation moves, only those are looked at that, in the clean pass,
-            reached ``1 - margin`` of the best score that is left. With 0.5 an ablation costs half, and every map we
-            measured stayed what it was but for a rank correlation of 0.995 (BENCHMARKS.md). None: all within the
-            target's reach, exact. For two-stage detectors; one-stage detectors are exact at the same price.
+        fidelity: in (0, 1): ablate in that order, at most as many as the ratio allows, until every map has at least
+            this rank correlation with the map of a twentieth of the channels fewer; None: all that the ratio allows.
+        margin: in (0, 1): of the proposals that an ablation moves, only those are scored that, in the clean pass,
+            reached ``1 - margin`` of the best score that is left. With 0.5 an ablation costs half, and every map
+            measured had a rank correlation of at least 0.995 with the exact one (BENCHMARKS.md). None: all within the
+            target's reach, exact. For two-stage detectors; one-stage detectors are exact at the same cost.
         precision: ``"full"`` (the model's own), ``"bf16"`` or ``"fp16"`` autocast, up to the ablated layers only: a
             drop is often smaller than what half precision rounds off.
-        channels_last: give the model its image with the channels last, which some devices convolve faster in half
-            precision.
+        channels_last: give the model its image in the channels-last format, which some devices convolve faster in
+            half precision.
         progress: a bar; None: where standard error is a terminal.
 
     Source: Desai & Ramaswamy, 2020, Ablation-CAM (WACV). Differs in dividing by ``|y|`` (a score below zero keeps its

@@ -34,7 +34,7 @@ class Attention:
     The query of a box is the one whose own box and class match it best: the largest product of IoU and class score.
     Where no query overlaps the box, the map is flat.
 
-    Attention is not cause. It tells where values were read, not what they held nor what came of them: values mix the
+    Attention is not cause. It shows where values were read, not what they held or what they changed: values mix the
     whole image before, in the encoder, and a place that is read much may change nothing. No gradient of the score is
     in it, and no class: ask another method what the box depends on.
 

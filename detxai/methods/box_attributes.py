@@ -54,7 +54,7 @@ def explain_attributes(
         return []
     questions = _questions(method)
     with detector.borrowed():
-        trace = Trace.of(detector, image, names, propagate=False)
+        trace = Trace.from_image(detector, image, names, propagate=False)
         targets = [target for question in questions.values() for target in ask_about(detections, question)]
         scores = trace.scores(targets)  # those of all boxes for one question after another
         values, details = [], []

@@ -1,4 +1,4 @@
-"""D-RISE: what does a random view of the image have to show for the box to be found?"""
+"""D-RISE: which pixels a random view of the image must show for the box to be found."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.batching import check_batch_size
-from detxai.engine.masking.perturbing import Canvas, Filling
+from detxai.engine.masking.canvas import Canvas, Filling
 from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.soft.estimating import (
     NORMALISATIONS,
@@ -26,9 +26,9 @@ from detxai.engine.masking.soft.estimating import (
     VarianceReduction,
     estimate,
 )
+from detxai.engine.masking.soft.image_masks import grid_for
 from detxai.engine.masking.soft.lattice import Lattice
 from detxai.engine.masking.soft.masks import RiseMasks
-from detxai.engine.masking.soft.scoring import grid_for
 from detxai.engine.precision import check_precision
 from detxai.explanation import Explanation
 from detxai.images import Image
@@ -74,22 +74,22 @@ class MaskScores:
 
 @dataclass(frozen=True)
 class DRISE:
-    """Each pixel weighed by the detections that random views of the image still give where they show it.
+    """How much the score of a detection rises with each pixel that a random view of the image shows.
 
-    The image is seen through random smooth masks M; ``w`` is how similar anything is that the detector then sees to
-    the detection in question. ``values = Cov(w, M(x)) / Var(M(x))``: how much more score comes with a pixel that is
-    shown, in units of the score. One set of masked images serves all detections. It needs nothing but inputs and
-    outputs, so it explains any detector (``detxai.wrap(function)``).
+    The detector sees the image through random smooth masks M; the score ``w`` of a view is how similar the most similar
+    candidate is to the detection in question. ``values = Cov(w, M(x)) / Var(M(x))``: how much higher the score is where
+    pixel x is shown, in units of the score. One set of masked images serves all detections. Only inputs and outputs
+    are needed, so that any detector can be explained (``detxai.wrap(function)``).
 
     Args:
         n_masks: how many masks, at least 16; or ``"auto"``: until ``tolerance`` holds for every detection.
         seed: of the masks; mask number i depends on (seed, i) alone, so batch size and stopping change nothing.
         tolerance: for ``"auto"``, in (0, 1): stop when the map of another seed would correlate with this one by
-            1 - ``tolerance`` or more, for every detection. It is estimated from the standard errors.
-        most_masks: where ``"auto"`` stops anyway.
+            1 - ``tolerance`` or more, for every detection. The correlation is estimated from the standard errors.
+        most_masks: where ``"auto"`` stops in any case.
         grid: cells of a mask, (rows, columns) or one number for both; None: square cells of half the smallest box
             (the square root of its area), at least 5 and at most 24 across the image's shorter side.
-        p: probability that a cell shows the image, in (0, 1). Raise it where the detector finds little.
+        p: probability that a cell shows the image, in (0, 1). Raise it where the detector finds little in the views.
         fill: what is seen where the image is hidden: ``"black"`` (the paper), ``"mean"``, ``"blur"``, ``"noise"`` or
             an RGB colour in [0, 1].
         target: from a detection's box and label to the question asked of it; the default takes the class vector of
@@ -101,7 +101,7 @@ class DRISE:
         precision: ``"full"`` (the model's own), ``"bf16"`` or ``"fp16"`` autocast.
         channels_last: hand the detector its images in that memory format.
         keep_partial: whether Ctrl-C ends the work and gives the map of the masks so far, marked ``partial``; by
-            default it is raised, as anywhere else.
+            default it raises ``KeyboardInterrupt`` as usual.
         progress: a bar; None: where standard error is a terminal.
 
     Source: Petsiuk et al., 2021, D-RISE (CVPR), section 3; masks of RISE (BMVC 2018). Differs in the normalisation,
@@ -147,7 +147,7 @@ class DRISE:
         check_precision(self.precision)
 
     def most_passes(self, n_boxes: int) -> int:
-        """How many passes ``n_boxes`` boxes of one image take at most, to be told before they start."""
+        """How many passes ``n_boxes`` boxes of one image take at most, for an estimate before they start."""
         return self.most_masks if self.n_masks == "auto" else self.n_masks
 
     @in_full_precision
@@ -175,7 +175,7 @@ class DRISE:
 
     def sample(self, detector: Detector, image: Image, detections: Detections) -> MaskScores:
         """What every detection scores under the masks, before any map is made of it."""
-        canvas = Canvas.of(detector, image, self.fill, self.seed)
+        canvas = Canvas.with_fill(detector, image, self.fill, self.seed)
         boxes = canvas.geometry.boxes_to_input(detections.boxes)
         grid: Any = self.grid or grid_for(canvas.size, boxes)  # __post_init__ made a number a pair
         lattice = Lattice(RiseMasks(canvas.size, grid, self.seed, self.p))

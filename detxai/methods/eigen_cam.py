@@ -16,7 +16,7 @@ from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector, Features, as_uint8
 from detxai.adapters.network import require_network
 from detxai.detections import Detections
-from detxai.engine.eigen import eigh
+from detxai.engine.eigenvectors import eigh
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Array, Image, load_image, to_tensor
 from detxai.reshape import ReshapeTransform

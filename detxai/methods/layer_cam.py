@@ -1,4 +1,4 @@
-"""LayerCAM of one box: where are features strong that, strengthened, would raise its score?"""
+"""LayerCAM of one box: the features that are strong and whose growth would raise its score."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class LayerCAM:
         if len(detections) == 0:
             return []
         with detector.borrowed():
-            trace = Trace.of(detector, image, self.layers, propagate=self.propagate)
+            trace = Trace.from_image(detector, image, self.layers, propagate=self.propagate)
             maps = [layer_cam(trace, score) for score in trace.scores(ask_about(detections, self.target))]
         return explanations(
             self, detector, trace.inputs, detections, maps, started=started, passes=1, layers=list(trace.levels)

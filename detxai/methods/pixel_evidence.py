@@ -14,13 +14,13 @@ from torch import Tensor
 from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
-from detxai.engine.masking.best_pixels import VIEWS_A_MAP, elected, try_best_pixels
+from detxai.engine.masking.best_pixels import VIEWS_PER_MAP, best_maps, compare_best_pixels
+from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.decisive import decisive_cells
 from detxai.engine.masking.evidence_views import EvidenceViews
 from detxai.engine.masking.fine import sharpened
-from detxai.engine.masking.perturbing import Canvas
-from detxai.engine.masking.shapley import FIRST_DRAWS, density_per_image_pixel, join, spend
-from detxai.engine.masking.soft.scoring import soft_masks
+from detxai.engine.masking.shapley import FIRST_DRAWS, density_per_image_pixel, join, spend_views
+from detxai.engine.masking.soft.image_masks import soft_masks
 from detxai.explanation import Explanation
 from detxai.geometry import box_gaussians
 from detxai.images import Image
@@ -33,7 +33,7 @@ from detxai.methods.region_shapley import (
     boxes_on,
     check_sampling,
     fills_of,
-    stopped_early,
+    is_interrupted,
 )
 from detxai.methods.results import explanations
 from detxai.progress import progress_bar
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 FEWEST_MASKS = 50
 LAST = 1 / 6  # of the passes, to improve the map that was kept
 CANDIDATES = ("start", "joined", "masks")
-N_VIEWS_ON_TRIAL = len(CANDIDATES) * VIEWS_A_MAP
+N_COMPARISON_VIEWS = len(CANDIDATES) * VIEWS_PER_MAP
 
 
 @dataclass(frozen=True)
@@ -135,13 +135,13 @@ class PixelEvidence:
         check_sampling(self)
 
     def most_passes(self, n_boxes: int) -> int:
-        """How many passes ``n_boxes`` boxes of one image take at most, to be told before they start."""
+        """How many passes ``n_boxes`` boxes of one image take at most, for an estimate before they start."""
         n_masks, n_first, n_last = self._budget()
-        return min(self.max_passes * n_boxes, 8 + n_masks + (n_first + n_last + N_VIEWS_ON_TRIAL) * n_boxes)
+        return min(self.max_passes * n_boxes, 8 + n_masks + (n_first + n_last + N_COMPARISON_VIEWS) * n_boxes)
 
     def _budget(self) -> tuple[int, int, int]:
         """How many soft masks for the image, and for each box how many views of regions first, and views at last."""
-        n_left = max(0, self.max_passes - N_VIEWS_ON_TRIAL - len(fills_of(self.fill)) - 2)
+        n_left = max(0, self.max_passes - N_COMPARISON_VIEWS - len(fills_of(self.fill)) - 2)
         n_last = int(self.max_passes * LAST)
         n_masks = int(self.max_passes * self.mask_share) if self.mask_draws else 0
         n_first = n_left - n_last - n_masks
@@ -166,8 +166,8 @@ class PixelEvidence:
         most = self.most_passes(len(detections))
         with detector.borrowed(), progress_bar(self.progress, most, "showing regions", "view") as bar:
             views = self._views(detector, canvas, detections, bar.update)
-            kept = self._elected(views, shapes)
-            self._follow_up(views, kept)
+            kept = self._best_maps(views, shapes)
+            self._improve(views, kept)
         maps, errors = self._candidates(views, shapes)
         each = torch.arange(len(kept), device=kept.device)
         values, error = maps[kept, each], errors[kept, each]
@@ -201,14 +201,14 @@ class PixelEvidence:
         sampler = shapley.sampler(detector, canvas, detections, on_views)
         rivals = ContrastTarget.of(detections) if self.target is ClassScoreTarget else []
         ends = replace(sampler.scorer, targets=[*sampler.scorer.targets, *rivals]).ends()
-        views = EvidenceViews.asking(sampler, rivals, *ends)
+        views = EvidenceViews.from_ends(sampler, rivals, *ends)
         if n_masks:
             views.masks = soft_masks(views.scorer, sampler.boxes, n_masks, self.seed)
             views.agreement = views.masks.expected_correlation
             views.n_shared += n_masks
         if n_first:
-            views.partial = stopped_early(
-                lambda: spend(sampler, views.known, n_first * n_boxes, 1 - self.tolerance),
+            views.partial = is_interrupted(
+                lambda: spend_views(sampler, views.known, n_first * n_boxes, 1 - self.tolerance),
                 views.known,
                 self.keep_partial,
                 least_draws=0 if n_masks else FIRST_DRAWS,
@@ -232,50 +232,49 @@ class PixelEvidence:
         joined, error = join(known, [(k, start), (m, masks)])
         return torch.stack([start, joined, masks]), torch.stack([none, error, mask_error])
 
-    def _elected(self, views: EvidenceViews, shapes: Tensor) -> Tensor:
-        """(T,) int64, which of ``CANDIDATES`` each box keeps; the joined map where none could be tried."""
+    def _best_maps(self, views: EvidenceViews, shapes: Tensor) -> Tensor:
+        """(T,) int64, which of ``CANDIDATES`` each box keeps; the joined map where they could not be compared."""
         known = views.known
-        seen_any = views.masks is not None or bool(known.n_draws.any())
-        kept = torch.full_like(known.n_draws, int(seen_any))
-        if not seen_any or views.partial:
+        has_views = views.masks is not None or bool(known.n_draws.any())
+        kept = torch.full_like(known.n_draws, int(has_views))
+        if not has_views or views.partial:
             return kept
         maps, _ = self._candidates(views, shapes)
 
-        def vote() -> None:
-            views.tried = try_best_pixels(views.scorer, maps, views.hidden, views.whole)
-            views.n_shared += VIEWS_A_MAP * views.tried.numel()
+        def compare() -> None:
+            views.tried = compare_best_pixels(views.scorer, maps, views.hidden, views.whole)
+            views.n_shared += VIEWS_PER_MAP * views.tried.numel()
 
-        views.partial = stopped_early(vote, known, self.keep_partial, least_draws=0)
-        return kept if views.tried is None else elected(views.tried, views.whole)
+        views.partial = is_interrupted(compare, known, self.keep_partial, least_draws=0)
+        return kept if views.tried is None else best_maps(views.tried, views.whole)
 
-    def _follow_up(self, views: EvidenceViews, kept: Tensor) -> None:
-        """The last views of each box: more draws where the joined map was elected, fine masks where the masks were."""
+    def _improve(self, views: EvidenceViews, kept: Tensor) -> None:
+        """Spend the last views: on draws where the joined map was kept, on fine masks where the masks' map was."""
         _, n_first, n_last = self._budget()
         if views.partial or not n_last:
             return
         sampler, masks = views.sampler, views.masks
         draw = kept == CANDIDATES.index("joined") if n_first else torch.zeros_like(kept, dtype=torch.bool)
-        look = (kept > 0) & ~draw
-        boxes = torch.nonzero(look).flatten()
+        boxes = torch.nonzero((kept > 0) & ~draw).flatten()
 
-        def go_on() -> None:
+        def improve() -> None:
             if len(boxes) and masks is not None:
                 views.masks = sharpened(views.scorer, masks, boxes, n_last, self.seed + 1)
                 views.n_shared += n_last * len(boxes)
-            spend(sampler, views.known, n_last * int(draw.sum()), 1 - self.tolerance, draw)
+            spend_views(sampler, views.known, n_last * int(draw.sum()), 1 - self.tolerance, draw)
 
-        views.partial = stopped_early(go_on, views.known, self.keep_partial, least_draws=0)
+        views.partial = is_interrupted(improve, views.known, self.keep_partial, least_draws=0)
 
     def _start(
         self, detector: Detector, image: Image, canvas: Canvas, detections: Detections
     ) -> tuple[Tensor, list[str], int]:
-        """The start's shape (T, h, w), each summing to 1, what it is made of, and how many passes that took."""
+        """The start's shape (T, h, w), each summing to 1, the names of its parts, and how many passes they took."""
         parts, names, n_passes = [box_gaussians(canvas.size, boxes_on(canvas, detections))], ["box_centre"], 0
         if detector.network is not None:
             try:
                 found = LayerCAM(target=self.target)(detector, image, detections)
             except ValueError as error:  # a target of the user's own need not have gradients
-                log.info("the start does without LayerCAM: %s", error)
+                log.info("the start has no LayerCAM: %s", error)
             else:
                 values = torch.stack([torch.from_numpy(one.values) for one in found]).to(canvas.clean.tensor.device)
                 parts.append(canvas.from_image(values).clamp(min=0))

@@ -1,4 +1,4 @@
-"""Region Shapley: what does each part of the image add to the box's score, whatever else is there to be seen?"""
+"""Region Shapley: what each part of the image adds to the box's score, averaged over what else can be seen."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.batching import check_batch_size
-from detxai.engine.masking.perturbing import Canvas, Filling, filling_image
+from detxai.engine.masking.canvas import Canvas, Filling, filling_image
 from detxai.engine.masking.scoring import ViewScorer
-from detxai.engine.masking.shapley import FIRST_DRAWS, Densities, ShapleySampler, density_per_image_pixel, spend
+from detxai.engine.masking.shapley import FIRST_DRAWS, Densities, ShapleySampler, density_per_image_pixel, spend_views
 from detxai.engine.precision import check_precision
 from detxai.explanation import Explanation
 from detxai.images import Image
@@ -25,7 +25,7 @@ from detxai.methods.results import explanations
 from detxai.progress import progress_bar
 from detxai.targets import ClassScoreTarget, Target, ask_about
 
-FEWEST_PASSES = 64  # for two draws, without which there is no error to be told
+FEWEST_PASSES = 64  # for two draws, without which no error can be estimated
 Fill: TypeAlias = Filling | Sequence[float] | Sequence[Filling]
 
 
@@ -33,9 +33,9 @@ Fill: TypeAlias = Filling | Sequence[float] | Sequence[Filling]
 class RegionShapley:
     """The Shapley values of regions, spread over their pixels and averaged over random ways to cut the image.
 
-    Cut the image into n regions and let them appear in a random order, before a background that hides the rest. A
-    region's *gain* is the change of the box's score when it appears; its mean over all orders is its Shapley value, the
-    only way to share the score out that is symmetric, adds up, and gives nothing to what does nothing. Divided by the
+    The image is cut into n regions, which appear in a random order on a background that hides the others. A region's
+    *gain* is the change of the box's score when it appears; its mean over all orders is its Shapley value, the only way
+    to distribute the score that is symmetric, adds up, and gives nothing to a region without effect. Divided by the
     region's area it is a density, and the densities of different partitions average to
 
         ``values(x) = mean over partitions of (Shapley value of the region at x) / (its area)``
@@ -46,21 +46,21 @@ class RegionShapley:
       rest, both at random offsets, new for every pair of orders.
     - An order is taken with its reverse, so that showing a region first and hiding it first count alike.
     - The score along an order is known at both ends. Where the ends of an interval differ by less than ``tolerance`` it
-      is not looked into, and the change is spread over its regions; else its middle is asked about. That is about
-      log2(n) rounds, in each of which the open questions of all boxes are one batch.
+      is not refined, and the change is spread over its regions; otherwise its middle is scored. That takes about
+      log2(n) rounds, each with all boxes' views in one batch.
 
-    Half of the views left go in each round to the boxes whose error is largest, so that hard boxes get what easy ones
-    do not need.
+    Each round spends half of the remaining views on the boxes whose error is largest, so that hard boxes get what easy
+    ones do not need.
 
     Args:
         max_passes: views of the image for each box, on average over the boxes; at least 64.
-        tolerance: in [0, 1), as a share of the clean score: smaller changes are not looked into. 0 asks everywhere.
-        explore: chance in [0, 1] that a small change is looked into anyway, with its weight made up for. 0 is cheapest;
-            opposite changes can hide from it, and any other value gives every region's gain without that bias.
+        tolerance: in [0, 1), as a share of the clean score: smaller changes are not refined. 0 scores every step.
+        explore: chance in [0, 1] that a small change is refined anyway, with a weight that makes up for the chance. 0
+            is cheapest, and misses opposite changes that cancel; any other value gives every gain without that bias.
         refine: how many large regions of each partition to cut in four, where the density so far is largest: for small
             causes far from the box. 0: none.
         fill: what is seen where the image is hidden: ``"black"``, ``"mean"``, ``"blur"``, ``"noise"``, an RGB colour in
-            [0, 1], or several of them, over which the values are averaged: no single background is an innocent one.
+            [0, 1], or several of them, averaged over: every background has effects of its own.
         seed: of partitions and orders; batch size changes nothing.
         target: from a detection's box and label to the question asked of it.
         batch_size: views at once; None: what fits the device.
@@ -98,7 +98,7 @@ class RegionShapley:
         check_sampling(self)
 
     def most_passes(self, n_boxes: int) -> int:
-        """How many passes ``n_boxes`` boxes of one image take at most, to be told before they start."""
+        """How many passes ``n_boxes`` boxes of one image take at most, for an estimate before they start."""
         return self.max_passes * n_boxes
 
     @in_full_precision
@@ -117,7 +117,7 @@ class RegionShapley:
         with detector.borrowed(), progress_bar(self.progress, n_ends + max_views, "showing regions", "view") as bar:
             sampler = self.sampler(detector, canvas, detections, bar.update)
             known = sampler.start()
-            partial = stopped_early(lambda: spend(sampler, known, max_views), known, self.keep_partial)
+            partial = is_interrupted(lambda: spend_views(sampler, known, max_views), known, self.keep_partial)
         return explanations(
             self, detector, canvas.clean, detections, density_per_image_pixel(canvas, known.mean),
             started=started, passes=canvas.n_passes(int(known.n_views.sum()) + n_ends),
@@ -142,12 +142,13 @@ class RegionShapley:
         return ShapleySampler(scorer, boxes, self.tolerance, self.explore, self.seed, self.refine)
 
 
-def stopped_early(
+def is_interrupted(
     draw: Callable[[], object], known: Densities, keep_partial: bool, least_draws: int = FIRST_DRAWS
 ) -> bool:
-    """Run ``draw``; whether Ctrl-C ended it, where what is known by then is kept; else Ctrl-C is raised.
+    """Run ``draw``; True where Ctrl-C ended it and what is known by then shall be kept.
 
-    It is kept where that is wanted, and every box has so many draws.
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended it, and ``keep_partial`` is False or some box has fewer than ``least_draws``.
     """
     try:
         draw()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detxai.engine.batching import check_batch_size
-from detxai.engine.masking.perturbing import Canvas, Filling
+from detxai.engine.masking.canvas import Canvas, Filling
 from detxai.metrics.inputs.case import Case, Quantity, Reference
 from detxai.metrics.inputs.maps import heatmaps, where_known
 from detxai.metrics.inputs.scores import ScoreFunction, check_score, distinct, scorer_of, scores_by_map
@@ -25,7 +25,7 @@ class AverageDrop:
 
     Args:
         fill: what shows where the heatmap is 0: see ``InsertionDeletion``.
-        score: what is left of the detection: see ``detxai.metrics.inputs.scores.questions``.
+        score: what is left of the detection: see ``detxai.metrics.inputs.scores.detection_targets``.
         reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
         seed: of the noise.
         batch_size: images at once; None: what fits the device.
@@ -62,7 +62,7 @@ class AverageDrop:
 
     def _scores(self, case: Case) -> tuple[Tensor, Tensor]:
         """(T,) the scores on the whole image, and through the heatmap."""
-        canvas = Canvas.of(case.detector, case.image, self.fill, self.seed)
+        canvas = Canvas.with_fill(case.detector, case.image, self.fill, self.seed)
         like = canvas.clean.tensor
         if not len(case):
             return like.new_zeros(0), like.new_zeros(0)

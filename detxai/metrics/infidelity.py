@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detxai.engine.batching import check_batch_size
-from detxai.engine.masking.perturbing import Canvas, Filling
+from detxai.engine.masking.canvas import Canvas, Filling
 from detxai.metrics.inputs.case import Case, Quantity, Reference
 from detxai.metrics.inputs.maps import box_masks, where_known
 from detxai.metrics.inputs.scores import ScoreFunction, check_score, scorer_of
@@ -18,19 +18,19 @@ from detxai.metrics.inputs.scores import ScoreFunction, check_score, scorer_of
 
 @dataclass(frozen=True)
 class Infidelity:
-    """Mean squared error of the drop in score that the map foretells when a square patch is hidden.
+    """Mean squared error of the drop in score that the map predicts when a square patch is hidden.
 
-    The map's sum over the patch foretells the drop, up to a positive factor, the best one. The raw map is taken: what
-    speaks against the box foretells a rise. All detections of the image are asked about the same patches.
-    ``infidelity_normalised`` is the error over that of a map of zeros, so 1 is a map that foretells nothing, or the
-    opposite; it is NaN where no patch changes the score. Larger patches do more, which any positive map foretells: the
+    The map's sum over the patch predicts the drop, up to a positive factor, the best one. The raw map is taken: what
+    speaks against the box predicts a rise. All detections of the image are asked about the same patches.
+    ``infidelity_normalised`` is the error over that of a map of zeros, so 1 is a map that predicts nothing, or the
+    opposite; it is NaN where no patch changes the score. Larger patches do more, which any positive map predicts: the
     chance level is that of a flat map, and a map of random numbers is near it.
 
     Args:
         n_patches: how many squares are tried.
         smallest, largest: their sides, as shares of the image's shorter side.
         fill: what shows in the patch: see ``InsertionDeletion``.
-        score: what is left of the detection: see ``detxai.metrics.inputs.scores.questions``.
+        score: what is left of the detection: see ``detxai.metrics.inputs.scores.detection_targets``.
         reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
         seed: of the patches and of the noise.
         batch_size: images at once; None: what fits the device.
@@ -45,7 +45,7 @@ class Infidelity:
 
     name: ClassVar[str] = "infidelity"
     quantities: ClassVar[Mapping[str, Quantity]] = {
-        "infidelity": Quantity("squared error of the foretold drop", 0, 1, "lower"),
+        "infidelity": Quantity("squared error of the predicted drop", 0, 1, "lower"),
         "infidelity_normalised": Quantity("the error over that of zeros", 0, 1, "lower", "infidelity_chance"),
         "infidelity_chance": Quantity("the same for a map that is 1 everywhere", 0, 1, None),
     }
@@ -69,10 +69,10 @@ class Infidelity:
 
     def __call__(self, case: Case) -> dict[str, Tensor]:
         known = case.reference(self.reference)[2]
-        areas, foretold, drops = hiding_effects(case, self)
+        areas, predicted, drops = predicted_and_measured_drops(case, self)
         nothing = drops.pow(2).mean(1)
         scale = torch.where(nothing > 0, nothing, torch.nan)
-        error, flat = infidelity(foretold, drops), infidelity(areas.expand_as(drops), drops)
+        error, flat = infidelity(predicted, drops), infidelity(areas.expand_as(drops), drops)
         return {
             "infidelity": where_known(error, known),
             "infidelity_normalised": where_known(error / scale, known),
@@ -80,11 +80,11 @@ class Infidelity:
         }
 
 
-def infidelity(foretold: Tensor, drops: Tensor) -> Tensor:
-    """``min over b >= 0 of mean (b foretold - drop)^2``, for each row.
+def infidelity(predicted: Tensor, drops: Tensor) -> Tensor:
+    """``min over b >= 0 of mean (b predicted - drop)^2``, for each row.
 
     Args:
-        foretold: (T, n) the map's sums over the patches.
+        predicted: (T, n) the map's sums over the patches.
         drops: (T, n) what hiding them took off the score.
 
     Returns:
@@ -94,15 +94,15 @@ def infidelity(foretold: Tensor, drops: Tensor) -> Tensor:
     >>> infidelity(10 * drops, drops), infidelity(-drops, drops), infidelity(torch.tensor([[1.0, 0.0, 0.0]]), drops)
     (tensor([0.]), tensor([4.6667]), tensor([4.3333]))
     """
-    power = foretold.pow(2).mean(1)
-    agreement = (foretold * drops).mean(1).clamp(min=0)
+    power = predicted.pow(2).mean(1)
+    agreement = (predicted * drops).mean(1).clamp(min=0)
     factor = agreement / torch.where(power > 0, power, 1)
-    return (factor[:, None] * foretold - drops).pow(2).mean(1)
+    return (factor[:, None] * predicted - drops).pow(2).mean(1)
 
 
-def hiding_effects(case: Case, settings: Infidelity) -> tuple[Tensor, Tensor, Tensor]:
-    """The patches' areas (n,), and what each takes off the score, as the map foretells it and as it does: (T, n)."""
-    canvas = Canvas.of(case.detector, case.image, settings.fill, settings.seed)
+def predicted_and_measured_drops(case: Case, settings: Infidelity) -> tuple[Tensor, Tensor, Tensor]:
+    """The patches' areas (n,), and what each takes off the score, as the map predicts it and as it does: (T, n)."""
+    canvas = Canvas.with_fill(case.detector, case.image, settings.fill, settings.seed)
     patches = random_squares(settings, canvas.size).to(canvas.clean.tensor.device)
     areas = (patches[:, 2:] - patches[:, :2]).prod(1)
     if not len(case):

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from detxai.adapters.detector import Inputs
 from detxai.engine.batching import check_batch_size
-from detxai.engine.masking.perturbing import Canvas, Filling, filling_image
+from detxai.engine.masking.canvas import Canvas, Filling, filling_image
 from detxai.engine.masking.regions import Partitions, import_slic, superpixels
-from detxai.engine.ranking import in_parts
+from detxai.engine.rank_correlation import in_parts
 from detxai.metrics.inputs.case import Case, Quantity, Reference
 from detxai.metrics.inputs.maps import where_known
 from detxai.metrics.inputs.scores import ScoreFunction, check_score, distinct, scorer_of, scores_by_map
@@ -66,10 +66,10 @@ QUANTITIES: dict[str, Quantity] = {
 class InsertionDeletion:
     """Area under the detection's score while the pixels appear, and while they vanish, in the order of the map.
 
-    Pixels of the model's input are ranked by the raw map: what speaks against the box comes last. Ties fall as a seed
-    says. At each step an equal number of them is added. ``overall`` is insertion minus deletion. A detector that is
-    sure scores higher on both whatever the map, so the areas over the clean score stand beside; these are NaN
-    where the clean score is 0.
+    Pixels of the model's input are ranked by the raw map: evidence against the box comes last. A seed decides ties. At
+    each step an equal number of pixels is added. ``overall`` is insertion minus deletion. A confident detector scores
+    higher on both whatever the map, so the areas divided by the clean score are given too; these are NaN where the
+    clean score is 0.
 
     Figures compare only where fill, steps, unit and score function are the same. A fill that a method used inside
     favours it, so take several. T detections cost ``2 T F (steps - 1) + F + 1`` passes under F fills.
@@ -81,7 +81,7 @@ class InsertionDeletion:
             several of the names, and every quantity but ``clean_score`` then ends in its fill: ``overall_blur``.
         unit: what comes and goes: a ``"pixel"``, or a ``"superpixel"``, one of about 100 that follow the image's edges
             (SLIC, by scikit-image), ranked by the mean of the map. The areas are then over the share of the pixels.
-        score: what is left of the detection: see ``detxai.metrics.inputs.scores.questions``.
+        score: what is left of the detection: see ``detxai.metrics.inputs.scores.detection_targets``.
         reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
         seed: of the ties and of the noise.
         batch_size: images at once; None: what fits the device.

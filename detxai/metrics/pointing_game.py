@@ -16,7 +16,7 @@ from detxai.metrics.inputs.on_object import on_box_and_mask
 class PointingGame:
     """Whether the map is highest within the box, and within the object's mask.
 
-    Only what speaks for the box counts: the positive part of the map. Where several pixels share the maximum, the
+    Only what is evidence for the box counts: the positive part of the map. Where several pixels share the maximum, the
     share of them that hits; a map without a positive value, or without a highest point because it is the same
     everywhere, is a miss, and counted.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detxai.adapters.detector import Detector
 from detxai.adapters.network import module_of
-from detxai.engine.ranking import rank_correlation
+from detxai.engine.rank_correlation import rank_correlation
 from detxai.images import Image
 from detxai.metrics.inputs.case import Case, Quantity
 from detxai.metrics.similarity import structural_similarity

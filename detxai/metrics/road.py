@@ -1,9 +1,9 @@
-"""ROAD: remove pixels in the order of the map, and debias: no hole tells where they were."""
+"""ROAD: the score while pixels are removed in the order of the map, without visible holes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detxai.adapters.detector import Inputs
 from detxai.engine.batching import check_batch_size
-from detxai.engine.masking.perturbing import Canvas
+from detxai.engine.masking.canvas import Canvas
 from detxai.metrics.inputs.case import Case, Quantity, Reference
 from detxai.metrics.inputs.imputation import impute
 from detxai.metrics.inputs.maps import where_known
@@ -29,7 +29,7 @@ class ROAD:
     Args:
         fractions: which shares of the pixels are removed, in (0, 1).
         noise: standard deviation added to imputed pixels, as a share of the image's own.
-        score: what is left of the detection: see ``detxai.metrics.inputs.scores.questions``.
+        score: what is left of the detection: see ``detxai.metrics.inputs.scores.detection_targets``.
         reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
         seed: of the ties and of the noise.
         batch_size: images at once; None: what fits the device.
@@ -75,7 +75,7 @@ class ROAD:
 
 def removal_scores(case: Case, settings: ROAD) -> Tensor:
     """(T, 2, n_fractions): the scores without the pixels ranked first, and without those ranked last."""
-    canvas = Canvas.of(case.detector, case.image)
+    canvas = Canvas.with_fill(case.detector, case.image)
     clean, n_fractions = canvas.clean, len(settings.fractions)
     if not len(case):
         return clean.tensor.new_zeros(0, 2, n_fractions)
@@ -91,9 +91,7 @@ def removal_scores(case: Case, settings: ROAD) -> Tensor:
         kept = rank >= removed[numbers % n_fractions][:, None, None]
         tensor = clean.tensor.expand(len(numbers), -1, -1, -1).clone()
         tensor[inside] = impute(clean.tensor[0][inside], kept, settings.noise, settings.seed)
-        return replace(
-            clean, tensor=tensor, geometries=clean.geometries * len(numbers), images=clean.images * len(numbers)
-        )
+        return clean.with_tensor(tensor)
 
     scores = scores_by_map(scorer_of(case, canvas, settings), views, len(ranks), 2 * n_fractions)
     return scores.view(len(case), 2, n_fractions)

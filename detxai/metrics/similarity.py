@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detxai.engine.ranking import in_parts
+from detxai.engine.rank_correlation import in_parts
 from detxai.metrics.inputs.maps import heatmaps
 
 SIGMA, RADIUS = 1.5, 5  # the paper's window, 11 pixels wide

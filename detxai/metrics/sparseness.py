@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detxai.engine.ranking import in_parts
+from detxai.engine.rank_correlation import in_parts
 from detxai.metrics.inputs.case import Case, Quantity
 
 

@@ -23,7 +23,7 @@ from detxai.adapters.black_boxes.function import FunctionAdapter
 from detxai.adapters.loading import load_detector
 from detxai.cli import main
 from detxai.detections import Candidates, Detections
-from detxai.engine.masking.perturbing import Canvas
+from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.soft.masks import RiseMasks
 from detxai.formats import to_coco_results, to_torchvision, to_ultralytics
 from detxai.targets import BoxScoreTarget, ClassScoreTarget, SimilarityTarget, score_targets
@@ -73,7 +73,7 @@ def test_masks_the_images_that_the_function_sees() -> None:
         seen.extend(images)
         return [Detections([], [], [])] * len(images)
 
-    canvas = Canvas.of(detxai.wrap(recorder), PHOTO, "black")
+    canvas = Canvas.with_fill(detxai.wrap(recorder), PHOTO, "black")
     keep = torch.rand(3, *PHOTO.shape[:2], generator=torch.Generator().manual_seed(0))
     candidates = detxai.wrap(recorder).candidates(canvas.inputs(keep))
     assert [(image.dtype, image.shape, image.flags["C_CONTIGUOUS"]) for image in seen] == [
@@ -102,7 +102,7 @@ def test_every_pixel_value_survives_the_way_and_the_users_array_every_function()
 
 def test_scores_under_masks_equal_the_closed_formula() -> None:
     detector = detxai.wrap(two_lamps)
-    canvas = Canvas.of(detector, white(), "black")
+    canvas = Canvas.with_fill(detector, white(), "black")
     keep = torch.ones(3, 10, 16)
     keep[1, :, :8] = 0  # the left lamp is out
     keep[2, :, 8:] = 0.4
@@ -121,7 +121,7 @@ def test_scores_under_masks_equal_the_closed_formula() -> None:
 
 def test_a_batch_scores_as_its_images_do_one_by_one() -> None:
     detector = detxai.wrap(faster_rcnn)
-    canvas = Canvas.of(detector, PHOTO, "mean")
+    canvas = Canvas.with_fill(detector, PHOTO, "mean")
     generator = torch.Generator().manual_seed(1)
     coarse = torch.rand(5, 1, 4, 6, generator=generator)
     keep = torch.nn.functional.interpolate(coarse, PHOTO.shape[:2], mode="bilinear")[:, 0]
@@ -145,7 +145,7 @@ def test_the_function_is_called_once_a_batch() -> None:
         return two_lamps(images)
 
     detector = detxai.wrap(counter)
-    canvas = Canvas.of(detector, white())
+    canvas = Canvas.with_fill(detector, white())
     assert calls == []
     detector.candidates(canvas.inputs(torch.ones(4, 10, 16)))
     assert calls == [4]

@@ -18,7 +18,7 @@ from detxai.adapters.views.grad_cam import GradCamView
 from detxai.detections import Detections
 from detxai.engine.ablation.channels import n_to_ablate, predicted_drops
 from detxai.engine.ablation.full_tail import FullTail
-from detxai.engine.ranking import rank_correlation
+from detxai.engine.rank_correlation import rank_correlation
 from detxai.methods.ablation_cam import AblationCAM, combine_levels
 from detxai.targets import BoxScoreTarget, ClassScoreTarget, score_targets
 

@@ -18,7 +18,7 @@ from torch import Tensor
 import detxai
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
-from detxai.engine.masking.perturbing import Canvas
+from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.soft.estimating import estimate
 from detxai.engine.masking.soft.lattice import Lattice
@@ -106,7 +106,7 @@ def test_one_map_for_every_batch_size() -> None:
 def _half(first: int) -> Tensor:
     torch.set_num_threads(1)
     detector, image = detxai.wrap(sees(patch(), patch(5, 5))), WHITE
-    detections, canvas = detector.detect(image), Canvas.of(detector, image)
+    detections, canvas = detector.detect(image), Canvas.with_fill(detector, image)
     targets = SimilarityTarget.of(detections)
     masks = RiseMasks(canvas.size, (4, 5), seed=11)
     return ViewScorer(detector, canvas, targets).under_masks(masks, range(first, first + 50))

@@ -14,10 +14,10 @@ from relu_detectors import images_seen, with_relus
 from torch import Tensor
 
 import detxai
-from detxai.engine.masking.perturbing import filling_image
+from detxai.engine.masking.canvas import filling_image
 from detxai.methods import METHODS
 from detxai.methods.from_captum import CAPTUM_METHODS, IntegratedGradients, SmoothGrad
-from detxai.methods.from_captum.cuts import grid_cells
+from detxai.methods.from_captum.image_regions import grid_cells
 
 captum = pytest.importorskip("captum.attr")
 attr: Any = captum

@@ -11,12 +11,12 @@ from faster_rcnns import photo, small_faster_rcnn
 import detxai
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
-from detxai.engine.masking.best_pixels import VIEWS_A_MAP, elected, try_best_pixels
-from detxai.engine.masking.perturbing import Canvas
+from detxai.engine.masking.best_pixels import VIEWS_PER_MAP, best_maps, compare_best_pixels
+from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.shapley import Densities, join
-from detxai.engine.masking.soft.scoring import soft_masks
-from detxai.geometry import box_gaussians, box_iou
+from detxai.engine.masking.soft.image_masks import soft_masks
+from detxai.geometry import box_iou, box_gaussians
 from detxai.methods import pixel_evidence
 from detxai.metrics.inputs.roc_area import roc_area
 from detxai.scenes import Kind, generate
@@ -44,7 +44,7 @@ def test_the_start_of_a_network_is_half_layer_cam() -> None:
     detections = detector.detect(image, 0.0)[:1]
     (found,) = detxai.PixelEvidence(max_passes=1)(detector, image, detections)
     (cam,) = detxai.LayerCAM()(detector, image, detections)
-    canvas = Canvas.of(detector, image)
+    canvas = Canvas.with_fill(detector, image)
     cam_on_canvas = canvas.from_image(torch.from_numpy(cam.values)[None]).clamp(min=0)
     boxes = canvas.geometry.boxes_to_input(detections.boxes)
     parts = [box_gaussians(canvas.size, boxes), cam_on_canvas]
@@ -92,11 +92,11 @@ def test_maps_on_trial_show_and_hide_their_best_pixels() -> None:
     wrong = order - 2 * torch.from_numpy(cause).float()
     hidden, whole = torch.zeros(1, 1), torch.ones(1)
     scorer = ViewScorer(detector, canvas, ClassScoreTarget.of(detections), batch_size=4)
-    tried = try_best_pixels(scorer, torch.stack([right, wrong]), hidden, whole)
+    tried = compare_best_pixels(scorer, torch.stack([right, wrong]), hidden, whole)
     # the score turns until 1/32 is shown or hidden, or between 1/2 and the whole: the trapezoids in between
     small = [1 / 4 - 3 / 4, 1 / 2 - 1 / 2, 1 - 0]
     assert tried.flatten().tolist() == pytest.approx([1 - 1 / 32 + sum(small) / 3, -(1 - 1 / 2) - 1], abs=1e-3)
-    assert VIEWS_A_MAP == 14
+    assert VIEWS_PER_MAP == 14
 
 
 def test_what_keeps_a_box_and_what_loses_it() -> None:
@@ -230,16 +230,16 @@ def test_the_best_is_elected_or_the_masks_where_they_are_as_good() -> None:
     whole = torch.tensor([1.0, 1.0, 0.5, 1.0])
     #         masks within .03, masks beyond it, beyond .03 of half a score, best themselves
     tried = torch.tensor([[0.1, 0.7, 0.1, 0.2], [0.52, 0.69, 0.42, 0.3], [0.5, 0.5, 0.4, 0.5]])
-    assert elected(tried, whole).tolist() == [2, 0, 1, 2]
+    assert best_maps(tried, whole).tolist() == [2, 0, 1, 2]
 
 
 @pytest.mark.parametrize("kept", ["start", "joined", "masks"])
 def test_the_last_views_go_where_the_election_points(kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More draws for the joined map; fine masks, and no more draws, for the masks; nothing for the start."""
     place = pixel_evidence.CANDIDATES.index(kept)
-    monkeypatch.setattr(pixel_evidence, "elected", lambda tried, whole: torch.full((1,), place))
+    monkeypatch.setattr(pixel_evidence, "best_maps", lambda tried, whole: torch.full((1,), place))
     (found,) = explain(sees(share(14, 22, 20, 24)), tolerance=0.01)
-    first, last, others = 300 - 120 - 3 * VIEWS_A_MAP - 3 - 50, 50, 120 + 3 * VIEWS_A_MAP + 2
+    first, last, others = 300 - 120 - 3 * VIEWS_PER_MAP - 3 - 50, 50, 120 + 3 * VIEWS_PER_MAP + 2
     assert found.details["kept"] == kept
     assert (found.details["n_views"] > first) == (kept == "joined")
     assert found.cost.forward_passes == others + found.details["n_views"] + (last if kept == "masks" else 0)

@@ -169,11 +169,11 @@ def test_ablations_in_half_precision_come_near(make: Any) -> None:
 
 def test_masked_views_are_scored_as_the_vendor_scores_them() -> None:
     """D-RISE hides what the model reads: each view by the vendor's own call."""
-    from detxai.engine.masking.perturbing import Canvas
+    from detxai.engine.masking.canvas import Canvas
 
     own = d_fine()
     detector = wrapped(own)
-    canvas = Canvas.of(detector, IMAGE, "black")
+    canvas = Canvas.with_fill(detector, IMAGE, "black")
     keep = torch.ones(2, *canvas.size)
     keep[1, :, : canvas.size[1] // 2] = 0
     with torch.no_grad():

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from detxai.adapters.detector import Inputs
 from detxai.detections import Detections
-from detxai.engine.masking.perturbing import filling_image
+from detxai.engine.masking.canvas import filling_image
 from detxai.metrics import ROAD, AverageDrop, Case, Infidelity
 from detxai.metrics.infidelity import infidelity, patch_sums, random_squares
 from detxai.metrics.inputs.imputation import impute
 from detxai.metrics.inputs.maps import heatmaps
-from detxai.metrics.inputs.scores import questions
+from detxai.metrics.inputs.scores import detection_targets
 from detxai.metrics.insertion_deletion import pixel_ranks
 from detxai.metrics.road import removal_scores
 from detxai.targets import score_targets
@@ -30,7 +30,7 @@ CLOSE: Any = {"atol": 2e-5, "rtol": 0}
 def asked(case: Case, photo: Any) -> Tensor:
     """(T,) score A of every detection on a changed photo, or prepared inputs."""
     with torch.no_grad():
-        return score_targets(questions(case, "class_score", "detection"), case.detector.candidates(photo))[:, 0]
+        return score_targets(detection_targets(case, "class_score", "detection"), case.detector.candidates(photo))[:, 0]
 
 
 def blended(case: Case, heat: Tensor, fill: Any) -> Inputs:

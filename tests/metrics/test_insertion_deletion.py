@@ -22,12 +22,12 @@ import detxai.engine.masking.scoring
 from detxai.adapters.detector import Inputs
 from detxai.adapters.network import require_network
 from detxai.detections import Candidates, Detections
-from detxai.engine.masking.perturbing import Canvas, filling_image
+from detxai.engine.masking.canvas import Canvas, filling_image
 from detxai.engine.masking.regions import Partitions
 from detxai.engine.masking.scoring import ViewScorer, score_all
 from detxai.geometry import box_iou
 from detxai.metrics import Case, InsertionDeletion, Objects
-from detxai.metrics.inputs.scores import GatedScoreTarget, questions
+from detxai.metrics.inputs.scores import GatedScoreTarget, detection_targets
 from detxai.metrics.insertion_deletion import Curves, pixel_ranks, pixels_at, region_ranks
 from detxai.targets import BoxScoreTarget, score_targets
 
@@ -312,7 +312,7 @@ def test_each_score_function_is_what_it_says() -> None:
             "gated_score": (scores[:, column] * (iou > 0.5)).max(),
         }
         for name, value in expected.items():
-            target = questions(case, name, "detection")[t]  # type: ignore[arg-type]
+            target = detection_targets(case, name, "detection")[t]  # type: ignore[arg-type]
             assert float(score_targets([target], candidates)) == pytest.approx(float(value), abs=1e-5), name
 
 
@@ -322,7 +322,7 @@ def test_box_score_is_another_question() -> None:
     with torch.no_grad():
         candidates = case.detector.candidates(case.image)
     total = score_targets(BoxScoreTarget.of(case.detections), candidates)[:, 0]
-    product = score_targets(questions(case, "class_score", "detection"), candidates)[:, 0]
+    product = score_targets(detection_targets(case, "class_score", "detection"), candidates)[:, 0]
     assert bool((total > 1).all())
     assert bool((product <= 1).all())
 
@@ -332,7 +332,7 @@ def test_every_score_function_makes_curves(score: Any) -> None:
     found = InsertionDeletion(steps=2, score=score)(scene_case())
     assert all(bool(values.isfinite().all()) for values in found.values())
     with torch.no_grad():
-        targets = questions(scene_case(), score, "detection")
+        targets = detection_targets(scene_case(), score, "detection")
         clean = score_targets(targets, scenes_detector().candidates(scene_image()))[:, 0]
     torch.testing.assert_close(found["clean_score"], clean, **SAME)
 
@@ -399,7 +399,7 @@ def test_many_targets_are_asked_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     case = scene_case()
     with torch.no_grad():
         candidates = case.detector.candidates(case.image)
-    targets = questions(case, "class_score", "detection") * 3
+    targets = detection_targets(case, "class_score", "detection") * 3
     whole = score_all(targets, candidates)
     monkeypatch.setattr(detxai.engine.masking.scoring, "PAIRS_AT_ONCE", 4 * candidates.boxes.shape[1])
     assert torch.equal(score_all(targets, candidates), whole)
@@ -420,7 +420,7 @@ def test_the_model_is_left_alone() -> None:
 
 
 def test_scores_come_in_the_order_of_the_images() -> None:
-    canvas = Canvas.of(scenes_detector(), scene_image())
+    canvas = Canvas.with_fill(scenes_detector(), scene_image())
     clean = canvas.clean
     places: list[list[int]] = []
     asked: list[int] = []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from small_cases import noise, small_case, smooth
 from torch import Tensor
 
-from detxai.engine.ranking import doubled_ranks, rank_correlation
+from detxai.engine.rank_correlation import doubled_ranks, rank_correlation
 from detxai.metrics import (
     CausesFound,
     Compactness,

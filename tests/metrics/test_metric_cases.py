@@ -11,8 +11,8 @@ import torch
 from small_cases import noise, scene_case, scene_detections, scene_image, scenes_detector, small_case, smooth
 
 import detxai
-from detxai.engine import ranking as ranking_module
-from detxai.engine.ranking import in_parts, rank_correlation
+from detxai.engine import rank_correlation as ranking_module
+from detxai.engine.rank_correlation import in_parts, rank_correlation
 from detxai.explanation import Cost, Explanation
 from detxai.metrics import MEASURES, Case, Objects
 from detxai.metrics.inputs.maps import box_masks, heatmaps, refuse_cropped
@@ -30,7 +30,7 @@ def explanation(i: int | None, seed: int = 0) -> Explanation:
 
 def test_explanations_become_a_case() -> None:
     explanations = [explanation(0, 0), explanation(1, 1)]
-    case = Case.of(scenes_detector(), explanations, scene_detections())
+    case = Case.from_explanations(scenes_detector(), explanations, scene_detections())
     assert case.maps.shape == (2, *scene_image().shape[:2])
     for one, map_ in zip(explanations, case.maps):
         np.testing.assert_array_equal(one.values, map_.numpy())
@@ -38,9 +38,9 @@ def test_explanations_become_a_case() -> None:
 
 def test_a_map_that_asks_about_no_box_serves_every_detection() -> None:
     (eigen,) = detxai.EigenCAM()(scenes_detector(), scene_image())
-    case = Case.of(scenes_detector(), [eigen], scene_detections())
+    case = Case.from_explanations(scenes_detector(), [eigen], scene_detections())
     assert torch.equal(case.maps[0], case.maps[1])
-    assert len(Case.of(scenes_detector(), [eigen], scene_detections()[:0])) == 0
+    assert len(Case.from_explanations(scenes_detector(), [eigen], scene_detections()[:0])) == 0
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_a_map_that_asks_about_no_box_serves_every_detection() -> None:
 )
 def test_explanations_of_something_else_are_refused(explained: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Case.of(scenes_detector(), [explanation(i) for i in explained], scene_detections())
+        Case.from_explanations(scenes_detector(), [explanation(i) for i in explained], scene_detections())
 
 
 def test_explanations_of_two_images_are_refused() -> None:
     other = dataclasses.replace(explanation(1), image=255 - scene_image())
     with pytest.raises(ValueError, match="of one image"):
-        Case.of(scenes_detector(), [explanation(0), other], scene_detections())
+        Case.from_explanations(scenes_detector(), [explanation(0), other], scene_detections())
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def stacked(parts: Sequence[Candidates]) -> Candidates:
     rows = [_rows(part, labels, n_candidates) for part in parts]
     if any(row.proposals is None for row in rows):
         rows = [replace(row, proposals=None) for row in rows]
-    return _with(rows[0], {name: torch.cat([getattr(row, name) for row in rows]) for name in _fields(rows[0])})
+    return Candidates.cat(rows, dim=0)
 
 
 def side_by_side(rows: Candidates, table: Tensor) -> Candidates:

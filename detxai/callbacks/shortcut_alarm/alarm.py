@@ -11,7 +11,7 @@ from torch import Tensor
 from detxai.adapters.detector import Detector
 from detxai.callbacks.panel import PanelImage, boxes_to_explain
 from detxai.callbacks.shortcut_alarm.windows import Windows, score_drops
-from detxai.engine.masking.perturbing import Filling
+from detxai.engine.masking.canvas import Filling
 
 
 @dataclass(frozen=True)

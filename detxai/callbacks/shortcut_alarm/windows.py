@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
-from detxai.engine.masking.perturbing import Canvas, Filling
+from detxai.engine.masking.canvas import Canvas, Filling
 from detxai.images import Image
 from detxai.targets import ClassScoreTarget, score_targets
 
@@ -92,7 +92,7 @@ def score_drops(
     if not len(detections):
         return effects
     asked = slice(None) if row is None else windows.row(row)
-    canvas = Canvas.of(detector, image, fill)
+    canvas = Canvas.with_fill(detector, image, fill)
     targets = ClassScoreTarget.of(detections)
     with torch.no_grad(), detector.borrowed():
         clean = score_targets(targets, detector.candidates(canvas.clean))

@@ -1,4 +1,4 @@
-"""Maps on trial: what do the best pixels of a map bring, shown alone, and take away, hidden alone?"""
+"""Several maps compared by the scores that their best pixels give, shown alone and hidden alone."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from detxai.engine.masking.scoring import ViewScorer
 
 AREAS = (1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the image: more where a curve bends most
 N_SMALL = 3  # of the areas: as small as a small cause
-VIEWS_A_MAP = 2 * len(AREAS)
-DOUBT = 0.03  # of the clean score: so little more does not speak against the masks, the last map
+VIEWS_PER_MAP = 2 * len(AREAS)
+TIE_MARGIN = 0.03  # of the clean score: the last map is kept unless the best is ahead by more
 
 
-def try_best_pixels(scorer: ViewScorer, maps: Tensor, hidden: Tensor, whole: Tensor) -> Tensor:
-    """(M, T): how far the score of a map's best pixels shown lies above that of them hidden, in units of the score.
+def compare_best_pixels(scorer: ViewScorer, maps: Tensor, hidden: Tensor, whole: Tensor) -> Tensor:
+    """(M, T): how much higher the score is with a map's best pixels shown than with them hidden.
 
     That is the area between the insertion and the deletion curve, over the share of the image, plus their mean distance
     over the ``N_SMALL`` smallest shares: a cause of a hundredth of the image shows there, and hardly in the area. Both
-    curves have ``AREAS`` of the image as their points and are straight in between. The canvas's fillings take
-    turns from point to point, and what is shown under one is hidden under the next: ``VIEWS_A_MAP`` views for each map.
+    curves have ``AREAS`` of the image as their points and are straight in between. The canvas's fillings alternate
+    from point to point, and what is shown under one is hidden under the next: ``VIEWS_PER_MAP`` views for each map.
 
     Args:
         scorer: of T targets, on a canvas with F fillings.
@@ -30,32 +30,35 @@ def try_best_pixels(scorer: ViewScorer, maps: Tensor, hidden: Tensor, whole: Ten
     n_maps, n_boxes, height, width = maps.shape
     areas = torch.tensor(AREAS, device=maps.device)
     counts = (areas * height * width).round().long().clamp(1, height * width)
-    # a map after the other: sorting takes three times their memory
-    least = torch.stack([one.flatten(1).sort(1, descending=True).values[:, counts - 1] for one in maps])  # (M, T, A)
+    # one map at a time: sorting takes three times their memory
+    thresholds = torch.stack(
+        [one.flatten(1).sort(1, descending=True).values[:, counts - 1] for one in maps]
+    )  # (M, T, A)
     shape = (n_maps, n_boxes, len(areas), 2)  # a view of each; the last axis: shown or hidden
     numbers = torch.arange(torch.Size(shape).numel(), device=maps.device)
     which_map, box, area, hides = (axis.flatten() for axis in torch.unravel_index(numbers, shape))
 
     def masks(part: Tensor) -> Tensor:
-        threshold = least[which_map[part], box[part], area[part]][:, None, None]
+        threshold = thresholds[which_map[part], box[part], area[part]][:, None, None]
         best = maps[which_map[part], box[part]] >= threshold
         return (best ^ hides[part].bool()[:, None, None]).float()
 
     fills = (area + hides) % len(scorer.canvas.filling)
     scores = scorer.own_under_masks(masks, numbers, box, fills).view(shape)
-    nothing, all_ = (one[:, None].expand(n_maps, n_boxes, 1) for one in (hidden.mean(1).to(scores), whole.to(scores)))
+    ends = (hidden.mean(1).to(scores), whole.to(scores))
+    nothing, everything = (end[:, None].expand(n_maps, n_boxes, 1) for end in ends)
     shown = torch.cat([areas.new_zeros(1), areas, areas.new_ones(1)])
-    insertion = torch.trapezoid(torch.cat([nothing, scores[..., 0], all_], 2), shown)
-    deletion = torch.trapezoid(torch.cat([all_, scores[..., 1], nothing], 2), shown)
+    insertion = torch.trapezoid(torch.cat([nothing, scores[..., 0], everything], 2), shown)
+    deletion = torch.trapezoid(torch.cat([everything, scores[..., 1], nothing], 2), shown)
     return insertion - deletion + (scores[..., :N_SMALL, 0] - scores[..., :N_SMALL, 1]).mean(2)
 
 
-def elected(tried: Tensor, whole: Tensor) -> Tensor:
-    """(T,) int64, which of M maps is kept for each box: the best, or the last where it does as well within ``DOUBT``.
+def best_maps(tried: Tensor, whole: Tensor) -> Tensor:
+    """(T,) int64, which of M maps each box keeps: the best, or the last where that is as good within ``TIE_MARGIN``.
 
     Args:
-        tried: (M, T) what each did on trial.
-        whole: (T,) what the whole image scores.
+        tried: (M, T) of ``compare_best_pixels``.
+        whole: (T,) the scores of the whole image.
     """
     best, place = tried.max(0)
-    return torch.where(tried[-1] >= best - DOUBT * whole, len(tried) - 1, place)
+    return torch.where(tried[-1] >= best - TIE_MARGIN * whole, len(tried) - 1, place)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detxai.engine.masking.perturbing import Canvas
+from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.regions import Partitions
 from detxai.engine.masking.scoring import ViewScorer
 

@@ -1,4 +1,4 @@
-"""What was seen of an image for each of its boxes: draws, soft masks, and maps on trial."""
+"""What the views of an image gave for each of its boxes: Shapley draws, soft masks, and the comparison of maps."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from detxai.targets import Target
 
 @dataclass(eq=False)
 class EvidenceViews:
-    """What the views of T boxes came to.
+    """The results of all views of one image so far, for T boxes.
 
     Attributes:
-        sampler: what draws.
-        scorer: of the T questions of the masks and of the trial: for the class, or for its contrast with another.
-        contrast: (T,) bool, which of the two.
-        hidden, whole: (T, F) and (T,), their answers with nothing shown and for the whole image.
+        sampler: draws Shapley densities.
+        scorer: of the T targets of the soft masks and of the comparison: the class's score, or its contrast with a
+            rival's.
+        contrast: (T,) bool, where it is the contrast.
+        hidden, whole: (T, F) and (T,), their scores with nothing shown and for the whole image.
         known: the draws.
         masks: the soft masks' slopes and their errors, (T, h, w); None where there were none.
         agreement: (T,), how well other soft masks would correlate with these before they were sharpened.
-        tried: (M, T), what each map did on trial; None where none was tried.
+        tried: (M, T), the comparison's result for each map; None where there was none.
         n_shared: views that are not of draws.
-        partial: whether Ctrl-C cut them short.
+        partial: whether Ctrl-C ended them early.
     """
 
     sampler: ShapleySampler
@@ -45,8 +46,13 @@ class EvidenceViews:
     partial: bool = False
 
     @classmethod
-    def asking(cls, sampler: ShapleySampler, rivals: Sequence[Target], hidden: Tensor, whole: Tensor) -> EvidenceViews:
-        """No views but the ends yet: a rival is asked where the whole image scores it by more than half as much."""
+    def from_ends(
+        cls, sampler: ShapleySampler, rivals: Sequence[Target], hidden: Tensor, whole: Tensor
+    ) -> EvidenceViews:
+        """Before any views but the ends.
+
+        A rival class is asked about where it scores more than half as much as the class itself in the whole image.
+        """
         targets, n_boxes = sampler.scorer.targets, len(sampler.boxes)
         place = torch.arange(n_boxes, device=whole.device)
         contrast = whole[n_boxes:] > whole[:n_boxes] / 2 if rivals else torch.zeros_like(place, dtype=torch.bool)
@@ -61,12 +67,15 @@ class EvidenceViews:
         return self.n_shared + int(self.known.n_views.sum())
 
     def records(self, candidates: Sequence[str]) -> list[dict[str, Any]]:
-        """What became of each box, as JSON can hold it; the maps that may have been tried are called ``candidates``."""
-        told = [one | {"contrast": yes} for one, yes in zip(self.known.records(), self.contrast.tolist(), strict=True)]
+        """One record for each box, as JSON can hold it; ``candidates`` are the names of the maps compared."""
+        records = [
+            record | {"contrast": is_contrast}
+            for record, is_contrast in zip(self.known.records(), self.contrast.tolist(), strict=True)
+        ]
         if self.agreement is not None:
-            for one, agreement in zip(told, self.agreement.tolist(), strict=True):
-                one["expected_correlation_of_masks"] = agreement
+            for record, agreement in zip(records, self.agreement.tolist(), strict=True):
+                record["expected_correlation_of_masks"] = agreement
         if self.tried is not None:
-            for one, scores in zip(told, self.tried.T.tolist(), strict=True):
-                one["tried"] = dict(zip(candidates, scores))
-        return told
+            for record, scores in zip(records, self.tried.T.tolist(), strict=True):
+                record["tried"] = dict(zip(candidates, scores))
+        return records

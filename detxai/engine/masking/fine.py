@@ -15,7 +15,7 @@ from detxai.engine.masking.soft.estimating import Estimate
 from detxai.engine.masking.soft.masks import uniforms
 
 MARKED = 0.2  # of a map's highest value: from there on a pixel is looked into
-MASKS_A_CELL = 2.5  # so that the effect of every cell can be told
+MASKS_A_CELL = 2.5  # so that the effect of every cell can be estimated
 MOST_CELLS = 32  # across the shorter side of the image
 POINTS = 3  # where slopes are estimated, across the smallest cell
 SHOWN = 0.65  # of what is looked into, in every view
@@ -27,7 +27,7 @@ PENALTIES = (0.1, 0.3, 1.0, 3.0)  # of the ridge, as shares of the masks' mean v
 class FineMasks:
     """Smooth random masks over one zone of the image for each of T boxes; the rest of the image is always shown.
 
-    As RISE's (``engine/masks.py``), but each box has cells of a size of its own.
+    Like RISE's (``soft/masks.py``), but the size of the cells differs from box to box.
 
     Attributes:
         zones: (T, h, w) bool.

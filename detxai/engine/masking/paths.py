@@ -1,9 +1,9 @@
-"""Paths: the regions of an image appear one after another, and the score is known along the way."""
+"""Paths: orders in which the regions of an image appear one after another, and the scores along them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -13,7 +13,7 @@ from detxai.engine.masking.regions import Partitions
 from detxai.engine.masking.soft.masks import uniforms
 
 ScoreCoalitions: TypeAlias = Callable[["Paths", Tensor, Tensor], Tensor]
-"""From Q questions, the path (Q,) and how many of its regions are shown (Q,), to the scores (Q,)."""
+"""From Q views, by their path (Q,) and how many of its regions are shown (Q,), to the scores (Q,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,13 +90,13 @@ class Paths:
 
 
 @dataclass(frozen=True, eq=False)
-class Followed:
-    """Paths and what is known of their scores.
+class PathScores:
+    """The scores along paths.
 
     Attributes:
         paths: P of them.
-        scores: (P, N + 1) float64: the score after k regions, estimated where it was not asked for.
-        n_views: (P,) int64, how many views each path asked for, its two ends left out.
+        scores: (P, N + 1) float64: the score after k regions, estimated where it was not computed.
+        n_views: (P,) int64, how many views each path took, its two ends left out.
     """
 
     paths: Paths
@@ -127,22 +127,22 @@ def follow(
     explore: float = 0.0,
     seed: int = 0,
     max_views: int | None = None,
-) -> Followed:
-    """Know the score along every path, asking only where it changes.
+) -> PathScores:
+    """The score along every path, computed only where it changes.
 
-    The score is known at both ends. An interval whose ends differ by less than the tolerance is not looked into: the
-    change is spread over its regions by their area. Any other is asked about in the middle, and becomes two. All open
-    middles of all paths are one batch, so there are about log2(N) rounds.
+    The score is known at both ends. An interval whose ends differ by less than the tolerance is not refined: the
+    change is spread over its regions by their area. Any other is scored in the middle, and becomes two. The middles of
+    all intervals of all paths are one batch, so there are about log2(N) rounds.
 
-    Scores are not monotone, so two opposite changes can hide in an interval. With ``explore`` some flat intervals are
-    looked into anyway, by chance, and what is found in them weighs in proportion: then every gain is unbiased.
+    Scores are not monotone, so two opposite changes can cancel in an interval. With ``explore`` some flat intervals are
+    refined anyway, by chance, and what is found in them weighs in proportion: then every gain is unbiased.
 
     Args:
         paths: P of them.
-        score: asks the open questions.
+        score: scores a batch of views.
         hidden, whole: (P,) the scores with nothing and with everything shown.
-        tolerance: (P,) in units of the score; 0 asks everywhere.
-        explore: chance in [0, 1] that a flat interval is looked into.
+        tolerance: (P,) in units of the score; 0 refines everything.
+        explore: chance in [0, 1] that a flat interval is refined.
         seed: of that chance.
         max_views: for all paths; None: as many as it takes. Where they run out the largest changes come first.
     """
@@ -150,35 +150,82 @@ def follow(
     n_paths, n = paths.place.shape
     rows, device = torch.arange(n_paths, device=paths.place.device), paths.place.device
     area = paths.areas_shown
-    asked = torch.full((n_paths, n + 1), torch.nan, dtype=torch.float64, device=device)
-    asked[:, 0] = hidden.double()
-    asked[rows, paths.counts] = whole.double()
-    believed = asked.clone()
+    computed = torch.full((n_paths, n + 1), torch.nan, dtype=torch.float64, device=device)
+    computed[:, 0] = hidden.double()
+    computed[rows, paths.counts] = whole.double()
+    estimated = computed.clone()
     n_views = torch.zeros(n_paths, dtype=torch.long, device=device)
-    path, low, high, weight = rows, torch.zeros_like(rows), paths.counts, torch.ones_like(asked[:, 0])
+    intervals = _Intervals(rows, torch.zeros_like(rows), paths.counts, torch.ones_like(computed[:, 0]))
     while True:
-        flat = (asked[path, high] - asked[path, low]).abs() < tolerance.double()[path]
-        looked = ~flat
-        if explore > 0:
-            chance = uniforms(seed, path, torch.arange(n + 1, device=device)).gather(1, ((low + high) // 2)[:, None])
-            looked = looked | (chance[:, 0] < explore)
-            weight = torch.where(flat, weight / explore, weight)
-        chosen = (looked & (high - low > 1)).nonzero()[:, 0]
-        if len(chosen) > left:
-            chosen = chosen[(asked[path, high] - asked[path, low])[chosen].abs().argsort(descending=True)[:left]]
-        if not len(chosen):
-            break
-        left -= len(chosen)
-        path, low, high, weight = path[chosen], low[chosen], high[chosen], weight[chosen]
-        middle = (low + high) // 2
-        asked[path, middle] = score(paths, path, middle).double()
+        intervals = intervals.to_refine(computed, tolerance.double(), explore, seed)
+        if len(intervals) > left:
+            intervals = intervals.select(intervals.change(computed).abs().argsort(descending=True)[:left])
+        if not len(intervals):
+            return PathScores(paths, _filled(estimated, area), n_views)
+        left -= len(intervals)
+        path, middle = intervals.path, intervals.middle
+        computed[path, middle] = score(paths, path, middle).double()
         n_views.index_add_(0, path, torch.ones_like(path))
-        share = (area[path, middle] - area[path, low]) / (area[path, high] - area[path, low])
-        surprise = asked[path, middle] - torch.lerp(asked[path, low], asked[path, high], share)
-        believed[path, middle] = torch.lerp(believed[path, low], believed[path, high], share) + weight * surprise
-        path, weight = path.repeat(2), weight.repeat(2)
-        low, high = torch.cat([low, middle]), torch.cat([middle, high])
-    return Followed(paths, _filled(believed, area), n_views)
+        share = intervals.interpolation_weight(area)
+        surprise = computed[path, middle] - intervals.interpolated(computed, share)
+        estimated[path, middle] = intervals.interpolated(estimated, share) + intervals.weight * surprise
+        intervals = intervals.halves()
+
+
+@dataclass(frozen=True, eq=False)
+class _Intervals:
+    """Parts of paths, with the score known at both ends of each.
+
+    Attributes:
+        path: (I,) int64, which path each is a part of.
+        low, high: (I,) int64, how many regions are shown at its ends.
+        weight: (I,) how much a change found inside counts, for the chance at which such intervals are refined.
+    """
+
+    path: Tensor
+    low: Tensor
+    high: Tensor
+    weight: Tensor
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    @property
+    def middle(self) -> Tensor:
+        return (self.low + self.high) // 2
+
+    def select(self, places: Tensor) -> _Intervals:
+        return _Intervals(self.path[places], self.low[places], self.high[places], self.weight[places])
+
+    def halves(self) -> _Intervals:
+        """Each cut in the middle: first all lower halves, then all upper ones."""
+        low, high = torch.cat([self.low, self.middle]), torch.cat([self.middle, self.high])
+        return _Intervals(self.path.repeat(2), low, high, self.weight.repeat(2))
+
+    def change(self, scores: Tensor) -> Tensor:
+        """(I,) the difference of the scores (P, N + 1) at both ends."""
+        return scores[self.path, self.high] - scores[self.path, self.low]
+
+    def interpolation_weight(self, area: Tensor) -> Tensor:
+        """(I,) which part of the area that appears in the interval is shown at its middle."""
+        shown = area[self.path, self.middle] - area[self.path, self.low]
+        return shown / (area[self.path, self.high] - area[self.path, self.low])
+
+    def interpolated(self, scores: Tensor, weight: Tensor) -> Tensor:
+        """(I,) the scores (P, N + 1) at the middle, if they changed in proportion to the area."""
+        return torch.lerp(scores[self.path, self.low], scores[self.path, self.high], weight)
+
+    def to_refine(self, scores: Tensor, tolerance: Tensor, explore: float, seed: int) -> _Intervals:
+        """Those that change by the tolerance (P,) or more, and some others by chance; none of a single region."""
+        flat = self.change(scores).abs() < tolerance[self.path]
+        refined, weight = ~flat, self.weight
+        if explore > 0:
+            steps = torch.arange(scores.shape[1], device=scores.device)
+            chance = uniforms(seed, self.path, steps).gather(1, self.middle[:, None])[:, 0]
+            refined = refined | (chance < explore)
+            weight = torch.where(flat, weight / explore, weight)
+        places = (refined & (self.high - self.low > 1)).nonzero()[:, 0]
+        return replace(self, weight=weight).select(places)
 
 
 def _filled(scores: Tensor, area: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from detxai.adapters.detector import Detector, Inputs
 from detxai.detections import Candidates
 from detxai.engine.batching import in_batches, prefers_loop
-from detxai.engine.masking.perturbing import Canvas
+from detxai.engine.masking.canvas import Canvas
 from detxai.engine.precision import autocast
 from detxai.targets import Target, score_targets
 

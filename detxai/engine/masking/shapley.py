@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.paths import Paths, follow
-from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.regions import random_partitions, split_regions
 from detxai.engine.masking.scoring import ViewScorer
 
@@ -168,7 +168,7 @@ class ShapleySampler:
         )
 
 
-def spend(
+def spend_views(
     sampler: ShapleySampler, known: Densities, max_views: int, settled: float = 1.0, boxes: Tensor | None = None
 ) -> None:
     """Draw until every box is settled or the views are spent, most where the error is largest.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
-from detxai.engine.masking.perturbing import FILLINGS, Canvas
+from detxai.engine.masking.canvas import FILLINGS, Canvas
 from detxai.engine.masking.scoring import ViewScorer
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image

@@ -10,7 +10,7 @@ import numpy as np
 
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
-from detxai.engine.masking.perturbing import Filling
+from detxai.engine.masking.canvas import Filling
 from detxai.explanation import Cost, Explanation, settings_of
 from detxai.images import Image
 from detxai.methods import DRISE

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
-from detxai.engine.masking.perturbing import Filling
+from detxai.engine.masking.canvas import Filling
 from detxai.evaluate.peers.box_scores import BoxScores, check_peer, explain_each
 from detxai.explanation import Explanation
 from detxai.images import Image

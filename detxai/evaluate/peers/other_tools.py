@@ -76,7 +76,7 @@ class UltralyticsLayerCAM:
     def __call__(self, detector: Detector, image: Image, detections: Detections | None = None) -> list[Explanation]:
         start = time.perf_counter()
         with detector.borrowed():
-            seen = Trace.of(detector, image, self.layers)
+            seen = Trace.from_image(detector, image, self.layers)
             with torch.enable_grad():
                 best = seen.candidates.class_scores[0].amax(-1)
                 n = max(1, min(int((best >= self.score_threshold).sum()), self.most))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from detxai.detections import Detections
-from detxai.engine.ranking import rank_correlation
+from detxai.engine.rank_correlation import rank_correlation
 from detxai.evaluate.contestants import BASELINES
 from detxai.evaluate.photos.photo import Pixels
 from detxai.evaluate.results.records import Record

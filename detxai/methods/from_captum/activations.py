@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from detxai.methods.from_captum.joint_gradients import Asked
+from detxai.methods.from_captum.joint_gradients import BoxQuery
 
 log = logging.getLogger(__name__)
 
@@ -60,28 +60,28 @@ class Activation:
         return f"{self.name} ({self.kind.__name__})"
 
 
-def check_relus(method: str, asked: Asked) -> None:
+def check_relus(method: str, query: BoxQuery) -> None:
     """Raise ``ValueError`` where no ReLU that is a module lies on the way; note, and log, those that are functions."""
-    used, n_functions = activations_on_the_way(asked, asked.clean.tensor)
+    used, n_functions = activations_on_the_way(query, query.clean.tensor)
     relus = [one for one in used if issubclass(one.kind, nn.ReLU)]
     if not relus:
         kinds = sorted({one.kind.__name__ for one in used}) or ["no activation module"]
         raise ValueError(
-            f"{method} changes how gradients pass ReLU modules, and {_model(asked)} has none between the image and the "
+            f"{method} changes how gradients pass ReLU modules, and {_model(query)} has none between the image and the "
             f"score, but {', '.join(kinds)}; saliency and integrated_gradients need none"
         )
-    check_most_are_modules(method, asked, sum(len(one.outputs) for one in relus), n_functions)
-    asked.notes.update(relu_modules=len(relus), relu_functions=n_functions)
+    check_most_are_modules(method, query, sum(len(one.outputs) for one in relus), n_functions)
+    query.notes.update(relu_modules=len(relus), relu_functions=n_functions)
     if n_functions:
         log.warning(
             "%s: Captum changes %d ReLU module(s) of %s, and leaves as they are %d ReLU(s) called as functions",
-            method, len(relus), _model(asked), n_functions,
+            method, len(relus), _model(query), n_functions,
         )  # fmt: skip
 
 
-def check_rescale_rule(method: str, asked: Asked, baseline: Tensor) -> None:
+def check_rescale_rule(method: str, query: BoxQuery, baseline: Tensor) -> None:
     """Raise ``ValueError`` where Captum's DeepLift would treat an activation on the way otherwise than by its rule."""
-    used, n_functions = activations_on_the_way(asked, asked.clean.tensor)
+    used, n_functions = activations_on_the_way(query, query.clean.tensor)
     problem = None
     unknown = [one for one in used if one.kind not in RESCALED]
     again = [one for one in used if len(one.outputs) > 1]
@@ -95,20 +95,20 @@ def check_rescale_rule(method: str, asked: Asked, baseline: Tensor) -> None:
     elif hooked:
         problem = f"{hooked[0].words} has a backward hook, beside which Captum places none"
     else:
-        pairs, _ = activations_on_the_way(asked, torch.cat([asked.clean.tensor, baseline]))
+        pairs, _ = activations_on_the_way(query, torch.cat([query.clean.tensor, baseline]))
         rows = {one.name: len(one.outputs[0]) for one in used}
         for one in pairs:
             if len(one.outputs[0]) != 2 * rows.get(one.name, 0):
                 problem = f"what {one.words} reads is not the image's part and then the baseline's"
-        check_most_are_modules(method, asked, len(used), n_functions)
+        check_most_are_modules(method, query, len(used), n_functions)
     if problem is not None:
         raise ValueError(
-            f"{method} cannot be told apart from a wrong answer on {_model(asked)}: {problem}; "
+            f"{method} would give a wrong result without an error on {_model(query)}: {problem}; "
             "integrated_gradients needs no activation modules"
         )
 
 
-def check_most_are_modules(method: str, asked: Asked, n_modules: int, n_functions: int) -> None:
+def check_most_are_modules(method: str, query: BoxQuery, n_modules: int, n_functions: int) -> None:
     """Raise ``ValueError`` where more ReLUs run as functions than as modules: what came out would hardly be the method.
 
     A few are usual: torchvision's box head calls two.
@@ -116,22 +116,22 @@ def check_most_are_modules(method: str, asked: Asked, n_modules: int, n_function
     if n_functions > n_modules:
         raise ValueError(
             f"{method} needs ReLUs that are modules, and {n_functions} of the {n_modules + n_functions} that run in "
-            f"{_model(asked)} are called as functions, where Captum has no hold of them; saliency and "
+            f"{_model(query)} are called as functions, which Captum cannot change; saliency and "
             "integrated_gradients need none"
         )
 
 
-def activations_on_the_way(asked: Asked, images: Tensor) -> tuple[list[Activation], int]:
+def activations_on_the_way(query: BoxQuery, images: Tensor) -> tuple[list[Activation], int]:
     """The activation modules through which a gradient of the scores passes, and how many ReLUs run as functions.
 
     Args:
-        asked: of which boxes.
+        query: the boxes.
         images: (B, 3, h, w) what the detector is shown.
     """
     ran: list[Activation] = []
     functions = _FunctionalReLUs()
-    with asked.detector.borrowed(), ExitStack() as hooks:
-        for name, module in asked.detector.model.named_modules():
+    with query.detector.borrowed(), ExitStack() as hooks:
+        for name, module in query.detector.model.named_modules():
             if not _is_activation(module):
                 continue
             activation = Activation(name, type(module), bool(module._backward_hooks))
@@ -148,7 +148,7 @@ def activations_on_the_way(asked: Asked, images: Tensor) -> tuple[list[Activatio
             hooks.callback(module.register_forward_pre_hook(enter).remove)
             hooks.callback(module.register_forward_hook(keep).remove)
         with torch.enable_grad(), functions:
-            score = asked.scores(images.clone().requires_grad_()).sum()
+            score = query.scores(images.clone().requires_grad_()).sum()
         outputs = [output for one in ran for output in one.outputs]
         gradients = torch.autograd.grad(score, outputs, allow_unused=True) if outputs else ()
     passed = {id(output) for output, gradient in zip(outputs, gradients, strict=True) if gradient is not None}
@@ -176,5 +176,5 @@ def _is_activation(module: nn.Module) -> bool:
     return known and not isinstance(module, torch.jit.ScriptModule)
 
 
-def _model(asked: Asked) -> str:
-    return type(asked.detector.model).__name__
+def _model(query: BoxQuery) -> str:
+    return type(query.detector.model).__name__

@@ -11,7 +11,7 @@ import PIL.Image
 from torch import Tensor
 
 from detxai.adapters.detector import Detector, Inputs
-from detxai.engine.masking.perturbing import Filling, filling_image
+from detxai.engine.masking.canvas import Filling, filling_image
 from detxai.images import load_image
 
 Baseline: TypeAlias = Filling | Sequence[float] | PIL.Image.Image | npt.NDArray[np.uint8] | Tensor

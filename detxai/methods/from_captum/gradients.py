@@ -11,12 +11,12 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from detxai.engine.masking.perturbing import Filling
+from detxai.engine.masking.canvas import Filling
 from detxai.methods.checks import check_count, check_seed, check_target
 from detxai.methods.from_captum.baselines import Baseline, baseline_tensor, check_baseline
 from detxai.methods.from_captum.joint_gradients import (
     AT_ONCE,
-    Asked,
+    BoxQuery,
     GradientMethod,
     largest,
     sum_against_scores,
@@ -43,8 +43,8 @@ class Saliency(GradientMethod):
     def __post_init__(self) -> None:
         check_target(self.target)
 
-    def attributions(self, asked: Asked) -> Tensor:
-        return asked.jointly("Saliency").attribute(asked.image)
+    def attributions(self, query: BoxQuery) -> Tensor:
+        return query.jointly("Saliency").attribute(query.image)
 
     def over_colours(self, attributions: Tensor) -> Tensor:
         return largest(attributions)
@@ -72,8 +72,8 @@ class InputXGradient(GradientMethod):
     def __post_init__(self) -> None:
         check_target(self.target)
 
-    def attributions(self, asked: Asked) -> Tensor:
-        return asked.jointly("InputXGradient").attribute(asked.image)
+    def attributions(self, query: BoxQuery) -> Tensor:
+        return query.jointly("InputXGradient").attribute(query.image)
 
     def over_colours(self, attributions: Tensor) -> Tensor:
         return total(attributions)
@@ -111,22 +111,22 @@ class IntegratedGradients(GradientMethod):
         check_count("steps", self.steps, 2)
         check_target(self.target)
 
-    def attributions(self, asked: Asked) -> Tensor:
-        return asked.jointly("IntegratedGradients").attribute(
-            asked.image, baselines=self._baseline(asked)[:, None], n_steps=self.steps, internal_batch_size=AT_ONCE
+    def attributions(self, query: BoxQuery) -> Tensor:
+        return query.jointly("IntegratedGradients").attribute(
+            query.image, baselines=self._baseline(query)[:, None], n_steps=self.steps, internal_batch_size=AT_ONCE
         )
 
     def over_colours(self, attributions: Tensor) -> Tensor:
         return total(attributions)
 
-    def details(self, asked: Asked, attributions: Tensor) -> list[dict[str, Any]]:
-        return sum_against_scores(asked, attributions, self._baseline(asked))
+    def details(self, query: BoxQuery, attributions: Tensor) -> list[dict[str, Any]]:
+        return sum_against_scores(query, attributions, self._baseline(query))
 
     def recorded(self) -> dict[str, Any]:
         return {"baseline": in_words(self.baseline)}
 
-    def _baseline(self, asked: Asked) -> Tensor:
-        return baseline_tensor(asked.detector, asked.clean, self.baseline)
+    def _baseline(self, query: BoxQuery) -> Tensor:
+        return baseline_tensor(query.detector, query.clean, self.baseline)
 
 
 @dataclass(frozen=True)
@@ -168,13 +168,13 @@ class GradientShap(GradientMethod):
         check_seed(self.seed, from_zero=True)
         check_target(self.target)
 
-    def attributions(self, asked: Asked) -> Tensor:
-        baselines = [baseline_tensor(asked.detector, asked.clean, one, self.seed) for one in self.baselines]
-        drawn_from, stdev = torch.cat(baselines)[:, None], noise_stdev(asked, self.stdev)
-        method, sums = asked.jointly("GradientShap"), torch.zeros(())
+    def attributions(self, query: BoxQuery) -> Tensor:
+        baselines = [baseline_tensor(query.detector, query.clean, one, self.seed) for one in self.baselines]
+        drawn_from, stdev = torch.cat(baselines)[:, None], noise_stdev(query, self.stdev)
+        method, sums = query.jointly("GradientShap"), torch.zeros(())
         for first in range(0, self.n_samples, AT_ONCE):  # Captum would hold all samples at once
             n = min(AT_ONCE, self.n_samples - first)
-            found = method.attribute(asked.image, baselines=drawn_from, n_samples=n, stdevs=stdev)
+            found = method.attribute(query.image, baselines=drawn_from, n_samples=n, stdevs=stdev)
             sums = sums.to(found) + found * (n / self.n_samples)
         return sums
 
@@ -182,9 +182,9 @@ class GradientShap(GradientMethod):
         return total(attributions)
 
 
-def noise_stdev(asked: Asked, share: float) -> float:
+def noise_stdev(query: BoxQuery, share: float) -> float:
     """The standard deviation of noise, as a share of the range of the prepared image's values."""
-    low, high = asked.clean.tensor.aminmax()
+    low, high = query.clean.tensor.aminmax()
     return share * float(high - low)
 
 

@@ -11,12 +11,12 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from detxai.engine.masking.perturbing import Filling
+from detxai.engine.masking.canvas import Filling
 from detxai.methods.checks import check_target
 from detxai.methods.from_captum.activations import check_relus, check_rescale_rule
 from detxai.methods.from_captum.baselines import baseline_tensor, check_baseline
 from detxai.methods.from_captum.gradients import in_words
-from detxai.methods.from_captum.joint_gradients import Asked, GradientMethod, largest, sum_against_scores, total
+from detxai.methods.from_captum.joint_gradients import BoxQuery, GradientMethod, largest, sum_against_scores, total
 from detxai.targets import ClassScoreTarget, Target
 
 
@@ -44,10 +44,10 @@ class GuidedBackprop(GradientMethod):
     def __post_init__(self) -> None:
         check_target(self.target)
 
-    def attributions(self, asked: Asked) -> Tensor:
-        check_relus(self.name, asked)
-        with asked.scores.hookable() as module:
-            return asked.jointly("GuidedBackprop", module).attribute(asked.image)
+    def attributions(self, query: BoxQuery) -> Tensor:
+        check_relus(self.name, query)
+        with query.scores.hookable() as module:
+            return query.jointly("GuidedBackprop", module).attribute(query.image)
 
     def over_colours(self, attributions: Tensor) -> Tensor:
         return largest(attributions)
@@ -74,10 +74,10 @@ class Deconvolution(GradientMethod):
     def __post_init__(self) -> None:
         check_target(self.target)
 
-    def attributions(self, asked: Asked) -> Tensor:
-        check_relus(self.name, asked)
-        with asked.scores.hookable() as module:
-            return asked.jointly("Deconvolution", module).attribute(asked.image)
+    def attributions(self, query: BoxQuery) -> Tensor:
+        check_relus(self.name, query)
+        with query.scores.hookable() as module:
+            return query.jointly("Deconvolution", module).attribute(query.image)
 
     def over_colours(self, attributions: Tensor) -> Tensor:
         return largest(attributions)
@@ -90,7 +90,7 @@ class DeepLift(GradientMethod):
     ``values = sum over colours of (x - b) * m``, where the multiplier m passes an activation by (its output for x less
     that for b) over (its input for x less that for b). Only the Rescale rule, and only at modules. What a detector does
     in functions (the last sigmoid or softmax, the best of all candidates, in torchvision's heads also ReLU) counts as
-    linear at x, as does an activation module of somebody's own, so the values need not add up to
+    linear at x, as does a custom activation module, so the values need not add up to
     ``score(x) - score(b)``: ``details`` has the three numbers.
 
     Refused, by name, where Captum would be wrong without saying so: activation modules that it has no rule for (SiLU),
@@ -116,23 +116,23 @@ class DeepLift(GradientMethod):
         check_baseline(self.baseline)
         check_target(self.target)
 
-    def attributions(self, asked: Asked) -> Tensor:
-        baseline = baseline_tensor(asked.detector, asked.clean, self.baseline)
-        check_rescale_rule(self.name, asked, baseline)
+    def attributions(self, query: BoxQuery) -> Tensor:
+        baseline = baseline_tensor(query.detector, query.clean, self.baseline)
+        check_rescale_rule(self.name, query, baseline)
         found = []
-        for scalar in asked.scores.each():
+        for scalar in query.scores.each():
             with scalar.hookable() as module:
-                method = asked.captum.DeepLift(module)
-                found.append(method.attribute(asked.clean.tensor.clone(), baselines=baseline).detach())
-            asked.scores.n_passes += scalar.n_passes
+                method = query.captum.DeepLift(module)
+                found.append(method.attribute(query.clean.tensor.clone(), baselines=baseline).detach())
+            query.scores.n_passes += scalar.n_passes
         return torch.stack(found, 1)
 
     def over_colours(self, attributions: Tensor) -> Tensor:
         return total(attributions)
 
-    def details(self, asked: Asked, attributions: Tensor) -> list[dict[str, Any]]:
-        baseline = baseline_tensor(asked.detector, asked.clean, self.baseline)
-        return sum_against_scores(asked, attributions, baseline)
+    def details(self, query: BoxQuery, attributions: Tensor) -> list[dict[str, Any]]:
+        baseline = baseline_tensor(query.detector, query.clean, self.baseline)
+        return sum_against_scores(query, attributions, baseline)
 
     def recorded(self) -> dict[str, Any]:
         return {"baseline": in_words(self.baseline)}

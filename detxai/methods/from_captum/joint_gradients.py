@@ -21,7 +21,7 @@ from detxai.engine.gradients import gradients_of_each
 from detxai.explanation import Explanation, settings_of
 from detxai.images import Image
 from detxai.methods.best_slice import on_best_slice
-from detxai.methods.from_captum.quiet import captum_runs, import_captum
+from detxai.methods.from_captum.captum_module import captum_runs, import_captum
 from detxai.methods.results import explanations
 from detxai.targets import Target, ask_about
 
@@ -68,15 +68,15 @@ class JointGradients:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """A group of boxes of one image, as Captum is asked about them.
+class BoxQuery:
+    """A group of boxes of one image, that Captum is asked about together.
 
     Attributes:
-        detector: of which.
+        detector: what is explained.
         clean: the image, prepared.
         scores: the T boxes' scores, at the image's own proposals.
         captum: the module ``captum.attr``.
-        notes: what was noticed on the way, for the explanations' details.
+        notes: recorded in the explanations' details.
     """
 
     detector: NetworkDetector
@@ -103,7 +103,7 @@ class Asked:
 
 
 class GradientMethod(ABC):
-    """What Captum's gradient methods have in common: a subclass is a frozen dataclass that says what Captum is asked.
+    """What Captum's gradient methods have in common: a subclass is a frozen dataclass that says what Captum computes.
 
     ``values`` is the attribution of each colour of each input pixel, combined over the colours and shared out over the
     image's pixels (``Geometry.amounts_to_image``). A two-stage detector is explained at the image's own proposals;
@@ -120,16 +120,16 @@ class GradientMethod(ABC):
     target: Callable[[Any, int], Target]
 
     @abstractmethod
-    def attributions(self, asked: Asked) -> Tensor:
+    def attributions(self, query: BoxQuery) -> Tensor:
         """(1, T, 3, h, w) what Captum attributes to each input of each box."""
 
     @abstractmethod
     def over_colours(self, attributions: Tensor) -> Tensor:
         """(T, h, w) from (T, 3, h, w)."""
 
-    def details(self, asked: Asked, attributions: Tensor) -> list[dict[str, Any]]:
+    def details(self, query: BoxQuery, attributions: Tensor) -> list[dict[str, Any]]:
         """What each of the boxes' explanations says beside its map."""
-        return [dict(asked.notes) for _ in range(attributions.shape[1])]
+        return [dict(query.notes) for _ in range(attributions.shape[1])]
 
     @in_full_precision
     @on_best_slice
@@ -155,20 +155,20 @@ class GradientMethod(ABC):
         with detector.borrowed():
             for first in range(0, len(detections), group):
                 targets = ask_about(detections[first : first + group], self.target)
-                asked = Asked(detector, clean, BoxScores(detector, clean, targets, hold_proposals=True), captum)
+                query = BoxQuery(detector, clean, BoxScores(detector, clean, targets, hold_proposals=True), captum)
                 with captum_runs(clean.tensor.device, self.seed):  # the same noise for every group
-                    found = self.attributions(asked).detach()
-                details += self.details(asked, found)
+                    found = self.attributions(query).detach()
+                details += self.details(query, found)
                 on_input = self.over_colours(found[0]).float()
-                maps += list(asked.scores.to_image(on_input).cpu())
-                n_passes += asked.scores.n_passes
+                maps += list(query.scores.to_image(on_input).cpu())
+                n_passes += query.scores.n_passes
         return explanations(
             self, detector, clean, detections, maps, started=started, passes=n_passes,
             settings={**settings_of(self), **self.recorded()}, details=details,
         )  # fmt: skip
 
     def recorded(self) -> dict[str, Any]:
-        """Settings that are told in other words in the record."""
+        """Settings that are recorded in another form."""
         return {}
 
 
@@ -182,10 +182,10 @@ def total(attributions: Tensor) -> Tensor:
     return attributions.sum(1)
 
 
-def sum_against_scores(asked: Asked, attributions: Tensor, baseline: Tensor) -> list[dict[str, Any]]:
+def sum_against_scores(query: BoxQuery, attributions: Tensor, baseline: Tensor) -> list[dict[str, Any]]:
     """For each box its score, that of the baseline, and what the attributions add up to: their difference, ideally."""
     with torch.no_grad():
-        scores, without = asked.scores(torch.cat([asked.clean.tensor, baseline])).tolist()
+        scores, without = query.scores(torch.cat([query.clean.tensor, baseline])).tolist()
     sums = attributions[0].double().sum((1, 2, 3)).tolist()
     return [
         {"score": score, "baseline_score": empty, "sum_of_attributions": amount}

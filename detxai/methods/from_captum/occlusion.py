@@ -14,14 +14,14 @@ from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.batching import check_batch_size
-from detxai.engine.masking.perturbing import Canvas, Filling
+from detxai.engine.masking.canvas import Canvas, Filling
 from detxai.engine.masking.scoring import ViewScorer
 from detxai.explanation import Explanation
 from detxai.images import Image
 from detxai.methods.checks import check_target
 from detxai.methods.from_captum.baselines import check_baseline
+from detxai.methods.from_captum.captum_module import import_captum
 from detxai.methods.from_captum.joint_gradients import MAPS_AT_ONCE
-from detxai.methods.from_captum.quiet import import_captum
 from detxai.methods.from_captum.views import ViewScores
 from detxai.methods.results import explanations
 from detxai.targets import ClassScoreTarget, Target, ask_about
@@ -80,7 +80,7 @@ class Occlusion:
         captum = import_captum()
         if len(detections) == 0:
             return []
-        canvas = Canvas.of(detector, image, self.fill)
+        canvas = Canvas.with_fill(detector, image, self.fill)
         each = isinstance(self.window, float) or isinstance(self.stride, float)
         groups = [detections[i] for i in range(len(detections))] if each else [detections]
         windows = [self._windows(canvas, group.boxes[0]) for group in groups]

@@ -15,14 +15,14 @@ from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.batching import check_batch_size
-from detxai.engine.masking.perturbing import Canvas, Filling
+from detxai.engine.masking.canvas import Canvas, Filling
 from detxai.engine.masking.scoring import ViewScorer
 from detxai.explanation import Explanation
 from detxai.images import Image
 from detxai.methods.checks import check_count, check_number, check_seed, check_target
 from detxai.methods.from_captum.baselines import check_baseline
-from detxai.methods.from_captum.cuts import Cut, check_cut, cut_into_regions
-from detxai.methods.from_captum.quiet import captum_runs, import_captum
+from detxai.methods.from_captum.captum_module import captum_runs, import_captum
+from detxai.methods.from_captum.image_regions import Cut, check_cut, cut_into_regions
 from detxai.methods.from_captum.views import RepeatedScores, ViewScores
 from detxai.methods.results import explanations
 from detxai.targets import ClassScoreTarget, Target, ask_about
@@ -77,7 +77,7 @@ class RegionMethod(ABC):
         captum = import_captum()
         if len(detections) == 0:
             return []
-        canvas = Canvas.of(detector, image, self.fill, self.seed)
+        canvas = Canvas.with_fill(detector, image, self.fill, self.seed)
         labels = cut_into_regions(canvas, self.regions, self.n_regions)
         areas = torch.bincount(labels.flatten())
         least, n_samples = self.least_samples(len(areas)), getattr(self, "n_samples", 0)

@@ -11,12 +11,12 @@ import numpy as np
 import PIL.Image
 from torch import Tensor
 
-from detxai.engine.masking.perturbing import Filling
+from detxai.engine.masking.canvas import Filling
 from detxai.methods.checks import check_count, check_seed, check_target
 from detxai.methods.from_captum.activations import check_relus
 from detxai.methods.from_captum.baselines import baseline_tensor, check_baseline
 from detxai.methods.from_captum.gradients import check_stdev, in_words, noise_stdev
-from detxai.methods.from_captum.joint_gradients import AT_ONCE, Asked, GradientMethod, largest, total
+from detxai.methods.from_captum.joint_gradients import AT_ONCE, BoxQuery, GradientMethod, largest, total
 from detxai.targets import ClassScoreTarget, Target
 
 Kind = Literal["smoothgrad", "smoothgrad_sq", "vargrad"]
@@ -82,24 +82,24 @@ class SmoothGrad(GradientMethod):
         check_seed(self.seed, from_zero=True)
         check_target(self.target)
 
-    def attributions(self, asked: Asked) -> Tensor:
+    def attributions(self, query: BoxQuery) -> Tensor:
         settings: dict[str, Any] = {"nt_samples_batch_size": AT_ONCE}
         with ExitStack() as stack:
             module = None
             if self.of in WITH_HOOKS:
-                check_relus(f"smooth_grad of {self.of}", asked)
-                module = stack.enter_context(asked.scores.hookable())
+                check_relus(f"smooth_grad of {self.of}", query)
+                module = stack.enter_context(query.scores.hookable())
             if self.of == "saliency":
                 settings["abs"] = False
             if self.of == "integrated_gradients":
-                baseline = baseline_tensor(asked.detector, asked.clean, self.baseline)[:, None]
+                baseline = baseline_tensor(query.detector, query.clean, self.baseline)[:, None]
                 settings = {
                     "nt_samples_batch_size": 1, "baselines": baseline, "n_steps": self.steps,
                     "internal_batch_size": AT_ONCE,
                 }  # fmt: skip
-            tunnel = asked.captum.NoiseTunnel(asked.jointly(SMOOTHED[self.of], module))
+            tunnel = query.captum.NoiseTunnel(query.jointly(SMOOTHED[self.of], module))
             found: Tensor = tunnel.attribute(
-                asked.image, nt_type=self.kind, nt_samples=self.n_samples, stdevs=noise_stdev(asked, self.stdev),
+                query.image, nt_type=self.kind, nt_samples=self.n_samples, stdevs=noise_stdev(query, self.stdev),
                 **settings,
             )  # fmt: skip
         return found

@@ -64,6 +64,6 @@ def join_levels(maps: Sequence[Tensor], geometry: Geometry) -> Tensor:
     """
     on_image = torch.stack([geometry.map_to_image(map_.float()) for map_ in maps])
     peaks = on_image.abs().amax((1, 2), keepdim=True)
-    speaks = peaks > ROUNDING * peaks.amax()
-    scale = torch.where(speaks, peaks.amax() / torch.where(speaks, peaks, 1), 0)
-    return (on_image * scale).sum(0) / speaks.sum().clamp(min=1)
+    counts = peaks > ROUNDING * peaks.amax()
+    scale = torch.where(counts, peaks.amax() / torch.where(counts, peaks, 1), 0)
+    return (on_image * scale).sum(0) / counts.sum().clamp(min=1)

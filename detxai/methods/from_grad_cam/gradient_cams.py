@@ -75,7 +75,7 @@ class GradientCAM:
         if len(detections) == 0:
             return []
         with detector.borrowed():
-            trace = Trace.of(detector, image, names, propagate=self.propagate)
+            trace = Trace.from_image(detector, image, names, propagate=self.propagate)
             geometry = trace.inputs.geometries[0]
             with torch.enable_grad():
                 scores = self._scores(trace.candidates, detections)
@@ -158,7 +158,7 @@ class XGradCAM(GradientCAM):
 
 @dataclass(frozen=True)
 class GradCAMElementWise(GradientCAM):
-    """Gradient times feature at each place, what speaks for the box only: ``sum_c relu(g_c A_c)``.
+    """Gradient times feature at each place, what is evidence for the box only: ``sum_c relu(g_c A_c)``.
 
     Settings and ``values``: see ``GradientCAM``.
 
@@ -176,7 +176,7 @@ class EigenGradCAM(GradientCAM):
     Settings and ``values``: see ``GradientCAM``.
 
     Source: grad-cam's ``EigenGradCAM``. Differs in the sign, which grad-cam leaves to chance and then clips: here the
-    projection goes along with ``sum_c g_c A_c``, so that positive speaks for the box; and in the decomposition, by
+    projection goes along with ``sum_c g_c A_c``, so that positive is evidence for the box; and in the decomposition, by
     ``principal_projection``: grad-cam's full SVD holds a matrix of places x places, 12 GB for a large photo.
     """
 

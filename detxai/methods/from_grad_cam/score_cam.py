@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -98,9 +98,7 @@ class ScoreCAM:
 
         def score(channels: Tensor) -> Tensor:
             shown = inputs.tensor * _masks(level[0, channels], inputs.tensor.shape[-2:])[:, None]
-            many = len(channels)
-            masked = replace(inputs, tensor=shown, geometries=inputs.geometries * many, images=inputs.images * many)
-            return score_targets(targets, detector.candidates(masked))
+            return score_targets(targets, detector.candidates(inputs.with_tensor(shown)))
 
         scores = []
         size = self.batch_size or images_at_once(inputs.tensor)

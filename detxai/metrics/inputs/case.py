@@ -115,7 +115,9 @@ class Case:
     allow_cropped: bool = field(default=False, kw_only=True)
 
     @classmethod
-    def of(cls, detector: Detector, explanations: Sequence[Explanation], detections: Detections, **known: Any) -> Case:
+    def from_explanations(
+        cls, detector: Detector, explanations: Sequence[Explanation], detections: Detections, **known: Any
+    ) -> Case:
         """The case of a method's explanations.
 
         Args:

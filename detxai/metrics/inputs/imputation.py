@@ -1,4 +1,4 @@
-"""Noisy linear imputation: a pixel that is taken away becomes what its neighbours suggest, so no edge tells of it."""
+"""Noisy linear imputation: a removed pixel becomes the weighted mean of its neighbours, so that no edge is left."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _solve(known: Tensor, missing: Tensor) -> Tensor:
 
     The matrix is symmetric, and positive definite where one pixel of the image is known; where none is, x stays 0.
     """
-    grid = _Grid.of(missing)
+    grid = _Grid.from_missing(missing)
     tiny = torch.finfo(known.dtype).tiny
     enough = _inner(known, known) * TOLERANCE**2
     x = torch.where(missing, _smoothed(known, ~missing), 0)
@@ -83,11 +83,11 @@ class _Grid:
     coarser: _Grid | None
 
     @classmethod
-    def of(cls, missing: Tensor) -> _Grid:
+    def from_missing(cls, missing: Tensor) -> _Grid:
         unknown = missing.float()
         fewer = 1 - F.max_pool2d(1 - unknown, 2, ceil_mode=True)
         last = min(missing.shape[-2:]) < 4
-        return cls(unknown, _neighbours(torch.ones_like(unknown[:1])), None if last else cls.of(fewer))
+        return cls(unknown, _neighbours(torch.ones_like(unknown[:1])), None if last else cls.from_missing(fewer))
 
     def apply(self, x: Tensor) -> Tensor:
         """The matrix times x."""

@@ -39,7 +39,7 @@ def box_masks(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def refuse_cropped(maps: Tensor, boxes: Tensor) -> None:
-    """Say no to maps (T, H, W) that are zero wherever their box (T, 4) does not reach, and not zero within it.
+    """Refuse maps (T, H, W) that are zero wherever their box (T, 4) does not reach, and not zero within it.
 
     Raises:
         ValueError: such a map is among them; a map of the whole image was cut to its box, and would score as if

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from detxai.engine.ranking import doubled_ranks, in_parts
+from detxai.engine.rank_correlation import doubled_ranks, in_parts
 
 
 def roc_area(maps: Tensor, masks: Tensor, against: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detxai.adapters.detector import Inputs
 from detxai.detections import Candidates, Detections
-from detxai.engine.masking.perturbing import Canvas
+from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.scoring import ViewScorer
 from detxai.metrics.inputs.case import Case, Reference
 from detxai.targets import BoxTarget, ClassScoreTarget, SimilarityTarget
@@ -59,7 +59,7 @@ def check_score(score: str) -> None:
         raise ValueError(f"score must be one of {SCORE_FUNCTIONS}, got {score!r}")
 
 
-def questions(case: Case, score: ScoreFunction, reference: Reference) -> list[BoxTarget]:
+def detection_targets(case: Case, score: ScoreFunction, reference: Reference) -> list[BoxTarget]:
     """The question about each detection that a score function asks.
 
     ``"class_score"``: ``max_j IoU p_j(label)`` over *all* candidates (VPS; no threshold, so no cliff).
@@ -87,7 +87,7 @@ def questions(case: Case, score: ScoreFunction, reference: Reference) -> list[Bo
 
 def scorer_of(case: Case, canvas: Canvas, settings: ScoreSettings) -> ViewScorer:
     """What scores every detection of the case in views of its image, as a measure's settings ask."""
-    targets = questions(case, settings.score, settings.reference)
+    targets = detection_targets(case, settings.score, settings.reference)
     return ViewScorer(case.detector, canvas, targets, settings.batch_size)
 
 

@@ -17,7 +17,7 @@ from detxai.metrics.inputs.roc_area import roc_area
 class EvidenceAUC:
     """The area under the pixels' ROC curve against the known evidence.
 
-    Only the order of the pixels counts, so the raw map is taken, with what speaks against the box at the far end.
+    Only the order of the pixels counts, so the raw map is taken, with what is evidence against the box at the far end.
     Evidence that covers the whole image cannot be ranked, and gives NaN as no evidence does.
 
     Source: Fawcett, 2006, An introduction to ROC analysis (Pattern Recognition Letters): the area is the

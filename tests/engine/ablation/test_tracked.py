@@ -21,7 +21,7 @@ from detxai.engine.ablation.tail import Tail
 from detxai.engine.ablation.tails import tail_of
 from detxai.engine.ablation.two_stage import tracked as tracked_two_stage
 from detxai.engine.ablation.two_stage.proposals import LevelProposals
-from detxai.engine.ranking import rank_correlation
+from detxai.engine.rank_correlation import rank_correlation
 from detxai.methods.ablation_cam import AblationCAM
 from detxai.targets import ClassScoreTarget, Target
 

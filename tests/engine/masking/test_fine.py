@@ -7,8 +7,8 @@ import pytest
 import torch
 from black_boxes import SIZE, WHITE, sees, share
 
+from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.fine import MARKED, MOST_CELLS, PENALTIES, SHOWN, FineMasks, _slopes, fine_masks
-from detxai.engine.masking.perturbing import Canvas
 from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.soft.masks import uniforms
 from detxai.targets import ClassScoreTarget

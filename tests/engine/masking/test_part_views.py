@@ -14,7 +14,7 @@ from torch import Tensor
 import detxai
 from detxai.adapters.sliced import SlicedAdapter, Slicing
 from detxai.detections import Candidates, Detections
-from detxai.engine.masking.perturbing import Canvas
+from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.scoring import ViewScorer
 from detxai.targets import (
     BoxScoreTarget,
@@ -137,7 +137,7 @@ def test_scores_are_those_of_every_slice_of_the_saved_view(
 @pytest.mark.parametrize("target", [SumTarget((0, 0, 9, 9), 1), strongest], ids=["no promise", "function"])
 def test_targets_that_promise_nothing_see_every_slice(target: Target) -> None:
     detector, image = sliced(one_stage(), 2, 2, 0.2, whole_image=False), photo(2)
-    canvas = Canvas.of(detector, image)
+    canvas = Canvas.with_fill(detector, image)
     masks = soft(canvas.size)
     scores = asked(detector, canvas, [target], masks, 4)
     expected = by_brute_force(detector, canvas, [target], masks, 4, torch.zeros(4, dtype=torch.long))
@@ -167,7 +167,7 @@ ELSEWHERE, UPPER_LEFT, UPPER_RIGHT = (40, 50, 10, 10), (2, 2, 5, 5), (2, 70, 5, 
 
 def cost(detector: SlicedAdapter, targets: list[Any], masks: Masks, n: int, **more: Any) -> tuple[int, int]:
     """How many images the function inside saw, and how many passes are told."""
-    canvas = Canvas.of(detector, IMAGE, "black")
+    canvas = Canvas.with_fill(detector, IMAGE, "black")
     function: Any = detector.inner.function  # type: ignore[attr-defined]
     function.sizes.clear()
     asked(detector, canvas, targets, masks, n, **more)
@@ -210,11 +210,11 @@ def test_views_made_for_one_box_cost_only_that_boxes_slices() -> None:
     detector = sliced(Spots(), 2, 2, 0.0, whole_image=False)
     found = detector.detect(image, 0.5)
     targets, own = ClassScoreTarget.of(found), torch.arange(8) % 2
-    canvas = Canvas.of(detector, image)
+    canvas = Canvas.with_fill(detector, image)
     noise = torch.rand(8, *SIZE, generator=torch.Generator().manual_seed(0))
     scores = asked(detector, canvas, targets, lambda numbers: noise[numbers], 8, asked=own)
     assert canvas.details() == {"n_slices": 4, "slice_passes": 8}
-    together = asked(detector, Canvas.of(detector, image), targets, lambda numbers: noise[numbers], 8)
+    together = asked(detector, Canvas.with_fill(detector, image), targets, lambda numbers: noise[numbers], 8)
     each = torch.arange(8)
     assert torch.equal(scores[own, each], together[own, each])
     assert scores[1 - own, each].isnan().all()
@@ -222,7 +222,11 @@ def test_views_made_for_one_box_cost_only_that_boxes_slices() -> None:
 
 def test_views_made_for_one_box_say_nothing_of_others_without_slices_either() -> None:
     detector = detxai.wrap(Spots())
-    canvas, targets, masks = Canvas.of(detector, IMAGE), ClassScoreTarget.of(FOUND), patches(ELSEWHERE, size=SIZE)
+    canvas, targets, masks = (
+        Canvas.with_fill(detector, IMAGE),
+        ClassScoreTarget.of(FOUND),
+        patches(ELSEWHERE, size=SIZE),
+    )
     scorer = ViewScorer(detector, canvas, targets)
     (every,) = scorer.batches(masks, [0])
     (own,) = scorer.batches(masks, [0], asked=torch.tensor([1]))
@@ -234,7 +238,7 @@ def test_batch_sizes_change_nothing_and_running_out_of_memory_halves_the_slices(
     detector, image = sliced(one_stage(), 2, 2, 0.2), photo(2)
     targets = ClassScoreTarget.of(detector.detect(image, 0.1)[:2])
     scores = [
-        asked(detector, Canvas.of(detector, image), targets, soft(photo().shape[:2]), 4, batch_size=size)
+        asked(detector, Canvas.with_fill(detector, image), targets, soft(photo().shape[:2]), 4, batch_size=size)
         for size in (1, 3, 8)
     ]
     assert torch.allclose(scores[0], scores[1], atol=1e-9)
@@ -245,7 +249,7 @@ def test_batch_sizes_change_nothing_and_running_out_of_memory_halves_the_slices(
             raise torch.OutOfMemoryError
 
     with detector.model.backbone.register_forward_pre_hook(at_most_two):  # type: ignore[union-attr]
-        canvas = Canvas.of(detector, image)
+        canvas = Canvas.with_fill(detector, image)
         assert torch.allclose(
             scores[0], asked(detector, canvas, targets, soft(canvas.size), 4, batch_size=8), atol=1e-9
         )
@@ -254,16 +258,16 @@ def test_batch_sizes_change_nothing_and_running_out_of_memory_halves_the_slices(
 def test_a_box_without_area_and_one_beyond_the_image_score_nothing() -> None:
     detector = sliced(Spots(), 2, 2, 0.0)
     targets = [ClassScoreTarget((5, 5, 5, 5), 0), ClassScoreTarget((-20, -20, -10, -10), 0)]
-    scores = asked(detector, Canvas.of(detector, IMAGE), targets, patches(ELSEWHERE, UPPER_LEFT, size=SIZE), 2)
+    scores = asked(detector, Canvas.with_fill(detector, IMAGE), targets, patches(ELSEWHERE, UPPER_LEFT, size=SIZE), 2)
     assert torch.equal(scores, torch.zeros(2, 2))
 
 
 def test_another_detector_on_the_same_canvas_is_asked_itself() -> None:
     detector, other = sliced(Spots(), 2, 2, 0.0), sliced(Spots(), 1, 1, 0.0)
-    canvas = Canvas.of(detector, IMAGE)
+    canvas = Canvas.with_fill(detector, IMAGE)
     targets = ClassScoreTarget.of(FOUND)
     scores = asked(other, canvas, targets, patches(UPPER_LEFT, size=SIZE), 1)
-    assert torch.equal(scores, asked(other, Canvas.of(other, IMAGE), targets, patches(UPPER_LEFT, size=SIZE), 1))
+    assert torch.equal(scores, asked(other, Canvas.with_fill(other, IMAGE), targets, patches(UPPER_LEFT, size=SIZE), 1))
     assert canvas.parts is not None
     assert canvas.parts.n_passes == 0
 
@@ -271,7 +275,7 @@ def test_another_detector_on_the_same_canvas_is_asked_itself() -> None:
 def test_levels_between_those_of_eight_bits_are_kept_where_the_image_has_them() -> None:
     detector = sliced(one_stage(), 2, 2, 0.2, whole_image=False)
     image = torch.from_numpy(photo(2)).permute(2, 0, 1).float() / 255 * 0.9637
-    canvas = Canvas.of(detector, image, "mean")
+    canvas = Canvas.with_fill(detector, image, "mean")
     targets = ClassScoreTarget.of(detector.detect(image, 0.1)[:2])
     masks = soft(canvas.size)
     scores = asked(detector, canvas, targets, masks, 4)

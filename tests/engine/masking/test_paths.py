@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detxai.engine.masking.paths import Followed, Paths, follow
+from detxai.engine.masking.paths import Paths, PathScores, follow
 from detxai.engine.masking.regions import Partitions
 
 Game = Callable[[Tensor], Tensor]  # from shown (Q, n) bool to scores (Q,)
@@ -40,7 +40,7 @@ def in_stripes(n: int, copies: int = 1) -> Partitions:
     return Partitions.from_labels(torch.arange(n).expand(copies, 2, n))
 
 
-def walk(game: Game, paths: Paths, tolerance: float = 0.0, **settings: float) -> Followed:
+def walk(game: Game, paths: Paths, tolerance: float = 0.0, **settings: float) -> PathScores:
     n = int(paths.partitions.counts.max())
 
     def score(these: Paths, path: Tensor, shown: Tensor) -> Tensor:

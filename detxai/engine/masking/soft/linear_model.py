@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detxai.engine.eigen import eigh
+from detxai.engine.eigenvectors import eigh
 from detxai.engine.masking.soft.lattice import Lattice
 
 ROUNDS = 3  # of adapting each weight's penalty to the weights found so far
@@ -131,7 +131,7 @@ def _ridge_weights(gram: Tensor, along: Tensor, penalty: Tensor) -> Tensor:
 
 
 def _prior_spread(weights: Tensor, corners: Lattice) -> Tensor:
-    """(T, K) how far from 0 each weight may lie: the root mean square of its neighbours over the largest, and a floor."""
+    """(T, K) how far from 0 each weight may lie: the root mean square around it over the largest, and a floor."""
     axes = []
     for n in (len(corners.rows), len(corners.columns)):
         place = torch.arange(n, dtype=weights.dtype, device=weights.device)

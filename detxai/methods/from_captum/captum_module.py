@@ -1,4 +1,4 @@
-"""Captum itself: imported when it is used, quiet, and with random numbers of a seed that nobody else's come from."""
+"""Captum itself: imported only when it is used, without its warnings, and with random numbers of its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def import_captum() -> Any:
 def captum_runs(device: torch.device, seed: int = 0) -> Iterator[None]:
     """Inside, torch's and numpy's random numbers come from ``seed``; at the end their states are the caller's again.
 
-    Captum tells of each hook that it places, and of each input that it lets have gradients; here it does not.
+    Captum's warnings about the hooks that it places, and about inputs without gradients, are suppressed.
     """
     cuda = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
     of_numpy = np.random.get_state()

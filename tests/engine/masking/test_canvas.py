@@ -8,13 +8,13 @@ import torch
 from faster_rcnns import photo, small_faster_rcnn
 
 import detxai
-from detxai.engine.masking.perturbing import Canvas, filling_image
+from detxai.engine.masking.canvas import Canvas, filling_image
 from detxai.scenes import generate, load_frcnn
 
 
 def test_all_shown_is_the_image_and_all_hidden_the_filling() -> None:
     detector = detxai.wrap(small_faster_rcnn(width=8))
-    canvas = Canvas.of(detector, photo(), "mean")
+    canvas = Canvas.with_fill(detector, photo(), "mean")
     shown, hidden = canvas.inputs(torch.stack([torch.ones(canvas.size), torch.zeros(canvas.size)])).tensor
     assert shown.equal(canvas.clean.tensor[0])
     height, width = canvas.size
@@ -28,7 +28,7 @@ def test_hiding_before_or_after_the_models_preparation_is_the_same(fill: str) ->
     """Where the model does not resize, and the mask hides whole pixels, so that 8-bit images hold the result."""
     detector = detxai.wrap(load_frcnn())
     image = generate(seed=1, kind="local").image
-    canvas = Canvas.of(detector, image, fill)  # type: ignore[arg-type]
+    canvas = Canvas.with_fill(detector, image, fill)  # type: ignore[arg-type]
     if canvas.size != image.shape[:2]:
         pytest.skip("the bundled detector resizes now: choose another")
     keep = torch.rand(canvas.size, generator=torch.Generator().manual_seed(0)) > 0.5
@@ -53,7 +53,7 @@ def test_fillings() -> None:
 
 
 def test_maps_go_to_the_input_and_back() -> None:
-    canvas = Canvas.of(detxai.wrap(small_faster_rcnn(width=8)), photo())
+    canvas = Canvas.with_fill(detxai.wrap(small_faster_rcnn(width=8)), photo())
     height, width = canvas.geometry.image_size
     ramp = torch.linspace(0, 1, width).expand(2, height, width)
     there = canvas.from_image(ramp)

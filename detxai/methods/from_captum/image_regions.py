@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from detxai.engine.masking.perturbing import Canvas
+from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.regions import Partitions, superpixels
 from detxai.images import to_tensor
 

@@ -44,7 +44,7 @@ class Canvas:
     parts: PartViews | None = None
 
     @classmethod
-    def of(
+    def with_fill(
         cls, detector: Detector, image: Image | Features, fill: Filling | Sequence[float] = "black", seed: int = 0
     ) -> Canvas:
         """Prepare an image and its filling.
@@ -138,12 +138,7 @@ class Canvas:
         tensor = image.expand(len(keep), -1, -1, -1).clone()
         inside = (slice(None), slice(None), slice(top, top + height), slice(left, left + width))
         torch.lerp(filling[inside], image[inside], keep[:, None].to(image), out=tensor[inside])
-        return replace(
-            self.clean,
-            tensor=tensor,
-            geometries=self.clean.geometries * len(keep),
-            images=self.clean.images * len(keep),
-        )
+        return self.clean.with_tensor(tensor)
 
     def from_image(self, maps: Tensor) -> Tensor:
         """Maps (..., H, W) over the original image's pixels, read at the input's pixels: (..., height, width).
@@ -166,7 +161,7 @@ class Canvas:
 def filling_image(
     image: npt.NDArray[np.uint8], fill: Filling | Sequence[float] = "black", seed: int = 0
 ) -> npt.NDArray[np.uint8]:
-    """What stands where ``image`` (H, W, 3) is hidden: see ``Canvas.of``.
+    """What stands where ``image`` (H, W, 3) is hidden: see ``Canvas.with_fill``.
 
     >>> filling_image(np.full((1, 2, 3), 9, dtype=np.uint8), "mean").tolist()
     [[[9, 9, 9], [9, 9, 9]]]
