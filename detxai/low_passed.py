@@ -1,4 +1,4 @@
-"""Any method whose maps come of gradients, with FORGrad's low-pass behind it."""
+"""Any method of gradients, with FORGrad's low-pass filter applied to its maps."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class LowPassed:
     Raises:
         ValueError, TypeError: ``low_pass`` is neither, or ``"auto"`` and the method asks about no box.
 
-    Source: Muzellec et al., 2024, FORGrad (ICML; arXiv 2307.09591). Differs in that ``"auto"`` looks at the image
-    explained, where the paper looks once for each model and method, at 1,280 images of a validation set.
+    Source: Muzellec et al., 2024, FORGrad (ICML; arXiv 2307.09591). Differs in that ``"auto"`` chooses on the image
+    explained, where the paper chooses once for each model and method, on 1,280 images of a validation set.
     """
 
     method: Any
@@ -91,7 +91,7 @@ def most_faithful(detector: Detector, explanations: Sequence[Explanation], detec
     for sigma, filtered in tried.items():
         case = Case.from_explanations(
             detector, filtered, detections, allow_cropped=True
-        )  # how a map scores is nobody's result here
+        )  # these maps are only compared with each other
         overall[sigma] = float(measure(case)["overall_normalised"].nanmean())
     best = max(tried, key=lambda sigma: overall[sigma])  # the first of equals: no filter
     about = {"sigma": best, "overall_normalised": {_key(sigma): _or_none(overall[sigma]) for sigma in tried}}

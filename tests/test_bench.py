@@ -12,8 +12,9 @@ import torch
 from faster_rcnns import photo, small_faster_rcnn
 
 import detxai
-from detxai.bench.ablation import as_records, as_table, bench_ablation
+from detxai.bench.ablation import bench_ablation
 from detxai.bench.d_rise import bench_d_rise, published
+from detxai.bench.rows import as_records, as_table
 from detxai.cli import main
 
 

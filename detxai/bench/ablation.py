@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import io
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detxai.adapters.detector import Detector, Features, Inputs
 from detxai.adapters.layers import replaced
 from detxai.adapters.network import NetworkDetector, require_network
 from detxai.adapters.structure import TwoStage
+from detxai.bench.grad_cam_peer import time_grad_cam
+from detxai.bench.rows import Row
 from detxai.detections import Candidates, Detections
 from detxai.engine.ablation.full_tail import FullTail
 from detxai.engine.ablation.tail import Tail
@@ -39,32 +37,6 @@ SETTINGS: tuple[dict[str, float], ...] = (
     {"ratio_channels_to_ablate": 0.02},
     {"ratio_channels_to_ablate": 0.02, "margin": 0.5},
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One way to ablate every channel.
-
-    Attributes:
-        name: what was run.
-        seconds: for all channels; measured where ``sampled`` is 0, else extrapolated from that many channels.
-        sampled: channels timed, 0 for all.
-        error: largest difference of a target's score from the full tail's; None where the question is another one.
-        rank_correlation: of the maps with the exact ones of all channels, the least over detections; None where not
-            compared.
-        mean_rank_correlation: the same, the mean.
-        peak_mb: peak memory so far: of the device on CUDA, else of the whole process.
-        note: what to know when reading the row.
-    """
-
-    name: str
-    seconds: float
-    sampled: int = 0
-    error: float | None = None
-    rank_correlation: float | None = None
-    mean_rank_correlation: float | None = None
-    peak_mb: float | None = None
-    note: str = ""
 
 
 def bench_ablation(
@@ -113,7 +85,7 @@ def bench_ablation(
     rows.append(replace(exact, rank_correlation=1.0, mean_rank_correlation=1.0))
     rows += parts
     say("grad-cam")
-    return [_grad_cam(detector, inputs, detections, features, peer_channels), *rows]
+    return [time_grad_cam(detector, inputs, detections, features, peer_channels), *rows]
 
 
 def _time_part(
@@ -236,51 +208,6 @@ def _time_tail(name: str, make: Callable[[], Tail], reference: Reference, featur
     return Row(name, seconds, sampled=n * len(features.levels), error=error)
 
 
-def _grad_cam(detector: NetworkDetector, inputs: Inputs, detections: Detections, features: Features, n: int) -> Row:
-    """grad-cam's own AblationCAM, on a copy of the model: it can leave one broken."""
-    name = "grad-cam's AblationCAM"
-    if detector.family != "faster_rcnn":
-        return Row(name, float("nan"), note="fails on this model; patched to run, it costs the full pass below")
-    from pytorch_grad_cam import AblationCAM as PeerAblationCAM
-    from pytorch_grad_cam.ablation_layer import AblationLayerFasterRCNN
-    from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
-    from pytorch_grad_cam.utils.reshape_transforms import fasterrcnn_reshape_transform
-
-    class Sampled(AblationLayerFasterRCNN):
-        """Some channels of all, spread over the levels."""
-
-        def __init__(self, n_sampled: int) -> None:
-            super().__init__()
-            self.n_sampled = n_sampled
-
-        def activations_to_be_ablated(self, activations: Any, ratio_channels_to_ablate: float = 1.0) -> Any:
-            step = max(1, len(activations) // self.n_sampled)
-            self.indices = np.arange(0, len(activations), step)[: self.n_sampled]
-            return self.indices
-
-    target = FasterRCNNBoxScoreTarget(detections.labels.tolist(), list(detections.boxes))
-    pixels = torch.from_numpy(inputs.images[0]).permute(2, 0, 1)[None].to(detector.device, detector.dtype) / 255
-
-    def seconds(n_sampled: int) -> float:
-        model: nn.Module = copy.deepcopy(detector.model).eval()
-        layer = Sampled(n_sampled)
-        cam = PeerAblationCAM(model, [model.backbone], fasterrcnn_reshape_transform, ablation_layer=layer, batch_size=1)
-        start = time.perf_counter()
-        with contextlib.redirect_stderr(io.StringIO()):  # it draws a bar whether or not anybody looks
-            cam(pixels, targets=[target])
-        return time.perf_counter() - start
-
-    try:
-        rounds = [(seconds(1), seconds(1 + n)) for _ in range(3)]  # the first one warms up
-    except (KeyError, IndexError) as error:
-        failure = f"{type(error).__name__} {error}"
-        return Row(name, float("nan"), note=f"fails: {failure} (it knows five levels of 256 channels only)")
-    n_channels = sum(level.shape[1] for level in features.levels.values())
-    one, more = (min(times) for times in zip(*rounds))
-    each = (more - one) / n
-    return Row(name, one + each * (n_channels - 1), sampled=n, note="for the sum of all boxes, fill -1000")
-
-
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -296,30 +223,3 @@ def _peak_mb(device: torch.device) -> float | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def as_table(rows: Sequence[Row]) -> str:
-    """The rows as aligned text, each with its ratio to the first one timed: grad-cam, or else the full pass."""
-    timed = [row for row in rows if row.seconds == row.seconds]
-    base = timed[0]
-    lines = [f"{'':<52} {'seconds':>9} {'x ' + base.name[:22]:>25} {'error':>9} {'rank, mean (least)':>18}"]
-    for row in rows:
-        seconds = f"{row.seconds:9.2f}" if row.seconds == row.seconds else "        -"
-        ratio = f"{base.seconds / row.seconds:24.1f}x" if row.seconds == row.seconds else " " * 25
-        error = "        -" if row.error is None else f"{row.error:9.1e}"
-        rank = "-"
-        if row.rank_correlation is not None and row.mean_rank_correlation is not None:
-            rank = f"{row.mean_rank_correlation:.3f} ({row.rank_correlation:.3f})"
-        lines.append(f"{row.name:<52} {seconds} {ratio} {error} {rank:>18}  {_remark(row)}".rstrip())
-    return "\n".join(lines)
-
-
-def _remark(row: Row) -> str:
-    parts = [f"{row.sampled} channels timed" if row.sampled else "", row.note]
-    parts += [f"peak {row.peak_mb:.0f} MB"] if row.peak_mb else []
-    return "; ".join(part for part in parts if part)
-
-
-def as_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows as JSON can hold them."""
-    return [{k: (None if v != v else v) for k, v in asdict(row).items()} for row in rows]

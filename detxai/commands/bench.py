@@ -14,9 +14,10 @@ from detxai.adapters.detector import Detector
 from detxai.adapters.loading import BUNDLED
 from detxai.adapters.network import module_of
 from detxai.adapters.torchvision.spread import spread_like_trained
-from detxai.bench.ablation import as_records, as_table, bench_ablation
+from detxai.bench.ablation import bench_ablation
 from detxai.bench.d_rise import as_rate_records, as_rate_table, bench_d_rise
 from detxai.bench.eigen_cam import as_projection_table, bench_eigen_cam
+from detxai.bench.rows import as_records, as_table
 from detxai.commands.model_options import add_model_options, load_model
 from detxai.commands.options import a_path, fraction, whole
 from detxai.detections import Detections

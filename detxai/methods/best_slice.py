@@ -1,4 +1,4 @@
-"""Methods that need the network inside, on detectors that look at an image slice by slice."""
+"""Methods that need a network, on detectors that take an image slice by slice."""
 
 from __future__ import annotations
 

@@ -85,9 +85,9 @@ class PixelEvidence:
         start_draws: k, how many draws the start counts as; 0 leaves it out.
         mask_draws: m, how many draws the soft masks count as; 0 leaves the masks out altogether.
         mask_share: in [0, 1), how much of ``max_passes`` goes to the soft masks.
-        ignore_below: in [0, 1), as a share of the clean score: smaller changes of the score are not looked into.
+        ignore_below: in [0, 1), as a share of the clean score: smaller changes of the score are not refined.
         refine: how many large regions of each partition to cut in four, where the density so far is largest.
-        decisive: whether to look, with some 20 passes more a box, for the smallest sets of cells, in the order of the
+        decisive: whether to search, with some 20 more passes a box, for the smallest sets of cells, in the order of the
             map, that keep the box and whose removal loses it: ``details["sufficient"]`` and ``details["necessary"]``.
         fill: what is seen where the image is hidden, or several such, over which the draws are averaged: see
             ``RegionShapley``. Soft masks take the last of them.

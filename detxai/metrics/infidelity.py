@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detxai.engine.batching import check_batch_size
 from detxai.engine.masking.canvas import Canvas, Filling
+from detxai.methods.checks import check_count
 from detxai.metrics.inputs.case import Case, Quantity, Reference
 from detxai.metrics.inputs.maps import box_masks, where_known
 from detxai.metrics.inputs.scores import ScoreFunction, check_score, scorer_of
@@ -60,8 +61,7 @@ class Infidelity:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n_patches, int) or self.n_patches < 1:
-            raise ValueError(f"n_patches must be a whole number from 1, got {self.n_patches!r}")
+        check_count("n_patches", self.n_patches, 1)
         if not 0 < self.smallest <= self.largest <= 1:
             raise ValueError(f"smallest <= largest must lie in (0, 1], got {self.smallest} and {self.largest}")
         check_score(self.score)

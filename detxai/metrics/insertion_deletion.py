@@ -15,6 +15,7 @@ from detxai.engine.batching import check_batch_size
 from detxai.engine.masking.canvas import Canvas, Filling, filling_image
 from detxai.engine.masking.regions import Partitions, import_slic, superpixels
 from detxai.engine.rank_correlation import in_parts
+from detxai.methods.checks import check_choice, check_count
 from detxai.metrics.inputs.case import Case, Quantity, Reference
 from detxai.metrics.inputs.maps import where_known
 from detxai.metrics.inputs.scores import ScoreFunction, check_score, distinct, scorer_of, scores_by_map
@@ -108,10 +109,8 @@ class InsertionDeletion:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps must be a whole number from 1, got {self.steps!r}")
-        if self.unit not in UNITS:
-            raise ValueError(f"unit must be one of {UNITS}, got {self.unit!r}")
+        check_count("steps", self.steps, 1)
+        check_choice("unit", self.unit, UNITS)
         if self.unit == "superpixel":
             import_slic()
         for fill in self.fills:

@@ -14,8 +14,9 @@ from detxai.adapters.detector import Detector
 from detxai.adapters.network import module_of
 from detxai.engine.rank_correlation import rank_correlation
 from detxai.images import Image
+from detxai.methods.checks import check_count
 from detxai.metrics.inputs.case import Case, Quantity
-from detxai.metrics.similarity import structural_similarity
+from detxai.metrics.inputs.similarity import structural_similarity
 from detxai.metrics.stability import redone
 
 
@@ -56,8 +57,7 @@ class Randomisation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n_stages, int) or self.n_stages < 1:
-            raise ValueError(f"n_stages must be a whole number from 1, got {self.n_stages!r}")
+        check_count("n_stages", self.n_stages, 1)
 
     def __call__(self, case: Case) -> dict[str, Tensor]:
         if case.redo is None or not len(case):

@@ -1,4 +1,4 @@
-"""Stability: does the method say the same again, on an image that looks the same, or with another seed?"""
+"""Stability: whether the map stays the same on a slightly different image, or with another seed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from detxai.engine.rank_correlation import rank_correlation
+from detxai.methods.checks import check_count, check_fraction
 from detxai.metrics.inputs.case import Case, Quantity
 
 
@@ -48,10 +49,8 @@ class Stability:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n_repeats, int) or self.n_repeats < 1:
-            raise ValueError(f"n_repeats must be a whole number from 1, got {self.n_repeats!r}")
-        if not 0 <= self.noise <= 1:
-            raise ValueError(f"noise must lie in [0, 1], got {self.noise}")
+        check_count("n_repeats", self.n_repeats, 1)
+        check_fraction("noise", self.noise, "[0, 1]")
 
     def __call__(self, case: Case) -> dict[str, Tensor]:
         if case.redo is None or not len(case):

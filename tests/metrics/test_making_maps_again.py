@@ -16,8 +16,8 @@ import detxai
 from detxai.adapters.detector import Detector
 from detxai.adapters.network import NetworkDetector, module_of
 from detxai.metrics import Case, Randomisation, Stability
+from detxai.metrics.inputs.similarity import structural_similarity
 from detxai.metrics.randomisation import cascade, layers_from_the_head, randomised
-from detxai.metrics.similarity import structural_similarity
 from detxai.metrics.stability import redone, relative_change
 
 

@@ -36,7 +36,7 @@ class Canvas:
     Attributes:
         clean: the image, prepared; a batch of one.
         filling: (F, 3, h, w) the fillings, prepared in the same way.
-        parts: what is known of the image where the detector looks at it part by part; None: it sees the whole.
+        parts: the views of a detector that takes the image part by part; None: it takes the whole.
     """
 
     clean: Inputs
@@ -122,7 +122,7 @@ class Canvas:
         return n_views if self.parts is None else self.parts.n_passes
 
     def details(self) -> dict[str, Any]:
-        """Of the parts that the detector looked at, for the record; nothing where it sees the whole."""
+        """About the parts that the detector took, for the record; nothing where it takes the whole image."""
         return {} if self.parts is None else self.parts.details()
 
     def inputs(self, keep: Tensor, fills: Tensor | None = None) -> Inputs:

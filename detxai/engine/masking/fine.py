@@ -14,11 +14,11 @@ from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.soft.estimating import Estimate
 from detxai.engine.masking.soft.masks import uniforms
 
-MARKED = 0.2  # of a map's highest value: from there on a pixel is looked into
+MARKED = 0.2  # of a map's highest value: from there on a pixel is in the zone that is masked
 MASKS_A_CELL = 2.5  # so that the effect of every cell can be estimated
 MOST_CELLS = 32  # across the shorter side of the image
 POINTS = 3  # where slopes are estimated, across the smallest cell
-SHOWN = 0.65  # of what is looked into, in every view
+SHOWN = 0.65  # of the zone, in every view
 SHARPENING = 2.0  # what a pixel gains at most from the fine masks, as a share of its value
 PENALTIES = (0.1, 0.3, 1.0, 3.0)  # of the ridge, as shares of the masks' mean variance
 

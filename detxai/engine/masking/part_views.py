@@ -1,4 +1,4 @@
-"""Views of an image that a detector looks at part by part: only the parts that decide a score are computed."""
+"""Views of an image for a detector that takes it part by part: only the parts that decide a score are computed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PartViews:
     - a part whose pixels in a view are those of the image itself, or of its filling, has the candidates that it has
       there, and these are computed once, when a view first needs them;
     - a part beyond whose reach a box lies holds no candidate that overlaps it. Targets of which ``answered_by`` says
-      so (all of detxai's own) score such candidates 0, so for them the part is not looked at.
+      so (all of detxai's own) score such candidates 0, so for them the part is not computed.
 
     The detector must not change meanwhile.
 
@@ -39,7 +39,7 @@ class PartViews:
         detector: whose parts these are.
         parts: of the image.
         known: (1 + F, 3, H, W) the pixels of the image and of its F fillings.
-        n_passes: how many parts the detector inside has looked at so far.
+        n_passes: how many parts the detector inside has computed so far.
     """
 
     detector: Detector
@@ -127,11 +127,11 @@ class PartViews:
                 continue
             of_group, which = torch.cat(crops), torch.from_numpy(parts[rows])
 
-            def look(places: Tensor, of_group: Tensor = of_group, which: Tensor = which) -> Candidates:
+            def run(places: Tensor, of_group: Tensor = of_group, which: Tensor = which) -> Candidates:
                 return self.parts.candidates(of_group[places.to(of_group.device)], which[places])
 
             size = batch_size or images_at_once(self._example(group[0]))
-            found += [some for _, some in in_batches(torch.arange(len(rows), device="cpu"), size, look)]
+            found += [some for _, some in in_batches(torch.arange(len(rows), device="cpu"), size, run)]
             order.append(rows)
             self.n_passes += len(rows)
         return found, np.concatenate(order) if order else np.empty(0, dtype=np.int64)

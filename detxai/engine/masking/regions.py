@@ -110,7 +110,7 @@ def split_regions(partitions: Partitions, maps: Tensor, n_splits: int, rounds: i
 
     Args:
         partitions: S of them.
-        maps: (S, h, w) what is looked for.
+        maps: (S, h, w) the density so far.
         n_splits: how many regions of each partition to cut, shared out over the rounds.
         rounds: at most; fewer where there are fewer splits.
     """

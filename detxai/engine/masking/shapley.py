@@ -94,8 +94,8 @@ class ShapleySampler:
     Attributes:
         scorer: of T targets.
         boxes: (T, 4) xyxy in pixels of the canvas.
-        tolerance: changes of the score below this share of the whole image's are not looked into.
-        explore: chance that one is, for gains without bias.
+        tolerance: changes of the score below this share of the whole image's are not refined.
+        explore: chance that one is refined all the same, for gains without bias.
         seed: of partitions and orders.
         refine: regions of each partition to split where the density so far is largest.
     """

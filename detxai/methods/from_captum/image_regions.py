@@ -10,6 +10,7 @@ from torch import Tensor
 from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.regions import Partitions, superpixels
 from detxai.images import to_tensor
+from detxai.methods.checks import check_choice
 
 Cut = Literal["superpixels", "grid"]
 
@@ -54,5 +55,4 @@ def grid_cells(size: tuple[int, int], n_regions: int) -> Tensor:
 
 def check_cut(cut: object) -> None:
     """Raise ``ValueError`` where ``cut`` is no way to cut an image."""
-    if cut not in get_args(Cut):
-        raise ValueError(f"regions must be one of {list(get_args(Cut))}, got {cut!r}")
+    check_choice("regions", cut, get_args(Cut))

@@ -12,7 +12,7 @@ import PIL.Image
 from torch import Tensor
 
 from detxai.engine.masking.canvas import Filling
-from detxai.methods.checks import check_count, check_seed, check_target
+from detxai.methods.checks import check_choice, check_count, check_seed, check_target
 from detxai.methods.from_captum.activations import check_relus
 from detxai.methods.from_captum.baselines import baseline_tensor, check_baseline
 from detxai.methods.from_captum.gradients import check_stdev, in_words, noise_stdev
@@ -71,10 +71,8 @@ class SmoothGrad(GradientMethod):
     target: Callable[[Any, int], Target] = ClassScoreTarget
 
     def __post_init__(self) -> None:
-        if self.of not in SMOOTHED:
-            raise ValueError(f"of must be one of {list(SMOOTHED)}, got {self.of!r}")
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"kind must be one of {list(get_args(Kind))}, got {self.kind!r}")
+        check_choice("of", self.of, SMOOTHED)
+        check_choice("kind", self.kind, get_args(Kind))
         check_count("n_samples", self.n_samples, 2)
         check_stdev(self.stdev)
         check_count("steps", self.steps, 2)

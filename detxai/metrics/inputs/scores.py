@@ -13,6 +13,7 @@ from detxai.adapters.detector import Inputs
 from detxai.detections import Candidates, Detections
 from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.scoring import ViewScorer
+from detxai.methods.checks import check_choice
 from detxai.metrics.inputs.case import Case, Reference
 from detxai.targets import BoxTarget, ClassScoreTarget, SimilarityTarget
 from detxai.targets.target import Match
@@ -55,8 +56,7 @@ class ScoreSettings(Protocol):
 
 def check_score(score: str) -> None:
     """Raise ``ValueError`` where there is no such score function."""
-    if score not in SCORE_FUNCTIONS:
-        raise ValueError(f"score must be one of {SCORE_FUNCTIONS}, got {score!r}")
+    check_choice("score", score, SCORE_FUNCTIONS)
 
 
 def detection_targets(case: Case, score: ScoreFunction, reference: Reference) -> list[BoxTarget]:
