@@ -113,7 +113,7 @@ def test_equals_grad_cams_own_call_for_the_image(case: Any, name: str) -> None:
         features = detector.features(case.image)
         strengths = [level[0].norm(dim=0).numpy() for level in features.levels.values()]
         cells = [c * np.sign(np.corrcoef(c.ravel(), s.ravel())[0, 1]) for c, s in zip(cells, strengths)]
-    close(METHODS[name]()(detector, case.image).values, joined(cells, view, case, detector))
+    close(METHODS[name]()(detector, case.image)[0].values, joined(cells, view, case, detector))
 
 
 def test_eigen_grad_cam_is_grad_cams_up_to_the_sign_which_speaks_for_the_box(case: Any) -> None:
@@ -313,7 +313,7 @@ def test_bad_settings_are_refused_by_name(settings: dict[str, Any], error: type[
 def test_levels_too_large_for_a_kernel_are_left_out_by_name() -> None:
     case = OneStage()
     detector, _ = wrapped(case)
-    explanation = METHODS["kpca_cam"](max_cells=16)(detector, case.image)
+    (explanation,) = METHODS["kpca_cam"](max_cells=16)(detector, case.image)
     assert explanation.details["left_out"] == ["model.1"]
-    alone = METHODS["kpca_cam"](layers="model.2")(detector, case.image)
+    (alone,) = METHODS["kpca_cam"](layers="model.2")(detector, case.image)
     np.testing.assert_array_equal(explanation.values, alone.values)
