@@ -16,7 +16,7 @@ from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.shapley import Densities, join
 from detxai.engine.masking.soft.image_masks import soft_masks
-from detxai.geometry import box_iou, box_gaussians
+from detxai.geometry import box_gaussians, box_iou
 from detxai.methods import pixel_evidence
 from detxai.metrics.inputs.roc_area import roc_area
 from detxai.scenes import Kind, generate
