@@ -22,7 +22,7 @@ from detxai.methods.results import explanations
 
 @dataclass(frozen=True)
 class Attention:
-    """Where the query behind a box read the image, which is not yet what made the detector find the box.
+    """Where the query behind a box read the image, which is not yet what made it find the box.
 
     A query detector reads the image through attention: each layer of its decoder adds to each query a weighted sum of
     values at the places of the encoder's levels. ``values`` is that weight, averaged over layers and heads, summed over
