@@ -42,6 +42,7 @@ FLOORS = (  # from the ground up: a floor uses only itself and the floors below 
     {"commands", "cli"},
 )
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
+MOST_FILES = 13  # of a room, beside its sub-rooms: with more, a sub-room with a name is missing
 EXCEPTIONS = {("explanation", "pages")}  # Explanation.save draws
 MAY_USE_SCENES = {
     "detxai/adapters/models_by_name.py",
@@ -76,6 +77,22 @@ def imports(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def imports_when_run(file: Path) -> Iterator[str]:
+    """As ``imports``, without those for type checkers alone."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for_checkers = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and id(node) not in for_checkers:
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and id(node) not in for_checkers:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
 @pytest.mark.parametrize("file", [f for f in sources() if room_of(f) not in ("__init__", "__main__")], ids=name)
 def test_imports_point_down(file: Path) -> None:
     here = room_of(file)
@@ -89,6 +106,43 @@ def test_imports_point_down(file: Path) -> None:
             assert LEVEL[there] == 0, f"scenes stand beside: {module}"
         elif (here, there) not in EXCEPTIONS:
             assert LEVEL[there] <= LEVEL[here], f"{here} is below {module}"
+
+
+def modules() -> dict[str, Path]:
+    """Name -> file of everything that ships."""
+    named = {}
+    for file in sources():
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        parts = parts if parts[0] == "detxai" else ("detxai", *parts)
+        named[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return named
+
+
+def is_the_way_up(here: str, there: str) -> bool:
+    return any(here.startswith(f"detxai.{a}") and there.startswith(f"detxai.{b}") for a, b in EXCEPTIONS)
+
+
+def test_no_files_import_one_another_in_circles() -> None:
+    named = modules()
+    below: dict[str, set[str]] = {name: set() for name in named}
+    for here, file in named.items():
+        for there in imports_when_run(file):
+            while there and there not in named:
+                there = there.rpartition(".")[0]
+            if there and there != here and not is_the_way_up(here, there):
+                below[here].add(there)
+    while leaves := [here for here, imported in below.items() if not imported & below.keys()]:
+        for leaf in leaves:
+            del below[leaf]
+    assert not below, f"circles among {sorted(below)}"
+
+
+def test_no_room_is_crowded() -> None:
+    rooms: dict[Path, int] = {}
+    for file in sources():
+        if not file.stem.startswith("__"):
+            rooms[file.parent] = rooms.get(file.parent, 0) + 1
+    assert not {name(room): n for room, n in rooms.items() if n > MOST_FILES}
 
 
 @pytest.mark.parametrize("file", sources(), ids=name)
