@@ -44,7 +44,7 @@ def everything(detector: NetworkDetector, image: Pixels | Features) -> list[Tens
     with torch.no_grad():
         seen = detector.candidates(image)
     levels = detector.features(image).levels.values()
-    settings: dict[str, Any] = {"ranking": "energy", "rest": "zero", "ratio_channels_to_ablate": 0.005}
+    settings: dict[str, Any] = {"ranking": "energy", "unablated_weights": "zero", "ratio_channels_to_ablate": 0.005}
     maps = detxai.explain(detector, image, "ablation_cam", found[:2], progress=False, **settings)
     return [found.boxes, found.scores, found.labels, seen.boxes, seen.class_scores, seen.objectness, *levels] + [
         torch.from_numpy(explanation.values) for explanation in maps
