@@ -1,3 +1,5 @@
+"""IoU plus class score of the best match of a box: grad-cam's Faster R-CNN target, mended."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,3 +1,5 @@
+"""Where one side of a box lies: which pixels push it outwards or inwards."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,3 +1,5 @@
+"""The class score of a box: the default question of most methods."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

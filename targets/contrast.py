@@ -1,3 +1,5 @@
+"""Why this class and not the other: the difference of two class scores of a box."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

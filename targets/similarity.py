@@ -1,3 +1,5 @@
+"""D-RISE's similarity: how alike a candidate and the detection are in place, class and objectness."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

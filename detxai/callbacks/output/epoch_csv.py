@@ -1,4 +1,4 @@
-"""EpochCsv on disk: one CSV row for each thing measured at each epoch."""
+"""Curves of a training on disk: one CSV row for each thing measured at each epoch."""
 
 from __future__ import annotations
 
