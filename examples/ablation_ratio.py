@@ -31,7 +31,10 @@ def main() -> None:
     parser.add_argument("--n-images", type=int, default=20)
     parser.add_argument("--rankings", nargs="+", default=["tracked"])
     parser.add_argument(
-        "--rest", choices=["tracked", "first_order", "zero"], default="tracked", help="what the others weigh"
+        "--unablated-weights",
+        choices=["tracked", "first_order", "zero"],
+        default="tracked",
+        help="what the others weigh",
     )
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

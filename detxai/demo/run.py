@@ -39,8 +39,8 @@ Chosen by size alone, before any map was made: from 10, 20, ... the first seed w
 """
 
 SHOWN: Final[dict[str, dict[str, Any]]] = {
-    "pixel_evidence": {"max_passes": 200},
-    "d_rise": {"n_masks": 200, "variance_reduction": "regression"},
+    "pixel_evidence": {"max_passes": 160},
+    "d_rise": {"n_masks": 128, "variance_reduction": "regression"},
     "layer_cam": {},
     "ablation_cam": {},
     "eigen_cam": {},

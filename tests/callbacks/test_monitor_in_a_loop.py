@@ -55,13 +55,12 @@ def watched(out: Path, **settings: Any) -> ExplanationMonitor:
 @pytest.mark.parametrize(
     ("method", "accumulate", "precision"),
     [
-        (None, 1, None),
-        (None, 2, None),
-        (None, 2, torch.bfloat16),
-        (Careless(), 2, None),
-        (Careless(RuntimeError("boom")), 2, None),
+        pytest.param(None, 1, None, id="default"),
+        pytest.param(None, 2, None, id="accumulating"),
+        pytest.param(None, 2, torch.bfloat16, id="mixed precision", marks=pytest.mark.slow),
+        pytest.param(Careless(), 2, None, id="drawing random numbers"),
+        pytest.param(Careless(RuntimeError("boom")), 2, None, id="failing"),
     ],
-    ids=["default", "accumulating", "mixed precision", "drawing random numbers", "failing"],
 )
 def test_training_is_the_same_training(
     tmp_path: Path, method: Any, accumulate: int, precision: torch.dtype | None

@@ -98,6 +98,7 @@ def test_training_is_the_same_training_and_tensorboard_has_it(tmp_path: Path) ->
     assert [entry.step for entry in events.Scalars(f"detxai/score/{name}")] == [0, 1]
 
 
+@pytest.mark.slow
 def test_training_in_mixed_precision_is_the_same_training(tmp_path: Path) -> None:
     plain, plain_trainer = fit(tmp_path / "plain", [], precision="bf16-mixed")
     states = random_states()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from example_scripts import run_example
 
 
@@ -15,6 +16,7 @@ def test_d_rise_gpu_runs_on_a_cpu_too(tmp_path: Path) -> None:
     assert exact == {"masks": 0, "scores": 0, "map, of its peak": 0}  # the device is the CPU: nothing may differ
 
 
+@pytest.mark.slow
 def test_pixel_evidence_gpu_runs_on_a_cpu_too(tmp_path: Path) -> None:
     run_example("pixel_evidence_gpu.py", "--device", "cpu", "--small", "--json", tmp_path / "gpu.json")
     record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
