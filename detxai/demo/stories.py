@@ -88,7 +88,8 @@ def tell_story(scene: Scene, name: str, detector: Detector, methods: Methods) ->
         )
         rows.append(row)
         note = f"{heat:.0%} of its heat on the evidence, {row.area:.0%} by chance; "
-        note += f"{explanation.cost.forward_passes} passes, {row.seconds:.1f} s"
+        passes = explanation.cost.forward_passes
+        note += f"{passes} pass{'es' if passes != 1 else ''}, {row.seconds:.1f} s"
         panels.append(Panel(method, map_picture(explanation, detection.boxes[0].tolist()), note, peak))
     said = f"finds {label} with score {score:.2f}; without the evidence {score_erased:.2f}"
     return Story(name, said, tuple(panels)), rows
