@@ -11,9 +11,9 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def run_example(example: str, *arguments: object) -> str:
-    """What it prints; offline."""
+    """What it prints; offline, and on one thread as the tests are."""
     command = [sys.executable, str(EXAMPLES / example), *map(str, arguments)]
-    offline = {**os.environ, "YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true"}
+    offline = {**os.environ, "YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=offline, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -69,7 +69,11 @@ def room_of(file: Path) -> str:
 
 def imports(file: Path) -> Iterator[str]:
     """Every module a file imports, also inside functions; ``from a import b`` counts as ``a.b``."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    yield from _imported_by(ast.walk(ast.parse(file.read_text(encoding="utf-8"))), file)
+
+
+def _imported_by(nodes: Iterable[ast.AST], file: Path) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -86,11 +90,7 @@ def imports_when_run(file: Path) -> Iterator[str]:
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import) and id(node) not in for_checkers:
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and id(node) not in for_checkers:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    yield from _imported_by((node for node in ast.walk(tree) if id(node) not in for_checkers), file)
 
 
 @pytest.mark.parametrize("file", [f for f in sources() if room_of(f) not in ("__init__", "__main__")], ids=name)

@@ -18,7 +18,7 @@ from detxai.bench.ablation import bench_ablation
 from detxai.bench.d_rise import as_rate_records, as_rate_table, bench_d_rise
 from detxai.bench.eigen_cam import as_projection_table, bench_eigen_cam
 from detxai.bench.rows import as_records, as_table
-from detxai.commands.model_options import add_model_options, load_model
+from detxai.commands.model_options import add_model_options, requested_detector
 from detxai.commands.options import a_path, fraction, whole
 from detxai.detections import Detections
 from detxai.images import Array, load_image, to_tensor
@@ -47,7 +47,7 @@ def _bench(given: argparse.Namespace) -> int:
     if given.n_masks is not None and given.what != "d_rise":
         raise ValueError("--n-masks is for d_rise only")
     array = load_image(given.image)
-    detector = load_model(given)
+    detector = requested_detector(given)
     random = detector.family == "faster_rcnn" and given.weights is None and ":" not in given.model
     if random and given.model not in BUNDLED:
         spread_like_trained(module_of(detector), to_tensor(array).to(detector.device, detector.dtype))

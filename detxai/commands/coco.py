@@ -17,7 +17,7 @@ from detxai.coco.options import Finished, Options
 from detxai.coco.request import CocoRequest
 from detxai.coco.run import run
 from detxai.coco.selection import Selection
-from detxai.commands.model_options import add_model_options, load_model
+from detxai.commands.model_options import add_model_options, requested_detector
 from detxai.commands.options import (
     FAILED,
     LARGEST_SIDE,
@@ -141,7 +141,7 @@ def _coco(given: argparse.Namespace) -> int:
         raise ValueError(f"--out must be a folder, got the file {given.out}")
     annotations = read_annotations(given.annotations)
     predictions = None if given.predictions is None else read_predictions(given.predictions, annotations)
-    detector = load_model(given)
+    detector = requested_detector(given)
     pairs = label_to_category(detector, annotations, given.labels)
     about = {"command": shlex.join(["detxai", *sys.argv[1:]]), "annotations": str(given.annotations)}
     about |= {} if given.predictions is None else {"predictions": str(given.predictions)}

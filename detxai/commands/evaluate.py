@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from detxai.adapters.detector import Detector
-from detxai.commands.model_options import add_model_options, load_model
+from detxai.commands.model_options import add_model_options, requested_detector
 from detxai.commands.options import (
     FAILED,
     a_path,
@@ -109,7 +109,7 @@ def _evaluate(given: argparse.Namespace) -> int:
         score=given.score,
         reference=given.reference,
     )
-    detector = load_model(given)
+    detector = requested_detector(given)
     photos, source = _photos(given, detector)
     try:
         found = _found(given, detector, photos, source, settings, measures)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from detxai.adapters.detector import Detector
 from detxai.commands.image_folders import folder_names, removed_if_empty, whole_folder
-from detxai.commands.model_options import add_model_options, load_model, model_arguments
+from detxai.commands.model_options import add_model_options, model_arguments, requested_detector
 from detxai.commands.options import (
     FAILED,
     REFUSED,
@@ -77,7 +77,7 @@ def _explain(given: argparse.Namespace) -> int:
     if "keep_partial" in setting_names(given.method):
         settings.setdefault("keep_partial", True)  # what Ctrl-C leaves is written, marked as partial
     method = make_method(given.method, **settings)
-    detector = load_model(given)
+    detector = requested_detector(given)
     run = _Run(detector, method, given.score_threshold, _request(given), given.mode)
 
     done: list[dict[str, Any]] = []

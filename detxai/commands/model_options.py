@@ -10,8 +10,8 @@ import torch
 from detxai.adapters.detector import Detector
 from detxai.adapters.exported import SUFFIXES
 from detxai.adapters.exported.layouts import LAYOUTS
-from detxai.adapters.loading import load_detector
 from detxai.adapters.network import module_of
+from detxai.adapters.registry import wrap
 from detxai.adapters.sliced import Slicing
 from detxai.commands.options import LARGEST_SIDE, a_path, expect_file, one_line, read_class_names, whole
 from detxai.messages import short_repr
@@ -53,7 +53,7 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default=None, help="such as cpu or cuda:0; default: where the model is")
 
 
-def load_model(given: argparse.Namespace) -> Detector:
+def requested_detector(given: argparse.Namespace) -> Detector:
     """The detector that the options of ``add_model_options`` name.
 
     Raises:
@@ -68,9 +68,7 @@ def load_model(given: argparse.Namespace) -> Detector:
     asked = {"layout": given.layout, "input_size": given.input_size}
     options = {name: value for name, value in asked.items() if value is not None}
     try:
-        detector = load_detector(
-            given.model, weights=given.weights, class_names=class_names, slices=given.slices, **options
-        )
+        detector = wrap(given.model, weights=given.weights, class_names=class_names, slices=given.slices, **options)
     except TypeError as error:
         if "input_size" in options and "input_size" in str(error):
             raise ValueError(

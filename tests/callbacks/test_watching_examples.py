@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from example_scripts import run_example
 
 from detxai.callbacks.output.epoch_csv import read_csv
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def run(example: str, *arguments: object) -> str:
-    command = [sys.executable, str(EXAMPLES / example), *map(str, arguments)]
-    alone = {**os.environ, "YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=alone, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def check(folder: Path, logs: Path) -> None:
@@ -40,7 +28,7 @@ def check(folder: Path, logs: Path) -> None:
 
 def test_watch_loop(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    printed = run("watch_loop.py", "--epochs", 2, "--scenes", 8, "--panel", 2, "--budget", 0, "--out", out)
+    printed = run_example("watch_loop.py", "--epochs", 2, "--scenes", 8, "--panel", 2, "--budget", 0, "--out", out)
     assert "epoch 1: loss" in printed
     check(out, out / "tensorboard")
 
@@ -48,7 +36,9 @@ def test_watch_loop(tmp_path: Path) -> None:
 def test_watch_ultralytics(tmp_path: Path) -> None:
     pytest.importorskip("ultralytics")
     out = tmp_path / "out"
-    printed = run("watch_ultralytics.py", "--epochs", 2, "--scenes", 8, "--imgsz", 64, "--budget", 0, "--out", out)
+    printed = run_example(
+        "watch_ultralytics.py", "--epochs", 2, "--scenes", 8, "--imgsz", 64, "--budget", 0, "--out", out
+    )
     assert "epoch 1: " in printed
     check(out / "train" / "detxai", out / "train" / "detxai" / "tensorboard")
 
@@ -56,6 +46,6 @@ def test_watch_ultralytics(tmp_path: Path) -> None:
 def test_watch_lightning(tmp_path: Path) -> None:
     pytest.importorskip("lightning")
     out = tmp_path / "out"
-    printed = run("watch_lightning.py", "--epochs", 2, "--scenes", 8, "--panel", 2, "--budget", 0, "--out", out)
+    printed = run_example("watch_lightning.py", "--epochs", 2, "--scenes", 8, "--panel", 2, "--budget", 0, "--out", out)
     assert "epoch 1: " in printed
     check(out / "detxai", next(out.rglob("events.out.tfevents.*")).parent)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from coco_files import detected_dataset, write_json
+from example_scripts import run_example
 
 import detxai.coco
 
@@ -23,11 +21,9 @@ def test_evaluate_and_explain(tmp_path: Path) -> None:
     out = tmp_path / "out"
     given = ["--model", f"{ROOT / 'tests/faster_rcnns.py'}:small_faster_rcnn", "--method", "eigen_cam", "--worst", "6"]
     given += ["--images", str(data["images"]), "--annotations", str(data["annotations"]), "--out", str(out)]
-    command = [sys.executable, str(ROOT / "examples/evaluate_and_explain.py"), *given]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Average Precision" in done.stdout
-    assert f"6 mistakes explained: open {out / 'report.html'}" in done.stdout
+    printed = run_example("evaluate_and_explain.py", *given)
+    assert "Average Precision" in printed
+    assert f"6 mistakes explained: open {out / 'report.html'}" in printed
     losses = [row["ap_loss"] for row in detxai.coco.load(out).rows()]
     assert len(losses) == 6
     assert min(losses) > 0
@@ -49,9 +45,7 @@ def test_coco_overhead_counts_every_round(tmp_path: Path, from_file: bool) -> No
     if from_file:
         known = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}
         given += ["--predictions", str(write_json(tmp_path / "predictions.json", [known]))]
-    command = [sys.executable, str(ROOT / "examples/coco_overhead.py"), *given, "--json", str(tmp_path / "o.json")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=False)
-    assert done.returncode == 0, done.stderr
+    run_example("coco_overhead.py", *given, "--json", tmp_path / "o.json")
     rounds = json.loads((tmp_path / "o.json").read_text())
     assert set(rounds) == {"eigen_cam predictions", "eigen_cam misses too"}
     for ratios in rounds.values():

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "insertion_deletion_cost.py"
+from example_scripts import run_example
 
 
 def told(*arguments: str) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [sys.executable, str(EXAMPLE), "--model", "scenes-frcnn", *arguments],
-        capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+    return run_example("insertion_deletion_cost.py", "--model", "scenes-frcnn", *arguments)
 
 
 def test_both_are_timed_on_the_same_images() -> None:
