@@ -21,7 +21,9 @@ def shared_data() -> Path:
     return folder
 
 
-sys.path.insert(0, str(Path(__file__).parent))  # the detectors that several folders of tests build
+sys.path.insert(0, str(Path(__file__).parent))  # what several folders of tests build
+
+from small_disks import small_disk  # noqa: E402, F401
 
 # a shell starts what runs in its background with Ctrl-C ignored, and so would be whatever a test starts from here
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

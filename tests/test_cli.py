@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from small_disks import remount
 
 import detxai.commands.explain
 from detxai.cli import main
@@ -155,22 +153,11 @@ def test_where_the_first_images_all_fail_it_stops(tmp_path: Path, capsys: pytest
     assert not (tmp_path / "out").exists()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk on which one image's explanation fits, and no second."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(disk)]
-    if sys.platform != "linux" or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk is not allowed here")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 def test_a_full_disk_stops_it_and_what_is_done_is_whole(
     small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [photo(tmp_path / f"{place}.png") for place in range(9)]
+    remount(small_disk, "size=400k")  # one image's explanation fits, and no second
     out = small_disk / "out"
     assert explain(*paths, "--method", "eigen_cam", "--out", out, "--json") == 1
     printed = capsys.readouterr()
@@ -184,7 +171,7 @@ def test_a_full_disk_stops_it_and_what_is_done_is_whole(
 def test_on_a_read_only_disk_nothing_is_done(
     small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    remount(small_disk, "ro")
     image = photo(tmp_path / "a.png")
     assert explain(image, "--method", "eigen_cam", "--out", small_disk / "out") == 2
     assert "out cannot be written: Read-only file system" in capsys.readouterr().err

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
 import pytest
 from forking import exit_code, forked, needs_fork
+from small_disks import remount
 
 from detxai.cli import main
 
@@ -74,22 +72,6 @@ def test_two_at_the_same_instant(whole: Path, tmp_path: Path) -> None:
     assert [exit_code(child) for child in children] == [0, 0]
     assert figures(tmp_path / "out") == figures(whole)
     assert not list((tmp_path / "out").glob("**/.*.partial*"))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 32 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=32k", "none", str(disk)]
-    if sys.platform != "linux" or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk is not allowed here")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def remount(disk: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
 
 
 def test_a_full_disk_is_no_failure_of_an_image(

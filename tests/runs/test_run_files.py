@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_disks import remount
 
 from detxai.runs.files import WriteError, is_temporary, remove_abandoned, replacing, temporary_path, write_new
 
@@ -66,20 +64,6 @@ def test_without_hard_links_a_new_file_is_written_too(tmp_path: Path, monkeypatc
     assert [path.read_text() for path in tmp_path.iterdir()] == ["first"]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], capture_output=True, text=True, check=False
-    ) if sys.platform == "linux" else None  # fmt: skip
-    if mounted is None or mounted.returncode:
-        pytest.skip("mounting a small disk is not allowed here")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 def test_on_a_full_disk_the_old_file_stays_whole(small_disk: Path) -> None:
     path = small_disk / "a.txt"
     write(path, "old")
@@ -90,7 +74,7 @@ def test_on_a_full_disk_the_old_file_stays_whole(small_disk: Path) -> None:
 
 
 def test_on_a_read_only_disk_the_path_is_named(small_disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    remount(small_disk, "ro")
     for attempt in (write, write_new):
         with pytest.raises(WriteError, match=r"a\.txt cannot be written: Read-only file system"):
             attempt(small_disk / "a.txt", "new")
