@@ -1,56 +1,62 @@
-"""The command line: parses, calls the library, prints."""
+"""The command line: reads the arguments, runs one command, says how it ended.
+
+A command is a folder in ``commands/``: ``arguments.py`` imports nothing heavy, so that every ``--help`` is quick, and
+``run.py`` is imported when the command runs.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 from collections.abc import Sequence
 
-from detxai.commands.bench import add_bench
-from detxai.commands.coco import add_coco
-from detxai.commands.demo import add_demo
-from detxai.commands.evaluate import add_evaluate
-from detxai.commands.explain import add_explain
-from detxai.commands.families import add_families
-from detxai.commands.methods import add_methods
-from detxai.commands.options import INTERRUPTED, REFUSED, one_line
+from detxai.commands.bench.arguments import add_bench
+from detxai.commands.coco.arguments import add_coco
+from detxai.commands.demo.arguments import add_demo
+from detxai.commands.evaluate.arguments import add_evaluate
+from detxai.commands.explain.arguments import add_explain
+from detxai.commands.families.arguments import add_families
+from detxai.commands.methods.arguments import add_methods
+from detxai.commands.options import EXIT_CODES, INTERRUPTED, REFUSED, one_line
 from detxai.runs.interrupting import stops_on_ctrl_c
 
-COMMANDS = (add_explain, add_demo, add_coco, add_bench, add_evaluate, add_methods, add_families)
+COMMANDS = (add_explain, add_demo, add_coco, add_evaluate, add_bench, add_methods, add_families)
 USER_ERRORS = (ValueError, TypeError, LookupError, ImportError, OSError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 some images failed, 2 refused, 130 interrupted."""
-    logging.basicConfig(format="detxai: %(levelname)s: %(message)s")
     words = sys.argv[1:] if arguments is None else list(arguments)
-    parser = _parser()
+    parser = make_parser()
     for word in words:
         if word.startswith("--") and word.endswith("=--"):  # argparse before Python 3.12.5 takes it as no value at all
             parser.error(f"argument {word[:-3]}: expected a value, got '--'")
     given = parser.parse_args(words)
+    logging.basicConfig(format="detxai: %(levelname)s: %(message)s")
     try:
         with stops_on_ctrl_c():
-            return int(given.run(given))
+            return int(importlib.import_module(f"detxai.commands.{given.command}.run").run(given))
     except USER_ERRORS as error:
         if given.debug:
             raise
-        _complain(error)
+        print(f"detxai: error: {one_line(error)}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
-        print("detxai: interrupted; images already finished are kept", file=sys.stderr)
+        print("detxai: interrupted; what was finished is kept", file=sys.stderr)
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="detxai", description="Explain object detections.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; which one was given is in ``command``."""
+    parser = argparse.ArgumentParser(
+        prog="detxai",
+        description="Explain object detections: which pixels made this detector put this box, with this class, here?",
+        epilog=f"'detxai COMMAND --help' describes a command, with examples.\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for add in COMMANDS:
-        command = add(commands)
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        add(commands)
     return parser
-
-
-def _complain(error: Exception) -> None:
-    print(f"detxai: error: {one_line(error)}", file=sys.stderr)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from small_disks import remount
 
-import detxai.commands.explain
+import detxai.commands.explain.run
 from detxai.cli import main
 
 MODEL = f"{Path(__file__).with_name('faster_rcnns.py')}:small_faster_rcnn"
@@ -114,7 +114,7 @@ def test_without_a_method_the_default_answers_and_a_long_wait_is_told_first(
     assert explain(image, "--set", "max_passes=1", "--out", out, "--score-threshold", 0.2) == 0
     assert "minutes" not in capsys.readouterr().err
     assert json.loads((out / "a" / "detections.json").read_text())["method"] == "pixel_evidence"
-    monkeypatch.setattr(detxai.commands.explain, "LONG", 0)
+    monkeypatch.setattr(detxai.commands.explain.run, "LONG", 0)
     assert explain(image, "--set", "max_passes=1", "--out", out, "--score-threshold", 0.2) == 0
     told = capsys.readouterr().err
     assert "minutes with pixel_evidence" in told
@@ -133,8 +133,8 @@ def test_whatever_an_image_fails_of_the_others_go_on(
             raise error
         return whole(*arguments, **settings)
 
-    whole = detxai.commands.explain.explain
-    monkeypatch.setattr(detxai.commands.explain, "explain", failing)
+    whole = detxai.commands.explain.run.explain
+    monkeypatch.setattr(detxai.commands.explain.run, "explain", failing)
     paths = [photo(tmp_path / f"{name}.png") for name in "abc"]
     assert explain(*paths, "--method", "eigen_cam", "--out", tmp_path / "out", "--json") == 1
     printed = capsys.readouterr()
@@ -208,8 +208,8 @@ def test_ctrl_c_keeps_what_is_finished(
             raise KeyboardInterrupt
         return whole(*arguments, **settings)
 
-    whole = detxai.commands.explain.explain
-    monkeypatch.setattr(detxai.commands.explain, "explain", interrupted)
+    whole = detxai.commands.explain.run.explain
+    monkeypatch.setattr(detxai.commands.explain.run, "explain", interrupted)
     paths = [photo(tmp_path / f"{name}.png") for name in "abc"]
     assert explain(*paths, "--method", "eigen_cam", "--out", tmp_path / "out") == 130
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a"}

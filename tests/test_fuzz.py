@@ -22,7 +22,7 @@ from fuzzing import N_INPUTS, cut_a_file, image_bytes, json_bytes, option
 
 import detxai.coco
 from detxai.callbacks.loop import ExplanationMonitor
-from detxai.cli import _parser, main
+from detxai.cli import main, make_parser
 from detxai.data.coco_files import read_annotations, read_predictions
 from detxai.evaluate import coco_photos
 from detxai.images import load_image
@@ -217,7 +217,7 @@ def test_all_damaged_files_end_in_one_line(use: Any, data: dict[str, Path], tmp_
 
 
 def options_of(command: str) -> list[str]:
-    commands: Any = next(action for action in _parser()._actions if action.choices)
+    commands: Any = next(action for action in make_parser()._actions if action.choices)
     given = [action.option_strings[0] for action in commands.choices[command]._actions if action.option_strings]
     return [name for name in given if name not in ("-h", "--out", "--set")]
 

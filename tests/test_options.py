@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import detxai
-from detxai.cli import _parser, main
+from detxai.cli import main, make_parser
 from detxai.coco.options import Options
 from detxai.commands.options import amount, fraction, setting, whole
 from detxai.evaluate import make_measures
@@ -21,7 +21,7 @@ OUTSIDE = ["nan", "inf", "-inf", "-1", "-0.5", "1e999", "99999999999999999999", 
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    (found,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    (found,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
     return dict(found.choices)
 
 

@@ -1,4 +1,4 @@
-"""What several commands take, and how it is read."""
+"""What several commands take, and how it is read. Imports nothing heavy: every ``--help`` reads it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 import json
 import math
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,27 @@ LARGEST_AMOUNT = 1e15  # of square pixels and scores
 LONGEST_LINE = 2000  # characters of an error message: it may quote a long argument
 LONGEST_PATH, LONGEST_NAME = 4096, 255
 LARGEST_SIDE = 65_536  # of an image
+WIDEST = 100  # columns of a description in a help
+EXIT_CODES = """exit codes:
+  0    done
+  1    some images failed, or the disk became full; what was finished is kept
+  2    refused, or nothing could be done; the message says what to change
+  130  stopped by Ctrl-C; what was finished is kept"""
+
+
+def new_command(
+    commands: Any, name: str, *, summary: str, description: str, examples: str = ""
+) -> argparse.ArgumentParser:
+    """The parser of one command. Its help ends with ``examples``, one ``detxai ...`` a line, and the exit codes."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=textwrap.fill(description, min(WIDEST, shutil.get_terminal_size().columns) - 2),
+        epilog="\n\n".join([f"examples:\n{textwrap.indent(textwrap.dedent(examples).strip(), '  ')}", EXIT_CODES]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+    return command
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -85,18 +108,22 @@ def _float(text: str) -> float:
         return math.nan
 
 
-def add_method_settings(command: argparse.ArgumentParser) -> None:
+def add_method_settings(command: argparse._ActionsContainer) -> None:
     """``--set``, for commands that take one method."""
     command.add_argument(
         "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="settings",
-        help="a setting of the method, such as layers=model.15 or ratio_channels_to_ablate=0.1; as often as needed",
+        help="a setting of the method, such as n_masks=500 or layers=model.15; may be repeated",
     )  # fmt: skip
 
 
 def add_output_options(command: argparse.ArgumentParser) -> None:
     """``--json`` and ``--no-progress``."""
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
-    command.add_argument("--no-progress", action="store_true", help="no progress bar")
+    add_progress_option(command)
+
+
+def add_progress_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--no-progress", action="store_true", help="show no progress bar")
 
 
 def shows_progress(given: argparse.Namespace) -> bool:

@@ -12,16 +12,8 @@ from detxai.adapters.families import ENTRY_POINTS, FAMILIES, registered_families
 from detxai.adapters.network import NetworkDetector
 
 
-def add_families(commands: Any) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        "families", help="which detectors are recognised, what each supports, and which extra it needs"
-    )
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=_families)
-    return command
-
-
-def _families(given: argparse.Namespace) -> int:
+def run(given: argparse.Namespace) -> int:
+    """Print the families; the exit code."""
     rows = [
         {
             "family": family.name,

@@ -11,27 +11,24 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from tqdm import tqdm
 
 from detxai.adapters.detector import Detector
-from detxai.commands.image_folders import folder_names, removed_if_empty, whole_folder
-from detxai.commands.model_options import add_model_options, model_arguments, requested_detector
+from detxai.commands.explain.image_folders import folder_names, removed_if_empty, whole_folder
+from detxai.commands.model_options import model_arguments
 from detxai.commands.options import (
     FAILED,
     REFUSED,
-    a_path,
-    add_method_settings,
-    add_output_options,
     expect_file,
-    fraction,
     no_repeats,
     one_line,
     shows_progress,
 )
+from detxai.commands.requested_detector import requested_detector
 from detxai.detections import Detections
-from detxai.explain import DEFAULT_METHOD, Method, explain, make_method, setting_names
+from detxai.explain import Method, explain, make_method, setting_names
 from detxai.explanation import Explanation, plain
 from detxai.images import load_image
 from detxai.pages.colours import Mode
@@ -43,32 +40,8 @@ from detxai.runs.names import safe_name
 LONG = 60  # seconds an image, from which a warning says so beforehand
 
 
-def add_explain(commands: Any) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        "explain", help="which pixels put each box there: an overlay, the raw map and a record for each"
-    )
-    command.add_argument("images", nargs="+", type=a_path, metavar="IMAGE")
-    add_model_options(command)
-    command.add_argument(
-        "--method",
-        default=DEFAULT_METHOD,
-        help=f"one that 'detxai methods' lists; default: {DEFAULT_METHOD}, some 300 passes a box; layer_cam takes one",
-    )
-    command.add_argument("--out", required=True, type=a_path, metavar="DIR", help="gets a folder for each image")
-    add_method_settings(command)
-    command.add_argument(
-        "--mode",
-        choices=get_args(Mode),
-        default=None,
-        help="what overlays show: the evidence for the box, or with signs also what speaks against it",
-    )
-    command.add_argument("--score-threshold", type=fraction, default=0.25, metavar="S", help="default: 0.25")
-    add_output_options(command)
-    command.set_defaults(run=_explain)
-    return command
-
-
-def _explain(given: argparse.Namespace) -> int:
+def run(given: argparse.Namespace) -> int:
+    """Explain every image; the exit code."""
     for path in given.images:
         expect_file(path, "IMAGE")
     if given.out.exists() and not given.out.is_dir():
@@ -78,13 +51,13 @@ def _explain(given: argparse.Namespace) -> int:
         settings.setdefault("keep_partial", True)  # what Ctrl-C leaves is written, marked as partial
     method = make_method(given.method, **settings)
     detector = requested_detector(given)
-    run = _Run(detector, method, given.score_threshold, _request(given), given.mode)
+    job = _Run(detector, method, given.score_threshold, _request(given), given.mode)
 
     done: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
     stopped = None
     try:
-        _explain_all(given, run, done, failures)
+        _explain_all(given, job, done, failures)
     except (WriteError, AllFailedError) as error:  # the images that are done are reported all the same
         if given.debug:
             raise
@@ -99,7 +72,7 @@ def _explain(given: argparse.Namespace) -> int:
 
 
 def _explain_all(
-    given: argparse.Namespace, run: _Run, done: list[dict[str, Any]], failures: list[dict[str, str]]
+    given: argparse.Namespace, job: _Run, done: list[dict[str, Any]], failures: list[dict[str, str]]
 ) -> None:
     """Every image, one after the other: its summary goes to ``done``, or what it failed of to ``failures``.
 
@@ -112,7 +85,7 @@ def _explain_all(
     with removed_if_empty(given.out), tqdm(jobs, unit="image", disable=not shows_progress(given)) as bar:
         for path, folder in bar:
             try:
-                summary = run.image(path, given.out / folder)
+                summary = job.image(path, given.out / folder)
             except Exception as error:
                 expect_item_failure(error)
                 if given.debug:

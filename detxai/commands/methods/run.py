@@ -20,17 +20,8 @@ NEEDS = {
 }
 
 
-def add_methods(commands: Any) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        "methods", help="the methods there are: what each asks and needs, its settings, its cost in passes"
-    )
-    command.add_argument("names", nargs="*", metavar="METHOD", help="only these; default: all")
-    command.add_argument("--json", action="store_true", help="print them as JSON")
-    command.set_defaults(run=_methods)
-    return command
-
-
-def _methods(given: argparse.Namespace) -> int:
+def run(given: argparse.Namespace) -> int:
+    """Print the methods; the exit code."""
     unknown = [name for name in given.names if name not in METHODS]
     if unknown:
         raise ValueError(f"METHOD must be one of {sorted(METHODS)}, got {', '.join(map(repr, unknown))}")

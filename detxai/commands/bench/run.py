@@ -18,32 +18,13 @@ from detxai.bench.ablation import bench_ablation
 from detxai.bench.d_rise import as_rate_records, as_rate_table, bench_d_rise
 from detxai.bench.eigen_cam import as_projection_table, bench_eigen_cam
 from detxai.bench.rows import as_records, as_table
-from detxai.commands.model_options import add_model_options, requested_detector
-from detxai.commands.options import a_path, fraction, whole
+from detxai.commands.requested_detector import requested_detector
 from detxai.detections import Detections
 from detxai.images import Array, load_image, to_tensor
 
 
-def add_bench(commands: Any) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        "bench", help="side by side in one process: what a method costs here, at its peers, and by brute force"
-    )
-    command.add_argument("what", choices=["ablation", "d_rise", "eigen_cam"])
-    add_model_options(command)
-    command.add_argument("--image", required=True, type=a_path)
-    command.add_argument("--score-threshold", type=fraction, default=0.25, metavar="S", help="default: 0.25")
-    command.add_argument("--max-boxes", type=whole(1), default=20, metavar="N", help="the N best boxes; default: 20")
-    command.add_argument("--n-masks", type=whole(1), default=None, metavar="N", help="d_rise: a round; default: 64")
-    command.add_argument(
-        "--compare-masks", type=whole(0), default=400, metavar="N", help="d_rise: masks for the peer's map; 0: none"
-    )
-    command.add_argument("--batch-size", type=whole(1), default=None, metavar="B", help="d_rise: default: what fits")
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=_bench)
-    return command
-
-
-def _bench(given: argparse.Namespace) -> int:
+def run(given: argparse.Namespace) -> int:
+    """Time it and print the table; the exit code."""
     if given.n_masks is not None and given.what != "d_rise":
         raise ValueError("--n-masks is for d_rise only")
     array = load_image(given.image)

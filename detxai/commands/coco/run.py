@@ -1,0 +1,124 @@
+"""``detxai coco``: why the false positives of a COCO evaluation happened, and the misses did."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+
+from detxai.coco.api import quiet_method
+from detxai.coco.folder import CocoFolder
+from detxai.coco.options import Finished, Options
+from detxai.coco.request import CocoRequest
+from detxai.coco.run import run as run_coco
+from detxai.coco.selection import Selection
+from detxai.commands.choices import KIND_GROUPS
+from detxai.commands.options import FAILED, no_repeats, shows_progress
+from detxai.commands.requested_detector import requested_detector
+from detxai.data.categories import label_to_category
+from detxai.data.coco_files import read_annotations, read_predictions
+from detxai.runs.files import WriteError
+from detxai.runs.shards import Shard
+from detxai.runs.tables import import_pyarrow
+
+SHOWN_FAILURES = 10
+
+
+def run(given: argparse.Namespace) -> int:
+    """Evaluate, label and explain; the exit code."""
+    import_pyarrow()
+    logging.getLogger("detxai.coco").setLevel(logging.INFO if not given.json else logging.WARNING)
+    options = _options(given)
+    selection = _selection(given)
+    method = quiet_method(given.method, no_repeats(given.settings))
+    if not given.images.is_dir():
+        raise FileNotFoundError(f"--images: no such folder: {given.images}")
+    if given.out.exists() and not given.out.is_dir():
+        raise ValueError(f"--out must be a folder, got the file {given.out}")
+    annotations = read_annotations(given.annotations)
+    predictions = None if given.predictions is None else read_predictions(given.predictions, annotations)
+    detector = requested_detector(given)
+    pairs = label_to_category(detector, annotations, given.labels)
+    about = {"command": shlex.join(["detxai", *sys.argv[1:]]), "annotations": str(given.annotations)}
+    about |= {} if given.predictions is None else {"predictions": str(given.predictions)}
+    about |= {"weights": given.model if given.weights is None else str(given.weights)}
+    request = CocoRequest(
+        detector, method, given.images, annotations, predictions, pairs, CocoFolder(given.out), selection, options,
+        about=about,
+    )  # fmt: skip
+    try:
+        finished = run_coco(request)
+    except WriteError as error:
+        if given.debug or not (given.out / "manifest.json").is_file():
+            raise
+        print(f"detxai: error: {error}; the same command goes on from here", file=sys.stderr)
+        return FAILED
+    _print_summary(finished, as_json=given.json)
+    return FAILED if finished.failures else 0
+
+
+def _options(given: argparse.Namespace) -> Options:
+    return Options(
+        iou=given.iou,
+        operating_point=given.operating_point,
+        score_threshold=given.score_threshold,
+        map_stride=given.map_stride,
+        rows_per_part=given.rows_per_part,
+        shard=Shard.read(given.shard),
+        workers=given.workers,
+        overlays=given.overlays,
+        report=not given.no_report,
+        widen=given.widen,
+        fail_fast=given.fail_fast,
+        retry_failed=given.retry_failed,
+        progress=shows_progress(given),
+    )
+
+
+def _selection(given: argparse.Namespace) -> Selection:
+    kinds = [one for kind in given.kinds for one in KIND_GROUPS.get(kind, (kind,))]
+    return Selection(
+        kinds,
+        given.classes,
+        given.image_ids,
+        given.min_area,
+        given.max_area,
+        given.min_score,
+        given.max_score,
+        given.worst,
+        given.max_images,
+    )
+
+
+def _print_summary(finished: Finished, *, as_json: bool) -> None:
+    record = finished.evaluation
+    counts = {"selected": finished.n_selected, "explained": finished.n_explained, "failures": len(finished.failures)}
+    for failure in finished.failures[:SHOWN_FAILURES]:
+        print(f"detxai: error: {failure['file_name']}: {failure['step']}: {failure['reason']}", file=sys.stderr)
+    if len(finished.failures) > SHOWN_FAILURES:
+        print(f"detxai: {len(finished.failures)} failures in all: failures.parquet", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"out": str(finished.folder), "complete": finished.complete, **counts, **record}, indent=2))
+        return
+    left_out = record["images"]["left_out"]
+    if left_out:
+        print(
+            f"{len(left_out)} images could not be read or detected in, and are in no figure: {_first_names(left_out)}\n"
+        )
+    for name, value in record["summary"].items():
+        print(f"{name:<10} {'-' if value is None else f'{value:.6f}'}")
+    point = record["operating_point"]
+    print(f"\nof predictions that score {point:g} or more, and all annotations, at IoU {record['iou']:g}:")
+    for kind, count in record["kinds"].items():
+        print(f"{kind.replace('_', ' '):<15} {count:7d}")
+    print(f"  of the missed, {record['missed_alone']} that no misplaced or misclassified box lies on (TIDE's misses)")
+    print(f"\n{finished.n_explained} of {finished.n_selected} chosen boxes explained in {finished.folder}")
+    if not finished.complete:
+        print("some parts of other shards are not done yet")
+
+
+def _first_names(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN_FAILURES]) + (", ..." if len(names) > SHOWN_FAILURES else "")

@@ -1,0 +1,119 @@
+"""``detxai evaluate``: which method to believe, on a detector and images of the user's own."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from detxai.adapters.detector import Detector
+from detxai.commands.options import FAILED, no_repeats, shows_progress
+from detxai.commands.requested_detector import requested_detector
+from detxai.evaluate import Evaluation, coco_photos, evaluate, make_measures, scene_photos
+from detxai.evaluate.photos.photo import Photo
+from detxai.evaluate.photos.scene_photos import kinds_of
+from detxai.evaluate.results.table import rank_table
+from detxai.evaluate.results.time_left import TimeLeft, in_words
+from detxai.metrics import MEASURES
+from detxai.metrics.inputs.case import Measure
+from detxai.runs.files import WriteError
+from detxai.runs.tables import import_pyarrow
+
+
+def run(given: argparse.Namespace) -> int:
+    """Measure the methods; the exit code."""
+    import_pyarrow()
+    _check_images(given)
+    settings = _by_owner(given.settings)
+    measures = make_measures(
+        given.measures,
+        {name: settings.pop(name) for name in list(settings) if name in MEASURES},
+        steps=given.steps,
+        fill=given.fill,
+        unit=given.unit,
+        score=given.score,
+        reference=given.reference,
+    )
+    detector = requested_detector(given)
+    photos, source = _photos(given, detector)
+    try:
+        found = _found(given, detector, photos, source, settings, measures)
+    except WriteError as error:
+        if given.debug or not (given.out / "request.json").is_file():
+            raise
+        print(f"detxai: error: {error}; the same command goes on from here", file=sys.stderr)
+        return FAILED
+    _report(found, as_json=given.json)
+    return FAILED if found.failures else 0
+
+
+def _found(
+    given: argparse.Namespace,
+    detector: Detector,
+    photos: Sequence[Photo],
+    source: dict[str, Any],
+    settings: dict[str, dict[str, Any]],
+    measures: Sequence[Measure],
+) -> Evaluation:
+    return evaluate(
+        detector,
+        photos,
+        given.methods,
+        given.out,
+        settings=settings,
+        measures=measures,
+        max_images=given.max_images,
+        max_detections=given.max_detections,
+        score_threshold=given.score_threshold,
+        unmatched=given.unmatched,
+        seed=given.seed,
+        source=source,
+        progress=shows_progress(given),
+        on_estimate=_print_estimate,
+    )
+
+
+def _print_estimate(left: TimeLeft) -> None:
+    print(
+        f"about {in_words(left.seconds)} to go: {left.n_maps} maps ({left.n_detections} detections, "
+        f"{left.n_methods} methods), at {left.seconds / left.n_maps:.2g} s each on the first image; "
+        "fewer with --max-detections, and cheaper with other --measures, --steps or --fill; what is finished is kept",
+        file=sys.stderr,
+    )
+
+
+def _report(found: Evaluation, *, as_json: bool) -> None:
+    if as_json:
+        failures = [dict(failure) for failure in found.failures]
+        print(json.dumps({"out": str(found.out), **found.summary.as_json(), "failures": failures}, indent=2))
+        return
+    if found.failures:
+        unread = sum(failure["method"] is None for failure in found.failures)
+        print(f"{len(found.failures)} failures: {found.out / 'failures.json'}; {unread} images are in no figure\n")
+    print(rank_table(found.summary))
+    print(f"\nopen {found.out / 'index.html'}")
+
+
+def _check_images(given: argparse.Namespace) -> None:
+    if given.scenes is not None and (given.images is not None or given.annotations is not None):
+        raise ValueError("--scenes takes the place of --images and --annotations, got both")
+    if given.scenes is None and (given.images is None or given.annotations is None):
+        raise ValueError("give --images and --annotations, or --scenes")
+
+
+def _photos(given: argparse.Namespace, detector: Detector) -> tuple[list[Photo], dict[str, Any]]:
+    """The images, and where they come from, for the record."""
+    if given.scenes is not None:
+        kinds = kinds_of(given.scenes)
+        return scene_photos(detector.class_names, kinds, given.n_scenes), {"scenes": kinds, "n": given.n_scenes}
+    photos = coco_photos(given.images, given.annotations, detector.class_names)
+    digest = hashlib.sha256(given.annotations.read_bytes()).hexdigest()
+    return photos, {"images": given.images.name, "annotations": given.annotations.name, "sha256": digest}
+
+
+def _by_owner(settings: Sequence[tuple[str, tuple[str, Any]]]) -> dict[str, dict[str, Any]]:
+    owners = dict.fromkeys(owner for owner, _ in settings)
+    return {name: no_repeats([entry for owner, entry in settings if owner == name]) for name in owners}

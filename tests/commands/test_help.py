@@ -1,0 +1,151 @@
+"""``--help`` is quick, says what is so, and its examples can be typed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from typing import Any, get_args
+
+import pytest
+
+import detxai
+from detxai.adapters.exported import SUFFIXES
+from detxai.adapters.exported.layouts import LAYOUTS
+from detxai.adapters.loading import BUNDLED
+from detxai.cli import make_parser
+from detxai.commands import choices
+from detxai.data.error_kinds import ERRORS, FALSE_POSITIVES, KINDS
+from detxai.engine.masking.canvas import FILLINGS
+from detxai.evaluate.contestants import BASELINES, PEERS
+from detxai.evaluate.measuring import COSTLY
+from detxai.explain import DEFAULT_METHOD
+from detxai.methods import METHODS
+from detxai.metrics import MEASURES
+from detxai.metrics.inputs.case import REFERENCES
+from detxai.metrics.inputs.scores import SCORE_FUNCTIONS
+from detxai.metrics.insertion_deletion import UNITS
+from detxai.pages.colours import Mode
+from detxai.scenes.world import KINDS as SCENE_KINDS
+
+HEAVY = {
+    "torch", "torchvision", "numpy", "cv2", "matplotlib", "ultralytics", "PIL", "scipy", "pyarrow", "jinja2", "tqdm",
+}  # fmt: skip
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (found,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(found.choices)
+
+
+def examples() -> list[str]:
+    """Every line of every help that stands under ``examples:``."""
+    found = []
+    for command in commands().values():
+        epilog = command.epilog or ""
+        found += [line.strip() for line in epilog.partition("examples:\n")[2].partition("\n\n")[0].splitlines()]
+    return found
+
+
+def loaded_by(code: str) -> set[str]:
+    """The modules that Python has loaded after ``code``."""
+    script = f"{code}\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_no_help_waits_for_torch() -> None:
+    lines = [["--help"], *([name, "--help"] for name in commands())]
+    code = f"""
+import detxai.cli
+for words in {lines!r}:
+    try:
+        detxai.cli.main(words)
+    except SystemExit as stopped:
+        assert stopped.code == 0, words
+"""
+    loaded = loaded_by(code)
+    assert not HEAVY & loaded
+    assert len(loaded - loaded_by("")) < 150  # some 110 today; torch alone brings 1,200
+
+
+def test_importing_detxai_brings_no_more_than_torch() -> None:
+    bare = loaded_by("")
+    assert len(loaded_by("import detxai") - bare) < 20
+    torch_alone = loaded_by("import torch, torchvision") - bare
+    assert len(loaded_by("from detxai import explain, wrap") - bare) < 1.5 * len(torch_alone)
+
+
+@pytest.mark.parametrize("line", examples())
+def test_examples_are_commands(line: str) -> None:
+    program, *words = shlex.split(line)
+    assert program == "detxai"
+    make_parser().parse_args(words)
+
+
+def test_every_command_has_a_summary_a_description_and_examples() -> None:
+    (found,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    summaries = {action.dest: action.help for action in found._choices_actions}
+    for name, command in commands().items():
+        assert summaries[name], name
+        assert command.description, name
+        assert any(line.startswith(f"detxai {name}") for line in examples()), name
+        undescribed = [action.dest for action in command._actions if not action.help]
+        assert not undescribed, name
+
+
+LISTED: dict[str, tuple[Any, Any]] = {
+    "METHODS": (choices.METHODS, METHODS),
+    "MODES": (choices.MODES, get_args(Mode)),
+    "BUNDLED": (choices.BUNDLED, BUNDLED),
+    "EXPORTED_SUFFIXES": (choices.EXPORTED_SUFFIXES, SUFFIXES),
+    "LAYOUTS": (choices.LAYOUTS, LAYOUTS),
+    "KINDS": (choices.KINDS, KINDS),
+    "FALSE_POSITIVES": (choices.FALSE_POSITIVES, FALSE_POSITIVES),
+    "errors": (choices.KIND_GROUPS["errors"], ERRORS),
+    "PEERS": (choices.PEERS, PEERS),
+    "BASELINES": (choices.BASELINES, BASELINES),
+    "MEASURES": (choices.MEASURES, MEASURES),
+    "COSTLY_MEASURES": (choices.COSTLY_MEASURES, COSTLY),
+    "FILLINGS": (choices.FILLINGS, FILLINGS),
+    "UNITS": (choices.UNITS, UNITS),
+    "SCORE_FUNCTIONS": (choices.SCORE_FUNCTIONS, SCORE_FUNCTIONS),
+    "REFERENCES": (choices.REFERENCES, REFERENCES),
+    "SCENE_KINDS": (choices.SCENE_KINDS, SCENE_KINDS),
+}
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_what_a_help_lists_is_what_there_is(name: str) -> None:
+    listed, there_is = LISTED[name]
+    assert tuple(listed) == tuple(there_is)
+
+
+def test_the_default_method_that_a_help_names() -> None:
+    assert choices.DEFAULT_METHOD == DEFAULT_METHOD
+
+
+def test_what_detxai_names_is_imported_when_it_is_used() -> None:
+    code = """
+import detxai
+assert {"explain", "coco", "wrap"} <= set(dir(detxai))
+import detxai.explain  # the module of that name does not take the place of the function
+assert callable(detxai.explain) and detxai.explain.__name__ == "explain"
+from detxai import explain, targets
+assert detxai.coco.load and detxai.geometry.box_iou and targets.BoxScoreTarget
+"""
+    loaded_by(code)
+
+
+def test_what_detxai_does_not_have_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'detxai' has no attribute 'explian'"):
+        detxai.explian  # noqa: B018
+
+
+def test_the_names_and_where_they_are_imported_from_agree() -> None:
+    public = {name for name in detxai.__all__ if name != "__version__"}
+    packages = {name for name in public if name.islower() and name not in detxai._MODULES}
+    assert public - packages == set(detxai._MODULES)
+    assert all(detxai._module(name).__name__ == f"detxai.{name}" for name in packages)
