@@ -12,6 +12,7 @@ import torch
 from plain_hooks import OneStage, TwoStages
 from relu_detectors import images_seen, with_relus
 from torch import Tensor
+from tqdm.auto import tqdm
 
 import detxai
 from detxai.engine.masking.canvas import filling_image
@@ -233,6 +234,20 @@ def test_boxes_share_the_passes_that_are_told(case: Case, name: str) -> None:
     assert sum(seen) == expected
     assert {explanation.cost.forward_passes for explanation in explanations} == {expected}
     assert max(seen) <= 8
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+def test_the_bar_of_a_long_method_ends_full(
+    case: Case, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bars: list[tqdm] = []
+    monkeypatch.setattr("detxai.progress.tqdm", lambda **given: bars.append(tqdm(**given)) or bars[-1])  # type: ignore[func-returns-value]
+    case.explain(name, progress=True)
+    (bar,) = bars
+    assert bar.n == bar.total > 1
+    capsys.readouterr()
+    case.explain(name)
+    assert capsys.readouterr().err == ""  # standard error is no terminal
 
 
 def test_every_method_says_what_it_needs_and_takes() -> None:

@@ -137,6 +137,22 @@ def test_no_tensor_grows_with_steps_or_samples(name: str, few: dict[str, Any], m
     assert largest[1] <= largest[0]
 
 
+@pytest.mark.parametrize("name", ["saliency", "integrated_gradients", "smooth_grad", "occlusion", "shapley_sampling"])
+def test_no_tensor_grows_with_boxes_but_the_maps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detxai.methods.from_captum.joint_gradients.MAPS_AT_ONCE", 8)
+    case = OneStage()
+    detector = case.wrap(case.model)
+    found = detector.detect(case.image, 0.001)
+    few, many = 8, 12
+    largest = []
+    for n in (few, many):
+        with LargestTensor() as made:
+            METHODS[name](**SMALL.get(name, {}))(detector, case.image, found[:n])
+        largest.append(made.n)
+    maps = many * detector.prepare(case.image).tensor[0, 0].numel()
+    assert largest[1] <= max(largest[0], maps)
+
+
 @pytest.mark.parametrize("name", ["integrated_gradients", "gradient_shap", "occlusion", "kernel_shap"])
 def test_running_out_of_memory_goes_on_with_fewer_at_once(name: str) -> None:
     case = OneStage()

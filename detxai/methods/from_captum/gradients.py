@@ -93,6 +93,7 @@ class IntegratedGradients(GradientMethod):
             of the same size. A pixel that equals its baseline gets nothing.
         steps: points on the line, at least 2: those of a Gauss-Legendre quadrature.
         target: from a detection's box and label to the question asked of it.
+        progress: a bar; None: where standard error is a terminal.
 
     Source: Sundararajan et al., 2017 (ICML); by Captum's ``IntegratedGradients``.
     """
@@ -105,11 +106,15 @@ class IntegratedGradients(GradientMethod):
     baseline: Filling | Sequence[float] | PIL.Image.Image | np.ndarray | Tensor = "black"
     steps: int = 64
     target: Callable[[Any, int], Target] = ClassScoreTarget
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         check_baseline(self.baseline)
         check_count("steps", self.steps, 2)
         check_target(self.target)
+
+    def n_images(self) -> int:
+        return self.steps
 
     def attributions(self, query: BoxQuery) -> Tensor:
         return query.jointly("IntegratedGradients").attribute(
@@ -143,6 +148,7 @@ class GradientShap(GradientMethod):
         stdev: of the noise, as a share of the range of the prepared image's values, from 0.
         seed: of the samples.
         target: from a detection's box and label to the question asked of it.
+        progress: a bar; None: where standard error is a terminal.
 
     Source: Lundberg & Lee, 2017 (NeurIPS), as the package shap's ``GradientExplainer``; by Captum's ``GradientShap``.
     """
@@ -157,6 +163,7 @@ class GradientShap(GradientMethod):
     stdev: float = 0.05
     seed: int = 0
     target: Callable[[Any, int], Target] = ClassScoreTarget
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.baselines, (list, tuple)) or not self.baselines:
@@ -167,6 +174,9 @@ class GradientShap(GradientMethod):
         check_stdev(self.stdev)
         check_seed(self.seed, from_zero=True)
         check_target(self.target)
+
+    def n_images(self) -> int:
+        return self.n_samples
 
     def attributions(self, query: BoxQuery) -> Tensor:
         baselines = [baseline_tensor(query.detector, query.clean, one, self.seed) for one in self.baselines]

@@ -23,6 +23,7 @@ from detxai.images import Image
 from detxai.methods.best_slice import on_best_slice
 from detxai.methods.from_captum.captum_module import captum_runs, import_captum
 from detxai.methods.results import explanations
+from detxai.progress import progress_bar
 from detxai.targets import Target, ask_about
 
 AT_ONCE = 8  # images that Captum makes at once: a constant, so that noise does not depend on the memory that is free
@@ -34,10 +35,11 @@ class JointGradients:
     """Captum's ``gradient_func`` for T boxes: each image runs forward once for all of them, and back once for each.
 
     Images are (n, 1, 3, h, w), so that Captum's products with gradients (n, T, 3, h, w) broadcast over the boxes.
-    What memory allows runs at once, whatever number Captum hands over.
+    What memory allows runs at once, whatever number Captum hands over; ``on_images`` is told how many were asked for.
     """
 
     scores: BoxScores
+    on_images: Callable[[int], object]
     batch_size: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,7 +54,9 @@ class JointGradients:
     ) -> tuple[Tensor]:
         """((n, T, 3, h, w),) the gradient of each box's score at each of the images."""
         (images,) = inputs
-        return (torch.cat([made for _, made in in_batches(images[:, 0].detach(), self.batch_size, self._run)]),)
+        found = torch.cat([made for _, made in in_batches(images[:, 0].detach(), self.batch_size, self._run)])
+        self.on_images(len(images))
+        return (found,)
 
     def _run(self, images: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -76,6 +80,7 @@ class BoxQuery:
         clean: the image, prepared.
         scores: the T boxes' scores, at the image's own proposals.
         captum: the module ``captum.attr``.
+        on_images: called with the number of images after every batch whose gradients were asked for.
         notes: recorded in the explanations' details.
     """
 
@@ -83,6 +88,7 @@ class BoxQuery:
     clean: Inputs
     scores: BoxScores
     captum: Any
+    on_images: Callable[[int], object]
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -98,7 +104,7 @@ class BoxQuery:
             module: where it places its hooks; default: nowhere.
         """
         method = getattr(self.captum, kind)(self.scores if module is None else module)
-        method.gradient_func = JointGradients(self.scores)
+        method.gradient_func = JointGradients(self.scores, self.on_images)
         return method
 
 
@@ -117,6 +123,7 @@ class GradientMethod(ABC):
     passes: ClassVar[str]
     images_of_one_call: ClassVar[int] = 1  # for how many images Captum asks for gradients at once
     seed: int = 0  # of methods that draw nothing, too
+    progress: bool | None = False  # a bar; False where one or two passes answer
     target: Callable[[Any, int], Target]
 
     @abstractmethod
@@ -126,6 +133,10 @@ class GradientMethod(ABC):
     @abstractmethod
     def over_colours(self, attributions: Tensor) -> Tensor:
         """(T, h, w) from (T, 3, h, w)."""
+
+    def n_images(self) -> int:
+        """For how many images the gradients are asked for, for each group of boxes."""
+        return 1
 
     def details(self, query: BoxQuery, attributions: Tensor) -> list[dict[str, Any]]:
         """What each of the boxes' explanations says beside its map."""
@@ -152,16 +163,19 @@ class GradientMethod(ABC):
             return []
         clean, group = detector.prepare(image), max(1, MAPS_AT_ONCE // self.images_of_one_call)
         maps, details, n_passes = [], [], 0
-        with detector.borrowed():
-            for first in range(0, len(detections), group):
+        groups = range(0, len(detections), group)
+        most = len(groups) * self.n_images()
+        with detector.borrowed(), progress_bar(self.progress, most, "gradients", "image") as bar:
+            for first in groups:
                 targets = ask_about(detections[first : first + group], self.target)
-                query = BoxQuery(detector, clean, BoxScores(detector, clean, targets, hold_proposals=True), captum)
+                scores = BoxScores(detector, clean, targets, hold_proposals=True)
+                query = BoxQuery(detector, clean, scores, captum, bar.update)
                 with captum_runs(clean.tensor.device, self.seed):  # the same noise for every group
                     found = self.attributions(query).detach()
                 details += self.details(query, found)
                 on_input = self.over_colours(found[0]).float()
-                maps += list(query.scores.to_image(on_input).cpu())
-                n_passes += query.scores.n_passes
+                maps += list(scores.to_image(on_input).cpu())
+                n_passes += scores.n_passes
         return explanations(
             self, detector, clean, detections, maps, started=started, passes=n_passes,
             settings={**settings_of(self), **self.recorded()}, details=details,

@@ -24,6 +24,7 @@ from detxai.methods.from_captum.captum_module import import_captum
 from detxai.methods.from_captum.joint_gradients import MAPS_AT_ONCE
 from detxai.methods.from_captum.views import ViewScores
 from detxai.methods.results import explanations
+from detxai.progress import progress_bar
 from detxai.targets import ClassScoreTarget, Target, ask_about
 
 Extent: TypeAlias = int | float | tuple[int, int] | None
@@ -45,6 +46,7 @@ class Occlusion:
         fill: what is seen inside the window: ``"black"``, ``"mean"``, ``"blur"``, ``"noise"`` or an RGB colour.
         target: from a detection's box and label to the question asked of it.
         batch_size: views at once; None: what fits the device.
+        progress: a bar; None: where standard error is a terminal.
 
     Source: Zeiler & Fergus, 2014 (ECCV), section 4.2; by Captum's ``Occlusion``.
     """
@@ -60,6 +62,7 @@ class Occlusion:
     fill: Filling | Sequence[float] = "black"
     target: Callable[[Any, int], Target] = ClassScoreTarget
     batch_size: int | None = None
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("window", "stride"):
@@ -85,10 +88,11 @@ class Occlusion:
         groups = [detections[i] for i in range(len(detections))] if each else [detections]
         windows = [self._windows(canvas, group.boxes[0]) for group in groups]
         maps: list[Tensor] = []
-        n_passes = 0
-        with detector.borrowed():
+        n_passes, most = 0, sum(1 + n_windows(canvas.size, *extents) for extents in windows)
+        with detector.borrowed(), progress_bar(self.progress, most, "hiding windows", "view") as bar:
             for group, (window, stride) in zip(groups, windows, strict=True):
-                scores = ViewScores(ViewScorer(detector, canvas, ask_about(group, self.target), self.batch_size))
+                targets = ask_about(group, self.target)
+                scores = ViewScores(ViewScorer(detector, canvas, targets, self.batch_size, on_views=bar.update))
                 lost = captum.Occlusion(scores).attribute(
                     torch.ones(1, 1, *canvas.size, device=canvas.clean.tensor.device),
                     sliding_window_shapes=(1, *window), strides=(1, *stride), baselines=0,
@@ -121,6 +125,14 @@ class Occlusion:
                 f"stride must be at most the window, got {stride} for {window} (height, width) in input pixels"
             )
         return window, stride  # type: ignore[return-value]
+
+
+def n_windows(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> int:
+    """How many places of the window cover a canvas of this (height, width), the last of a row cut at the edge."""
+    down, across = (
+        1 + -(-max(0, whole - side) // step) for whole, side, step in zip(size, window, stride, strict=True)
+    )
+    return down * across
 
 
 def _in_pixels(

@@ -52,6 +52,7 @@ class SmoothGrad(GradientMethod):
         baseline: of integrated gradients.
         seed: of the noise.
         target: from a detection's box and label to the question asked of it.
+        progress: a bar; None: where standard error is a terminal.
 
     Source: Smilkov et al., 2017 (arXiv:1706.03825); Hooker et al., 2019 (NeurIPS), squares; Adebayo et al., 2018
     (arXiv:1810.03307), variance; by Captum's ``NoiseTunnel``.
@@ -69,6 +70,7 @@ class SmoothGrad(GradientMethod):
     baseline: Filling | Sequence[float] | PIL.Image.Image | np.ndarray | Tensor = "black"
     seed: int = 0
     target: Callable[[Any, int], Target] = ClassScoreTarget
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         check_choice("of", self.of, SMOOTHED)
@@ -79,6 +81,9 @@ class SmoothGrad(GradientMethod):
         check_baseline(self.baseline)
         check_seed(self.seed, from_zero=True)
         check_target(self.target)
+
+    def n_images(self) -> int:
+        return self.n_samples * (self.steps if self.of == "integrated_gradients" else 1)
 
     def attributions(self, query: BoxQuery) -> Tensor:
         settings: dict[str, Any] = {"nt_samples_batch_size": AT_ONCE}
