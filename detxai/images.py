@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 import torch
@@ -120,6 +121,24 @@ def _from_tensor(tensor: Tensor) -> Array:
     if low < 0 or high > 1:
         raise ValueError(f"image must lie in [0, 1], got values from {low:.4g} to {high:.4g}")
     return np.ascontiguousarray(tensor.permute(1, 2, 0).numpy())
+
+
+def upright_size(path: str | PathLike[str]) -> tuple[int, int]:
+    """(height, width) of an image file as ``load_image`` would give it; only its header is read.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read as an image.
+    """
+    path = Path(fspath(path))
+    if not exists(path):
+        raise FileNotFoundError(f"image: no such file: {path}")
+    try:
+        with _open(path) as opened:
+            turned = opened.getexif().get(PIL.ExifTags.Base.Orientation, 1) in range(5, 9)
+            return (opened.width, opened.height) if turned else (opened.height, opened.width)
+    except Exception as error:  # each of Pillow's decoders raises what it likes
+        raise _damaged(path, error) from error
 
 
 def to_tensor(array: Array) -> Tensor:

@@ -15,7 +15,7 @@ from detxai.coco.request import CocoRequest
 from detxai.coco.schema import BOX_COLUMNS, arrow_schema
 from detxai.data.ap_loss import ap_losses
 from detxai.data.cocoeval import class_ap, evaluate, iou_place, matching, summary
-from detxai.data.error_kinds import KINDS, LabelledBox, labelled_boxes
+from detxai.data.error_kinds import KINDS, UNANNOTATED, LabelledBox, labelled_boxes
 from detxai.formats import category_names
 from detxai.runs.tables import is_whole_table
 
@@ -137,13 +137,15 @@ def evaluation_record(
         class_ap(evaluation, evaluation.params.iouThrs[iou_place(evaluation, iou)]),
     )
     counts = Counter((box.category_id, box.kind) for box in boxes)
+    unannotated = evaluation.cocoGt.dataset.get(UNANNOTATED, False)
+    kinds = [kind for kind in KINDS if kind != UNANNOTATED or unannotated]
     classes = [
         {
             "category_id": category,
             "category": category_names.get(category, str(category)),
             "AP": _number(ap),
             "AP_at_iou": _number(at_iou[category]),
-            **{kind: counts[category, kind] for kind in KINDS},
+            **{kind: counts[category, kind] for kind in kinds},
         }
         for category, ap in over_ious.items()
     ]
@@ -152,7 +154,7 @@ def evaluation_record(
         "iou": iou,
         "operating_point": operating_point,
         "summary": {name: _number(value) for name, value in summary(evaluation).items()},
-        "kinds": {kind: sum(row[kind] for row in classes) for kind in KINDS},
+        "kinds": {kind: sum(row[kind] for row in classes) for kind in kinds},
         "missed_alone": sum(box.kind == "missed" and box.covered_by is None for box in boxes),
         "classes": classes,
     }

@@ -31,6 +31,7 @@ KIND_MEANINGS = {
     "background": "where nothing is annotated",
     "missed": "annotated, and no prediction found it",
     "ignored": "on a crowd or an ignored annotation: counts neither way",
+    "unannotated": "nobody annotated these images: neither right nor wrong",
 }
 STAGE_MEANINGS = {
     "found_now": "a box of its class covers it: COCOeval gave that box to a neighbour, or the file is of another run",
@@ -149,6 +150,7 @@ def _story(row: Row) -> str:
         "duplicate": f"a second box on the same {row['annotation_category']} (IoU {iou or 0:.2f})",
         "background": f"nothing annotated here (largest IoU {iou or 0:.2f})",
         "ignored": "on a crowd: counts neither way",
+        "unannotated": "nobody annotated this image",
     }[kind]
     return said + ("; the detector does not report it now" if row["reproduced"] is False else "")
 

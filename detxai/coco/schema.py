@@ -12,7 +12,11 @@ FORMAT = 3  # of the folder; raised when a column changes its meaning
 BOX_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("image_id", "int64", "of the image, as in the annotation file"),
     ("file_name", "string", "of the image, below the folder of images"),
-    ("kind", "string", "true_positive, localisation, classification, both, duplicate, background, missed, ignored"),
+    (
+        "kind",
+        "string",
+        "true_positive, localisation, classification, both, duplicate, background, missed, ignored, unannotated",
+    ),
     ("category_id", "int64", "predicted, or, where missed, annotated"),
     ("category", "string", "its name"),
     ("box", "box", "x1, y1, x2, y2 in pixels of the image: the prediction's, or the missed annotation's"),

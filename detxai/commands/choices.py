@@ -18,10 +18,11 @@ BUNDLED = ("scenes-frcnn", "scenes-yolo", "scenes-rtdetr")
 EXPORTED_SUFFIXES = (".onnx", ".xml", ".torchscript")
 LAYOUTS = ("yolo", "yolo_objectness", "yolox", "end_to_end", "torchvision", "detr", "detr_sigmoid")
 
+ANNOTATION_FORMATS = ("coco", "yolo", "voc", "huggingface", "images")
 FALSE_POSITIVES = ("localisation", "classification", "both", "duplicate", "background")
-KINDS = ("true_positive", *FALSE_POSITIVES, "missed", "ignored")
+KINDS = ("true_positive", *FALSE_POSITIVES, "missed", "ignored", "unannotated")
 KIND_GROUPS = {
-    "all": tuple(kind for kind in KINDS if kind != "ignored"),
+    "all": tuple(kind for kind in KINDS if kind not in ("ignored", "unannotated")),
     "errors": (*FALSE_POSITIVES, "missed"),
     "false_positives": FALSE_POSITIVES,
 }

@@ -41,7 +41,7 @@ def label_to_category(
     """
     names = category_names(annotations.dataset["categories"])
     needed = {annotation["category_id"] for annotation in annotations.anns.values()}
-    known = detector.class_names or {label: str(label) for label in _labels_seen(detector)}
+    known = names_of_labels(detector)
     if isinstance(labels, Mapping):
         return _logged(_spelled_out(labels, known, names), known, names)
     chosen = (BY_NAME if detector.class_names else BY_ID) if labels is None else str(labels)
@@ -52,6 +52,11 @@ def label_to_category(
     if missing:
         raise ValueError(_mismatch(chosen, missing, pairs, known, names))
     return _logged(pairs, known, names)
+
+
+def names_of_labels(detector: Detector) -> Mapping[int, str]:
+    """Label -> class name; its number where the detector has no names."""
+    return detector.class_names or {label: str(label) for label in _labels_seen(detector)}
 
 
 def labels_of_categories(

@@ -12,10 +12,19 @@ import numpy.typing as npt
 from detxai.data.cocoeval import Matching
 
 Kind = Literal[
-    "true_positive", "localisation", "classification", "both", "duplicate", "background", "missed", "ignored"
+    "true_positive",
+    "localisation",
+    "classification",
+    "both",
+    "duplicate",
+    "background",
+    "missed",
+    "ignored",
+    "unannotated",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FALSE_POSITIVES: tuple[Kind, ...] = ("localisation", "classification", "both", "duplicate", "background")
+UNANNOTATED: Literal["unannotated"] = "unannotated"  # a kind, and the entry of a data set that nobody annotated
 ERRORS: tuple[Kind, ...] = (*FALSE_POSITIVES, "missed")
 BACKGROUND_IOU = 0.1  # TIDE's t_b: a box that overlaps nothing by more lies on the background
 
@@ -30,7 +39,8 @@ class LabelledBox:
         image_id: the image, as in the annotation file.
         category_id: the class predicted, or the missed annotation's.
         box: xyxy, pixels of the original image.
-        kind: ``true_positive``, one of TIDE's five kinds of false positive, ``missed``, or ``ignored`` (on a crowd).
+        kind: ``true_positive``, one of TIDE's five kinds of false positive, ``missed``, ``ignored`` (on a crowd), or
+            ``unannotated``: nobody annotated the images, so it is neither right nor wrong.
         score: the prediction's; None for a missed annotation.
         prediction_id: place in the predictions file, counted from 1; None for a missed annotation.
         annotation_id: the annotation found or missed; for a false positive the one that decides its kind;
@@ -131,6 +141,8 @@ class _ImageBoxes:
             )
         if number in self.matched.ignored_predictions:
             return self._labelled(place, "ignored", None, None)
+        if self.coco.dataset.get(UNANNOTATED, False):
+            return self._labelled(place, UNANNOTATED, None, None)
         kind, truth_place = self._error(place)
         largest = float(self.ious[place].max()) if self.annotations else 0.0
         if truth_place is None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from detxai.commands.annotation_options import add_annotation_options
 from detxai.commands.choices import KIND_GROUPS, KINDS
 from detxai.commands.model_options import add_model_options
 from detxai.commands.options import (
@@ -25,6 +26,7 @@ detxai coco --model best.pt --images val --annotations val.json --method layer_c
 detxai coco --model best.pt --images val --annotations val.json --predictions mine.json --method d_rise --out why
 detxai coco --model best.pt --images val --annotations val.json --method layer_cam --kinds errors --worst 50 --out why
 detxai coco --model best.pt --images val --annotations val.json --method layer_cam --shard 1/4 --out why
+detxai coco --model best.pt --annotations data.yaml --split val --method layer_cam --out why
 """
 
 
@@ -46,10 +48,7 @@ def add_coco(commands: Any) -> None:
 
 
 def _add_inputs(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--images", required=True, type=a_path, metavar="DIR", help="the folder of the images")
-    command.add_argument(
-        "--annotations", required=True, type=a_path, metavar="FILE", help="COCO annotations of these images"
-    )
+    add_annotation_options(command)
     command.add_argument(
         "--predictions", type=a_path, metavar="FILE",
         help="COCO results, of any detector's run; default: --model makes the predictions",
@@ -72,9 +71,9 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
 def _add_selection(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("which boxes to explain")
     group.add_argument(
-        "--kinds", type=_comma_separated, default=KIND_GROUPS["all"], metavar="K,...",
+        "--kinds", type=_comma_separated, metavar="K,...",
         help=f"kinds of boxes, some of {', '.join(KINDS)}; or a group of them: {', '.join(KIND_GROUPS)}; "
-        "default: all, which leaves out only the ignored",
+        "default: all, which leaves out only the ignored; of images that nobody annotated, the unannotated",
     )  # fmt: skip
     group.add_argument("--classes", type=_comma_separated, metavar="NAME,...", help="only these categories")
     group.add_argument("--image-ids", type=_numbers, metavar="ID,...", help="only the images with these ids")
@@ -88,7 +87,7 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--min-score", type=amount, default=0.0, metavar="S",
-        help="only predictions that score at least S; default: all that reach --operating-point",
+        help="only predictions that score at least S; default: all that reach --operating-score",
     )  # fmt: skip
     group.add_argument(
         "--max-score", type=amount, default=float("inf"), metavar="S",
@@ -107,7 +106,7 @@ def _add_evaluation(command: argparse.ArgumentParser) -> None:
         help="the IoU from which a prediction matches an annotation; default: 0.5",
     )  # fmt: skip
     group.add_argument(
-        "--operating-point", type=amount, default=0.25, metavar="S",
+        "--operating-score", "--operating-point", type=amount, dest="operating_point", default=0.25, metavar="S",
         help="the score from which a prediction counts as made: it decides which objects are found or missed and which "
         "boxes can be explained; AP always uses all predictions; default: 0.25",
     )  # fmt: skip

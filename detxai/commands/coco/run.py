@@ -17,9 +17,11 @@ from detxai.coco.run import run as run_coco
 from detxai.coco.selection import Selection
 from detxai.commands.choices import KIND_GROUPS
 from detxai.commands.options import FAILED, no_repeats, shows_progress
+from detxai.commands.requested_annotations import requested_images
 from detxai.commands.requested_detector import requested_detector
-from detxai.data.categories import label_to_category
-from detxai.data.coco_files import read_annotations, read_predictions
+from detxai.data.categories import label_to_category, names_of_labels
+from detxai.data.coco_files import as_annotations, read_predictions
+from detxai.data.error_kinds import UNANNOTATED
 from detxai.runs.files import WriteError
 from detxai.runs.shards import Shard
 from detxai.runs.tables import import_pyarrow
@@ -32,21 +34,25 @@ def run(given: argparse.Namespace) -> int:
     import_pyarrow()
     logging.getLogger("detxai.coco").setLevel(logging.INFO if not given.json else logging.WARNING)
     options = _options(given)
-    selection = _selection(given)
     method = quiet_method(given.method, no_repeats(given.settings))
-    if not given.images.is_dir():
-        raise FileNotFoundError(f"--images: no such folder: {given.images}")
     if given.out.exists() and not given.out.is_dir():
         raise ValueError(f"--out must be a folder, got the file {given.out}")
-    annotations = read_annotations(given.annotations)
+    source = requested_images(given)
+    selection = _selection(given, annotated=source.annotated)
+    where = given.annotations or given.images
+    detector = None
+    if not source.annotated:
+        detector = requested_detector(given)
+        source = source.with_categories(names_of_labels(detector))
+    annotations = as_annotations(source.content, f"annotations: {where}")
     predictions = None if given.predictions is None else read_predictions(given.predictions, annotations)
-    detector = requested_detector(given)
+    detector = detector or requested_detector(given)
     pairs = label_to_category(detector, annotations, given.labels)
-    about = {"command": shlex.join(["detxai", *sys.argv[1:]]), "annotations": str(given.annotations)}
+    about = {"command": shlex.join(["detxai", *sys.argv[1:]]), "annotations": str(where)}
     about |= {} if given.predictions is None else {"predictions": str(given.predictions)}
     about |= {"weights": given.model if given.weights is None else str(given.weights)}
     request = CocoRequest(
-        detector, method, given.images, annotations, predictions, pairs, CocoFolder(given.out), selection, options,
+        detector, method, source.images, annotations, predictions, pairs, CocoFolder(given.out), selection, options,
         about=about,
     )  # fmt: skip
     try:
@@ -78,8 +84,10 @@ def _options(given: argparse.Namespace) -> Options:
     )
 
 
-def _selection(given: argparse.Namespace) -> Selection:
-    kinds = [one for kind in given.kinds for one in KIND_GROUPS.get(kind, (kind,))]
+def _selection(given: argparse.Namespace, *, annotated: bool) -> Selection:
+    default = KIND_GROUPS["all"] if annotated else (UNANNOTATED,)
+    wanted = default if given.kinds is None else given.kinds
+    kinds = [one for kind in wanted for one in KIND_GROUPS.get(kind, (kind,))]
     return Selection(
         kinds,
         given.classes,

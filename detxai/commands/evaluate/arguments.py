@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from detxai.commands.annotation_options import add_annotation_options
 from detxai.commands.choices import (
     BASELINES,
     COSTLY_MEASURES,
@@ -55,8 +56,7 @@ def add_evaluate(commands: Any) -> None:
 
 def _add_images(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("the images and their detections")
-    group.add_argument("--images", type=a_path, metavar="DIR", help="the folder of the images")
-    group.add_argument("--annotations", type=a_path, metavar="FILE", help="COCO annotations of these images")
+    add_annotation_options(group)
     group.add_argument(
         "--scenes", nargs="?", const=(), type=_names, metavar="KIND,...",
         help="instead of --images and --annotations: generated scenes, in which the cause of each detection is known; "

@@ -11,8 +11,9 @@ from typing import Any
 
 from detxai.adapters.detector import Detector
 from detxai.commands.options import FAILED, no_repeats, shows_progress
+from detxai.commands.requested_annotations import requested_images
 from detxai.commands.requested_detector import requested_detector
-from detxai.evaluate import Evaluation, coco_photos, evaluate, make_measures, scene_photos
+from detxai.evaluate import Evaluation, annotated_photos, evaluate, make_measures, scene_photos
 from detxai.evaluate.photos.photo import Photo
 from detxai.evaluate.photos.scene_photos import kinds_of
 from detxai.evaluate.results.table import rank_table
@@ -100,7 +101,7 @@ def _report(found: Evaluation, *, as_json: bool) -> None:
 def _check_images(given: argparse.Namespace) -> None:
     if given.scenes is not None and (given.images is not None or given.annotations is not None):
         raise ValueError("--scenes takes the place of --images and --annotations, got both")
-    if given.scenes is None and (given.images is None or given.annotations is None):
+    if given.scenes is None and given.images is None and given.annotations is None:
         raise ValueError("give --images and --annotations, or --scenes")
 
 
@@ -109,9 +110,14 @@ def _photos(given: argparse.Namespace, detector: Detector) -> tuple[list[Photo],
     if given.scenes is not None:
         kinds = kinds_of(given.scenes)
         return scene_photos(detector.class_names, kinds, given.n_scenes), {"scenes": kinds, "n": given.n_scenes}
-    photos = coco_photos(given.images, given.annotations, detector.class_names)
-    digest = hashlib.sha256(given.annotations.read_bytes()).hexdigest()
-    return photos, {"images": given.images.name, "annotations": given.annotations.name, "sha256": digest}
+    source = requested_images(given)
+    if not source.annotated:
+        given.unmatched = True  # no object is annotated that a detection could match
+    where = given.annotations or given.images
+    photos = annotated_photos(source, detector.class_names, where)
+    content = json.dumps(source.content, sort_keys=True).encode() if where.is_dir() else where.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    return photos, {"images": source.images.name, "annotations": where.name, "sha256": digest}
 
 
 def _by_owner(settings: Sequence[tuple[str, tuple[str, Any]]]) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The images of a COCO annotation file, and what is annotated in each."""
+"""The images of a data set, and what is annotated in each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from detxai.data.categories import labels_of_categories
-from detxai.data.coco_files import check_annotations, read_json
+from detxai.data.readers import AnnotatedImages
+from detxai.data.readers.coco import read_coco
 from detxai.data.segmentation import check_segmentation, draw_segmentation
 from detxai.evaluate.photos.photo import Photo, Pixels, Truth
 from detxai.formats import from_coco
@@ -25,27 +26,40 @@ from detxai.metrics.inputs.case import Objects
 def coco_photos(
     images: str | PathLike[str], annotations: str | PathLike[str], class_names: Mapping[int, str]
 ) -> list[Photo]:
-    """The images that a COCO file lists, in its order.
+    """The images that a COCO file lists, in its order: ``annotated_photos`` of that file.
+
+    Args:
+        images: the folder that the file's ``file_name`` entries start from.
+        annotations: the file.
+        class_names: the detector's, label -> name.
+    """
+    folder = Path(images)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"images: no such folder: {folder}")
+    return annotated_photos(read_coco(Path(annotations), folder), class_names, annotations)
+
+
+def annotated_photos(
+    source: AnnotatedImages, class_names: Mapping[int, str], where: str | PathLike[str] = "the file"
+) -> list[Photo]:
+    """The images of a data set, in its order.
 
     Categories become the detector's labels by equal names (``detxai.formats.match_categories``); by number where the
     file or the detector has no names. Crowds and categories that the detector does not know are left out. Masks are
     there where every object of an image has a segmentation.
 
     Args:
-        images: the folder that the file's ``file_name`` entries start from.
-        annotations: the file.
+        source: from ``detxai.data.readers.read_annotated_images``.
         class_names: the detector's, label -> name.
+        where: the annotations are, for messages.
 
     Raises:
-        FileNotFoundError: no such folder or file, or none of the images is in the folder.
-        ValueError: the file is no COCO annotation file, or no category is a class of the detector; the message names
-            the entry.
+        FileNotFoundError: none of the images is in the folder.
+        ValueError: a segmentation is none, or no category is a class of the detector; the message names the entry.
     """
-    folder, file = Path(images), Path(annotations)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"images: no such folder: {folder}")
-    content = _read(file)
-    labels = labels_of_categories(class_names, content["categories"], file)
+    folder, content = source.images, source.content
+    _check_segmentations(content, f"annotations: {where}")
+    labels = labels_of_categories(class_names, content["categories"], where) if source.annotated else {}
     of_image: dict[int, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
         if annotation["category_id"] in labels and not annotation.get("iscrowd", 0):
@@ -58,18 +72,14 @@ def coco_photos(
         for image in content["images"]
     ]
     if photos and not any(exists(folder / photo.name) for photo in photos):
-        raise FileNotFoundError(f"images: none of the {len(photos)} images that {file} lists is in {folder}")
+        raise FileNotFoundError(f"images: none of the {len(photos)} images that {where} lists is in {folder}")
     return photos
 
 
-def _read(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = read_json(file, "annotations")
-    where = f"annotations: {file}"
-    check_annotations(content, where, ids=False, names=False)
+def _check_segmentations(content: Mapping[str, Any], where: str) -> None:
     for place, annotation in enumerate(content["annotations"]):
         if annotation.get("segmentation"):
             check_segmentation(annotation["segmentation"], f"{where}: annotations[{place}]")
-    return content
 
 
 def _load(path: Path, annotations: Sequence[dict[str, Any]], labels: Mapping[int, int]) -> tuple[Pixels, Truth]:

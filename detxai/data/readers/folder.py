@@ -1,0 +1,25 @@
+"""A folder of images without annotations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detxai.data.error_kinds import UNANNOTATED
+from detxai.data.readers.annotated_images import AnnotatedImages, CocoContent, expect_folder, expect_images, image_names
+
+
+def read_image_folder(path: Path, images: Path | None = None, split: str | None = None) -> AnnotatedImages:
+    """Every image in a folder and the folders in it, sorted by name; see ``read_annotated_images``.
+
+    Raises:
+        ValueError: there is none, or ``images`` is another folder.
+    """
+    expect_folder(path, "annotations")
+    if images is not None and images.resolve() != path.resolve():
+        raise ValueError(f"images must be left out, or be the folder of images itself, {path}; got {images}")
+    names = image_names(path, path)
+    expect_images(names, f"annotations: {path}")
+    content = CocoContent({})
+    for name in names:
+        content.add_image(name, None)
+    return AnnotatedImages({**content.record(), UNANNOTATED: True}, path, "images")

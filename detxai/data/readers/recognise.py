@@ -1,0 +1,94 @@
+"""Which reader an annotation file or folder is for, and the one function that reads any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+
+from detxai.data.readers.annotated_images import AnnotatedImages, image_names
+from detxai.data.readers.coco import read_coco
+from detxai.data.readers.folder import read_image_folder
+from detxai.data.readers.huggingface import is_saved_dataset, read_huggingface
+from detxai.data.readers.voc import read_voc
+from detxai.data.readers.yolo import read_yolo
+
+Reader = Callable[[Path, Path | None, str | None], AnnotatedImages]
+READERS: dict[str, Reader] = {
+    "coco": read_coco,
+    "yolo": read_yolo,
+    "voc": read_voc,
+    "huggingface": read_huggingface,
+    "images": read_image_folder,
+}
+FORMATS = tuple(READERS)
+WITH_SPLITS = ("yolo", "voc", "huggingface")
+
+
+def read_annotated_images(
+    annotations: str | PathLike[str] | None,
+    images: str | PathLike[str] | None = None,
+    *,
+    annotation_format: str | None = None,
+    split: str | None = None,
+) -> AnnotatedImages:
+    """The images of a data set and their annotations, in any of five formats.
+
+    ``coco``: a JSON file. ``yolo``: a ``data.yaml`` with its txt labels. ``voc``: a folder of Pascal VOC's XML files,
+    or the one above ``Annotations`` and ``JPEGImages``. ``huggingface``: what ``save_to_disk`` or ``to_parquet`` of
+    ``datasets`` wrote. ``images``: a folder of images without annotations.
+
+    Args:
+        annotations: the file or folder; None: ``images`` is a folder of images without annotations.
+        images: the folder that file names start from. ``coco`` needs it; ``huggingface`` too, to write its images
+            there, as it keeps them inside its tables. For ``yolo`` it takes the place of the file's ``path``, for
+            ``voc`` that of ``JPEGImages``.
+        annotation_format: of ``FORMATS``; None: recognised by what is there.
+        split: ``val``, ``test``, ... where the data set has several; None: ``val`` of a ``data.yaml``, every file of a
+            VOC folder, the only one of a Hugging Face data set.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: it is of none of these formats, or wrong; the message names file, entry and field.
+        ImportError: a package that the format needs is not installed.
+    """
+    if annotations is None:
+        if images is None:
+            raise ValueError("give annotations, or a folder of images without them")
+        annotations, annotation_format = images, annotation_format or "images"
+    path = Path(annotations)
+    if annotation_format is not None and annotation_format not in READERS:
+        raise ValueError(f"annotation_format must be one of {', '.join(FORMATS)}, got {annotation_format!r}")
+    if not path.exists():
+        raise FileNotFoundError(f"annotations: no such file or folder: {path}")
+    chosen = recognised(path) if annotation_format is None else annotation_format
+    if split is not None and chosen not in WITH_SPLITS:
+        raise ValueError(f"split is for {', '.join(WITH_SPLITS)}; {path} is read as {chosen}, which has one split")
+    return READERS[chosen](path, None if images is None else Path(images), split)
+
+
+def recognised(path: Path) -> str:
+    """The format of a file or folder that is there.
+
+    Raises:
+        ValueError: it is of none.
+    """
+    suffix = path.suffix.lower()
+    if path.is_file():
+        by_suffix = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".parquet": "huggingface", ".xml": "voc"}
+        return by_suffix.get(suffix, "coco")  # COCO's files may be called anything
+    if is_saved_dataset(path):
+        return "huggingface"
+    if (path / "Annotations").is_dir() or any(path.glob("*.xml")):
+        return "voc"
+    if any(path.rglob("*.parquet")):
+        return "huggingface"
+    yaml = [file.name for ending in ("*.yaml", "*.yml") for file in path.glob(ending)]
+    if yaml:
+        raise ValueError(f"annotations: {path} is a folder with {', '.join(sorted(yaml)[:5])}: give that file")
+    if image_names(path, path):
+        return "images"
+    raise ValueError(
+        f"annotations: {path} holds nothing that is known here: Pascal VOC's XML files, what save_to_disk or "
+        f"to_parquet of datasets wrote, or images; --annotation-format takes one of {', '.join(FORMATS)}"
+    )
