@@ -18,6 +18,7 @@ from detxai.adapters.loading import BUNDLED
 from detxai.cli import make_parser
 from detxai.commands import choices
 from detxai.data.error_kinds import ERRORS, FALSE_POSITIVES, KINDS
+from detxai.data.readers import FORMATS
 from detxai.engine.masking.canvas import FILLINGS
 from detxai.evaluate.contestants import BASELINES, PEERS
 from detxai.evaluate.measuring import COSTLY
@@ -103,6 +104,7 @@ LISTED: dict[str, tuple[Any, Any]] = {
     "EXPORTED_SUFFIXES": (choices.EXPORTED_SUFFIXES, SUFFIXES),
     "LAYOUTS": (choices.LAYOUTS, LAYOUTS),
     "KINDS": (choices.KINDS, KINDS),
+    "ANNOTATION_FORMATS": (choices.ANNOTATION_FORMATS, FORMATS),
     "FALSE_POSITIVES": (choices.FALSE_POSITIVES, FALSE_POSITIVES),
     "errors": (choices.KIND_GROUPS["errors"], ERRORS),
     "PEERS": (choices.PEERS, PEERS),

@@ -142,7 +142,7 @@ def test_ctrl_c_leaves_a_folder_to_go_on_with(
     ("arguments", "message"),
     [
         ((), "give --images and --annotations, or --scenes"),
-        (("--images", "tests"), "must hold images (.bmp, .gif"),
+        (("--images", "tests"), "must hold images"),
         (("--scenes", "local", "--images", "."), "--scenes takes the place of --images and --annotations"),
         (("--scenes", "locale"), "scenes must be some of local, .*got locale"),
         (("--scenes", "local", "--measures", "energetic"), "measures must be some of .*got 'energetic'"),

@@ -60,7 +60,7 @@ def read_annotated_images(
     if annotation_format is not None and annotation_format not in READERS:
         raise ValueError(f"annotation_format must be one of {', '.join(FORMATS)}, got {annotation_format!r}")
     if not path.exists():
-        raise FileNotFoundError(f"annotations: no such file or folder: {path}")
+        raise FileNotFoundError(f"annotations: no such file: {path}")
     chosen = recognised(path) if annotation_format is None else annotation_format
     if split is not None and chosen not in WITH_SPLITS:
         raise ValueError(f"split is for {', '.join(WITH_SPLITS)}; {path} is read as {chosen}, which has one split")
