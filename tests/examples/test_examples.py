@@ -62,6 +62,7 @@ def test_explain_onnx_agrees_with_pytorch(tmp_path: Path) -> None:
     assert float(printed.rsplit(maxsplit=1)[-1]) > 0.9999
 
 
+@pytest.mark.slow
 def test_d_rise_convergence_goes_on_where_it_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from example_scripts import run_example
 
+pytestmark = pytest.mark.slow
+
 
 def test_d_rise_gpu_runs_on_a_cpu_too(tmp_path: Path) -> None:
     run_example("d_rise_gpu.py", "--device", "cpu", "--small", "--json", tmp_path / "gpu.json")
@@ -16,7 +18,6 @@ def test_d_rise_gpu_runs_on_a_cpu_too(tmp_path: Path) -> None:
     assert exact == {"masks": 0, "scores": 0, "map, of its peak": 0}  # the device is the CPU: nothing may differ
 
 
-@pytest.mark.slow
 def test_pixel_evidence_gpu_runs_on_a_cpu_too(tmp_path: Path) -> None:
     run_example("pixel_evidence_gpu.py", "--device", "cpu", "--small", "--json", tmp_path / "gpu.json")
     record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
