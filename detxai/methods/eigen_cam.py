@@ -131,7 +131,7 @@ def principal_projection(features: Tensor, inside: Tensor | None = None) -> Tens
         inside: (h, w) bool, the places that count; default: all. The others are projected too.
 
     Returns:
-        (B, h, w), dtype of the features; zeros where they do not vary.
+        (B, h, w), dtype of the features, at least float32; zeros where they do not vary.
 
     Raises:
         ValueError: ``features`` is not (B, C, h, w), or not finite.
@@ -161,4 +161,5 @@ def principal_projection(features: Tensor, inside: Tensor | None = None) -> Tens
     strength = pixels[:, counting].norm(dim=-1)
     agreement = (projection[:, counting] * (strength - strength.mean(1, keepdim=True))).sum(1, keepdim=True)
     upright = torch.where(agreement < 0, -projection, projection)
-    return upright.unflatten(1, features.shape[2:]).to(features.dtype)
+    # numpy has no bfloat16
+    return upright.unflatten(1, features.shape[2:]).to(torch.promote_types(features.dtype, torch.float32))

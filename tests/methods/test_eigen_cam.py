@@ -165,3 +165,13 @@ def test_the_same_map_every_time() -> None:
     maps = [EigenCAM()(detector, photo(2))[0].values for _ in range(3)]
     assert np.array_equal(maps[0], maps[1])
     assert np.array_equal(maps[0], maps[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_has_the_map_of_the_full_one(dtype: torch.dtype) -> None:
+    pytest.importorskip("ultralytics")
+    detector, image = detxai.wrap("scenes-yolo"), photo(2, 96, 128)
+    full = EigenCAM()(detector, image)[0].values
+    half = EigenCAM()(detxai.wrap(detector.model.to(dtype)), image)[0].values
+    assert half.dtype == np.float32
+    assert np.corrcoef(half.flatten(), full.flatten())[0, 1] > 0.95
