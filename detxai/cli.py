@@ -14,15 +14,28 @@ from collections.abc import Sequence
 
 from detxai.commands.bench.arguments import add_bench
 from detxai.commands.coco.arguments import add_coco
+from detxai.commands.completion.arguments import add_completion
 from detxai.commands.demo.arguments import add_demo
+from detxai.commands.doctor.arguments import add_doctor
 from detxai.commands.evaluate.arguments import add_evaluate
 from detxai.commands.explain.arguments import add_explain
 from detxai.commands.families.arguments import add_families
 from detxai.commands.methods.arguments import add_methods
 from detxai.commands.options import EXIT_CODES, INTERRUPTED, REFUSED, one_line
+from detxai.commands.version import PrintVersions
 from detxai.runs.interrupting import stops_on_ctrl_c
 
-COMMANDS = (add_explain, add_demo, add_coco, add_evaluate, add_bench, add_methods, add_families)
+COMMANDS = (
+    add_explain,
+    add_demo,
+    add_coco,
+    add_evaluate,
+    add_bench,
+    add_methods,
+    add_families,
+    add_doctor,
+    add_completion,
+)
 USER_ERRORS = (ValueError, TypeError, LookupError, ImportError, OSError)
 
 
@@ -55,6 +68,9 @@ def make_parser() -> argparse.ArgumentParser:
         description="Explain object detections: which pixels made this detector put this box, with this class, here?",
         epilog=f"'detxai COMMAND --help' describes a command, with examples.\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action=PrintVersions, nargs=0, help="show the versions of detxai, Python, torch and others"
     )
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for add in COMMANDS:
