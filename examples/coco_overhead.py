@@ -25,12 +25,13 @@ from typing import Any, TypeVar
 import detxai
 from detxai.adapters.loading import load_detector
 from detxai.coco.api import quiet_method
-from detxai.coco.detect import PredictionChunks
 from detxai.coco.folder import CocoFolder
+from detxai.coco.parts.image_detector import ImageDetector
 from detxai.coco.parts.image_explainer import ImageExplainer
 from detxai.coco.parts.maker import PartMaker
 from detxai.coco.parts.misses import Miss
 from detxai.coco.parts.plan import Job, plan
+from detxai.coco.parts.prediction_chunks import PredictionChunks
 from detxai.coco.selection import Selection, select
 from detxai.data.categories import label_to_category
 from detxai.data.coco_files import as_predictions, read_annotations, read_predictions
@@ -86,7 +87,8 @@ class Question:
         with tempfile.TemporaryDirectory(dir=self.folder) as out:
             threshold = self.explainer.score_threshold
             made = CocoFolder(Path(out))
-            making = PredictionChunks(self.explainer.detector, labels, threshold, made, annotations=self.annotations)
+            detecting = ImageDetector(self.explainer.detector, labels, threshold)
+            making = PredictionChunks(detecting, made, annotations=self.annotations)
             for _ in making.make([job.file for job in jobs]):
                 pass
             return making.misses(len(jobs))

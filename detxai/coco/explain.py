@@ -10,6 +10,7 @@ from typing import Any
 from detxai.coco.detect import prediction_chunks
 from detxai.coco.manifest import mark_refused, question_of, set_question
 from detxai.coco.parts.archive import ArchivedRows, archive_parts, delete_archive, lost_by
+from detxai.coco.parts.engines import Engine
 from detxai.coco.parts.image_explainer import ImageExplainer
 from detxai.coco.parts.maker import PartMaker
 from detxai.coco.parts.plan import Part, digest, plan
@@ -34,12 +35,13 @@ def planned_parts(request: CocoRequest, boxes: Sequence[LabelledBox]) -> list[Pa
     return plan(boxes, files, request.options.rows_per_part)
 
 
-def explain(request: CocoRequest, parts: Sequence[Part]) -> list[dict[str, Any]]:
+def explain(request: CocoRequest, parts: Sequence[Part], engine: Engine) -> list[dict[str, Any]]:
     """Make every part of this shard that is not there yet; on request also those in which something failed.
 
     Args:
         request: of the run.
         parts: from ``planned_parts``.
+        engine: runs the detector.
 
     Returns:
         All failures of all shards so far: the content of ``failures.parquet``.
@@ -52,7 +54,7 @@ def explain(request: CocoRequest, parts: Sequence[Part]) -> list[dict[str, Any]]
     folder = request.folder
     _expect_same_plan(request, parts)
     try:
-        _make_missing_parts(request, parts)
+        _make_missing_parts(request, parts, engine)
     except WriteError:  # nor could the failures be
         raise
     except AllFailedError:
@@ -72,7 +74,7 @@ def is_complete(request: CocoRequest, parts: Sequence[Part]) -> bool:
     return all(request.folder.has_part(part.number) for part in parts)
 
 
-def _make_missing_parts(request: CocoRequest, parts: Sequence[Part]) -> None:
+def _make_missing_parts(request: CocoRequest, parts: Sequence[Part], engine: Engine) -> None:
     options, folder = request.options, request.folder
     mine = options.shard.mine(parts)
     again = [part for part in mine if options.retry_failed and folder.has_failures(part.number)]
@@ -86,7 +88,7 @@ def _make_missing_parts(request: CocoRequest, parts: Sequence[Part]) -> None:
         ArchivedRows(folder, [folder.part(part.number) for part in again]),
     )
     with options.bar(total, total - left, "box", "explaining") as bar:
-        maker.make(missing, bar.update)
+        engine.make_parts(maker, missing, bar.update)
 
 
 def _image_explainer(request: CocoRequest) -> ImageExplainer:

@@ -37,6 +37,9 @@ class CocoRequest:
         options: how.
         evaluation: a finished COCOeval of these; None: one is made.
         about: further entries of the manifest, such as the command.
+        detector_source: with engine ``ray``, what a worker builds the detector from (a
+            ``detxai.coco.on_ray.detector_source.DetectorSource``); None: the detector itself, pickled.
+        device: with engine ``ray``, where workers without a GPU of their own bring it; None: where it is.
     """
 
     detector: Detector
@@ -50,6 +53,8 @@ class CocoRequest:
     options: Options = field(default_factory=Options)
     evaluation: Any | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    detector_source: Any | None = None
+    device: str | None = None
 
     @property
     def from_file(self) -> bool:

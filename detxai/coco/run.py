@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from detxai.coco.detect import detect
@@ -10,6 +11,7 @@ from detxai.coco.explain import chosen_boxes, explain, is_complete, planned_part
 from detxai.coco.label import label
 from detxai.coco.manifest import about, begin, question_of
 from detxai.coco.options import Finished
+from detxai.coco.parts.engines import Engine, LocalEngine
 from detxai.coco.parts.plan import Part
 from detxai.coco.report import write_report
 from detxai.coco.request import CocoRequest
@@ -28,17 +30,36 @@ def run(request: CocoRequest) -> Finished:
         WriteError: the folder cannot be written to: what is finished is kept, and the same run goes on.
     """
     request.check()
-    with stops_on_ctrl_c():
+    with stops_on_ctrl_c(), closing(engine_of(request)) as engine:
         begin(request.folder, question_of(request), about(request), widen=request.options.widen)
-        record = label(request, detect(request))
+        record = label(request, detect(request, engine))
         boxes = chosen_boxes(request)
         parts = planned_parts(request, boxes)
-        failures = explain(request, parts)
+        failures = explain(request, parts, engine)
         _report(request, parts, record)
     n_missing = sum(row["n_boxes"] for row in failures)
     n_there = sum(part.n_boxes for part in parts if request.folder.has_part(part.number))
     complete = is_complete(request, parts)
     return Finished(request.folder.root, record, len(boxes), n_there - n_missing, failures, complete)
+
+
+def engine_of(request: CocoRequest) -> Engine:
+    """What runs the detector.
+
+    Raises:
+        ImportError: Ray is wanted and not installed.
+        TypeError: Ray is wanted, and the detector cannot be sent to another process.
+    """
+    options = request.options
+    if options.engine == "local":
+        return LocalEngine()
+    from detxai.coco.on_ray.cluster import expect_ray
+    from detxai.coco.on_ray.detector_source import PickledDetector
+    from detxai.coco.on_ray.engine import RayEngine
+
+    expect_ray()
+    source = request.detector_source or PickledDetector(request.detector)
+    return RayEngine(options.ray, options.workers, source, request.detector.fingerprint(), request.device)
 
 
 def _report(request: CocoRequest, parts: Sequence[Part], record: dict[str, Any]) -> None:

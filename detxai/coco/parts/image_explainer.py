@@ -40,6 +40,7 @@ class ImageResult:
         failures: rows of ``failures.parquet``.
         cells: to keep maps at, if any.
         reused: rows with their maps, of boxes that were explained before.
+        same_picture: whether the image is the picture in which those boxes were explained.
     """
 
     rows: Sequence[Row] = ()
@@ -47,6 +48,7 @@ class ImageResult:
     failures: Sequence[Row] = ()
     cells: LayerCells | None = None
     reused: Sequence[Row] = ()
+    same_picture: bool = True
 
 
 @dataclass(frozen=True)

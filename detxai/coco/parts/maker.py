@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from detxai.coco.folder import CocoFolder, UnreadableImageError, failure_row
 from detxai.coco.parts.archive import ArchivedRows
-from detxai.coco.parts.image_explainer import ImageExplainer, ImageResult
+from detxai.coco.parts.image_explainer import ImageExplainer, ImageResult, Row
 from detxai.coco.parts.plan import Job, Part
 from detxai.coco.parts.recorder import Recorder
 from detxai.data.image_files import Pixels, decoded
@@ -74,17 +74,45 @@ class PartMaker:
 
     def _result(self, job: Job, image: Pixels | str) -> ImageResult:
         """The explanations of an image, or the failure that it could not be read."""
-        reused = [] if self.archive is None else self.archive.rows(job)
+        reused = self.archived_rows(job)
         if len(reused) == len(job.queries):
             return ImageResult(reused=reused)
-        if isinstance(image, str):
-            unreadable = UnreadableImageError(image)
-            if self.explainer.fail_fast:
-                raise unreadable
-            failure = failure_row(job.file, "reading", unreadable, len(job.queries) - len(reused))
-            return ImageResult(failures=[failure], reused=reused)
-        if any(row["image_sha256"] != pixels_sha256(image) for row in reused[:1]):
-            reused = []  # another picture stands under this name now
-        explained = {row["row"] for row in reused}
-        queries = [query for query in job.queries if query.row not in explained]
-        return replace(self.explainer.explain(job.file, image, queries), reused=reused)
+        return with_reused(explain_rest(self.explainer, job, image, hashes_of(reused)), reused)
+
+    def archived_rows(self, job: Job) -> list[Row]:
+        """The rows of this image that need not be made again, where it is still the same picture."""
+        return [] if self.archive is None else self.archive.rows(job)
+
+
+def explain_rest(
+    explainer: ImageExplainer, job: Job, image: Pixels | str, known: Mapping[int, str | None]
+) -> ImageResult:
+    """The explanations of those boxes of an image that are not known yet, or the failure that it could not be read.
+
+    Args:
+        explainer: explains the boxes of an image.
+        job: the image and its boxes.
+        image: its pixels, or why they could not be read.
+        known: row -> ``image_sha256`` of the rows that are there already.
+
+    Returns:
+        The result; its ``same_picture`` is False where what is known is of another picture: then all is made anew.
+    """
+    if isinstance(image, str):
+        unreadable = UnreadableImageError(image)
+        if explainer.fail_fast:
+            raise unreadable
+        return ImageResult(failures=[failure_row(job.file, "reading", unreadable, len(job.queries) - len(known))])
+    same = all(sha256 == pixels_sha256(image) for sha256 in list(known.values())[:1])
+    queries = [query for query in job.queries if not same or query.row not in known]
+    return replace(explainer.explain(job.file, image, queries), same_picture=same)
+
+
+def hashes_of(rows: Sequence[Row]) -> dict[int, str | None]:
+    """Row -> ``image_sha256``."""
+    return {row["row"]: row["image_sha256"] for row in rows}
+
+
+def with_reused(result: ImageResult, rows: Sequence[Row]) -> ImageResult:
+    """The result with the rows that were there already, where they are of the same picture."""
+    return replace(result, reused=rows if result.same_picture else ())

@@ -10,8 +10,7 @@ from typing import Any
 
 from detxai.coco.folder import CocoFolder
 from detxai.coco.parts.image_explainer import ImageResult, Row
-from detxai.coco.parts.measures import Evidence
-from detxai.coco.parts.stored_maps import map_row
+from detxai.coco.parts.packing import in_order, packed_rows
 
 MAX_PENDING = 4  # results that may wait to be recorded: bounds the memory they hold
 
@@ -70,16 +69,9 @@ class Recorder:
 
     def _record(self, result: ImageResult) -> None:
         self._rows += result.reused
-        packed: dict[int, tuple[Row, Evidence]] = {}  # boxes may share a map: it is packed and summed up once
-        for row, explanation in zip(result.rows, result.explanations, strict=True):
-            values = explanation.values
-            if id(values) not in packed:
-                packed[id(values)] = map_row(values, self.map_stride, result.cells), Evidence.from_values(values)
-            map_, evidence = packed[id(values)]
-            self._rows.append(row | map_ | evidence.measures(row["box"]))
+        self._rows += packed_rows(result, self.map_stride)
         self._failures += result.failures
 
     def _write(self, number: int) -> None:
-        rows = sorted(self._rows, key=lambda row: row["row"])  # rows taken over may come between new ones
-        self.folder.write_part(number, rows, self._failures)
+        self.folder.write_part(number, in_order(self._rows), self._failures)
         self._rows, self._failures = [], []
