@@ -18,6 +18,7 @@ BUNDLED = ("scenes-frcnn", "scenes-yolo", "scenes-rtdetr")
 EXPORTED_SUFFIXES = (".onnx", ".xml", ".torchscript")
 LAYOUTS = ("yolo", "yolo_objectness", "yolox", "end_to_end", "torchvision", "detr", "detr_sigmoid")
 
+ENGINES = ("local", "ray")
 ANNOTATION_FORMATS = ("coco", "yolo", "voc", "huggingface", "images")
 FALSE_POSITIVES = ("localisation", "classification", "both", "duplicate", "background")
 KINDS = ("true_positive", *FALSE_POSITIVES, "missed", "ignored", "unannotated")

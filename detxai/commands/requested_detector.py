@@ -24,13 +24,11 @@ def requested_detector(given: argparse.Namespace) -> Detector:
     """
     if given.weights is not None:
         expect_file(given.weights, "--weights")
-    class_names = None if given.class_names is None else read_class_names(given.class_names)
     if given.layout is not None and not given.model.endswith(SUFFIXES):
         raise ValueError(f"--layout is for exported {', '.join(SUFFIXES)} files, got --model {short_repr(given.model)}")
-    asked = {"layout": given.layout, "input_size": given.input_size}
-    options = {name: value for name, value in asked.items() if value is not None}
+    options = detector_options(given)
     try:
-        detector = wrap(given.model, weights=given.weights, class_names=class_names, slices=given.slices, **options)
+        detector = wrap(given.model, weights=given.weights, **options)
     except TypeError as error:
         if "input_size" in options and "input_size" in str(error):
             raise ValueError(
@@ -38,6 +36,14 @@ def requested_detector(given: argparse.Namespace) -> Detector:
             ) from error
         raise
     return _on_device(detector, given.device)
+
+
+def detector_options(given: argparse.Namespace) -> dict[str, Any]:
+    """What ``load_detector`` takes beside the model and its weights."""
+    class_names = None if given.class_names is None else read_class_names(given.class_names)
+    asked = {"layout": given.layout, "input_size": given.input_size}
+    options = {name: value for name, value in asked.items() if value is not None}
+    return {"class_names": class_names, "slices": given.slices, **options}
 
 
 def _on_device(detector: Any, device: str | None) -> Detector:

@@ -16,6 +16,7 @@ from detxai.adapters.exported import SUFFIXES
 from detxai.adapters.exported.layouts import LAYOUTS
 from detxai.adapters.loading import BUNDLED
 from detxai.cli import make_parser
+from detxai.coco.options import EngineName
 from detxai.commands import choices
 from detxai.data.error_kinds import ERRORS, FALSE_POSITIVES, KINDS
 from detxai.data.readers import FORMATS
@@ -121,6 +122,7 @@ LISTED: dict[str, tuple[Any, Any]] = {
     "ANNOTATION_FORMATS": (choices.ANNOTATION_FORMATS, FORMATS),
     "FALSE_POSITIVES": (choices.FALSE_POSITIVES, FALSE_POSITIVES),
     "errors": (choices.KIND_GROUPS["errors"], ERRORS),
+    "ENGINES": (choices.ENGINES, get_args(EngineName)),
     "PEERS": (choices.PEERS, PEERS),
     "BASELINES": (choices.BASELINES, BASELINES),
     "MEASURES": (choices.MEASURES, MEASURES),

@@ -11,7 +11,8 @@ from typing import Any
 
 from detxai.coco.on_ray.attempts import RemoteAttempts, start_attempts
 from detxai.coco.on_ray.cluster import CPUS_OF_READER, CPUS_OF_WORKER
-from detxai.coco.on_ray.worker import Batch, Raised, Worker, WorkerSpec, read_images
+from detxai.coco.on_ray.reading import Batch, read_images
+from detxai.coco.on_ray.worker import Raised, Worker, WorkerSpec
 from detxai.data.image_files import ImageFile
 
 MOST_IMAGES_PER_TASK = 8  # what a worker that dies has to do again
@@ -58,7 +59,7 @@ class Pipeline:
         _quiet(ray)
         stored = ray.put(pickle_by_value(spec))  # held until the end: workers that are replaced read it again
         attempts = start_attempts(ray)
-        rows = [{"place": place, "task": pickle.dumps(task)} for place, task in enumerate(tasks)]
+        rows = as_rows(tasks)
         images = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // self._images_per_task(len(rows))))
         answered = images.map_batches(
             read_images,
@@ -75,13 +76,19 @@ class Pipeline:
             num_gpus=self.gpus or None,
         )
         for batch in answered.iter_batches(batch_size=None, prefetch_batches=0):
-            yield from _unpacked(batch)
+            yield from unpacked(batch)
 
     def _images_per_task(self, n_images: int) -> int:
         return max(1, min(MOST_IMAGES_PER_TASK, n_images // (self.workers * TASKS_PER_WORKER)))
 
 
-def _unpacked(batch: Batch) -> Iterator[tuple[int, Any]]:
+def as_rows(tasks: Sequence[tuple[ImageFile, Any]]) -> list[dict[str, Any]]:
+    """What is sent of each image: its place, and its file and task pickled."""
+    return [{"place": place, "task": pickle.dumps(task)} for place, task in enumerate(tasks)]
+
+
+def unpacked(batch: Batch) -> Iterator[tuple[int, Any]]:
+    """Place and answer of each image of a batch; raises what a worker raised."""
     for place, packed in zip(batch["place"], batch["answer"], strict=True):
         answer = pickle.loads(packed)  # noqa: S301  made by this run's own worker
         if isinstance(answer, Raised):

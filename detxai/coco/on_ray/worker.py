@@ -1,4 +1,4 @@
-"""What runs in a worker: images read; boxes detected and explained by a detector that is built once."""
+"""What runs in a worker: boxes detected and explained by a detector that is built once."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from detxai.adapters.network import module_of
 from detxai.coco.folder import failure_row
 from detxai.coco.on_ray.attempts import MAX_DEATHS, Attempts, WorkerKilledError
 from detxai.coco.on_ray.detector_source import DetectorSource
+from detxai.coco.on_ray.reading import Batch, bytes_column
 from detxai.coco.parts.image_detector import Annotation, DetectedImage, ImageDetector
 from detxai.coco.parts.image_explainer import ImageExplainer, Row
 from detxai.coco.parts.maker import explain_rest
 from detxai.coco.parts.packing import packed_rows
 from detxai.coco.parts.plan import Job
-from detxai.data.image_files import ImageFile, Pixels, decoded
-
-Batch = dict[str, Any]  # column -> one entry a row, as ray.data gives them
+from detxai.data.image_files import ImageFile, Pixels
 
 
 class Work(Protocol):
@@ -168,32 +167,6 @@ def _work_with_detector(spec: WorkerSpec) -> Work:
     return spec.work.with_detector(detector)
 
 
-def read_images(batch: Batch, attempts: Attempts) -> Batch:
-    """Each image of a batch, or why it cannot be read: pixels as bytes beside their height and width."""
-    columns: dict[str, list[Any]] = {"pixels": [], "height": [], "width": [], "unreadable": []}
-    for task in batch["task"]:
-        file, _ = pickle.loads(task)  # noqa: S301  made by this run's own driver
-        image = _read(file, attempts)
-        failed = isinstance(image, str)
-        columns["pixels"].append(b"" if isinstance(image, str) else image.tobytes())
-        columns["height"].append(0 if isinstance(image, str) else image.shape[0])
-        columns["width"].append(0 if isinstance(image, str) else image.shape[1])
-        columns["unreadable"].append(image if failed else "")
-    whole = {name: _objects(values) if name == "pixels" else np.array(values) for name, values in columns.items()}
-    return {"place": batch["place"], "task": batch["task"], **whole}
-
-
-def _read(file: ImageFile, attempts: Attempts) -> Pixels | str:
-    what = f"reading {file.image_id}"
-    deaths = attempts.begin(what)
-    try:
-        if deaths >= MAX_DEATHS:
-            return f"WorkerKilledError: {WorkerKilledError(deaths)}"
-        return next(iter(decoded([file])))[1]
-    finally:
-        attempts.end(what)
-
-
 def _image(batch: Batch, row: int) -> Pixels | str:
     if batch["unreadable"][row]:
         return str(batch["unreadable"][row])
@@ -210,11 +183,4 @@ def _picklable(error: Exception) -> Exception:
 
 
 def _pickled_column(values: Sequence[Any]) -> Any:
-    return _objects([pickle.dumps(value) for value in values])
-
-
-def _objects(values: Sequence[Any]) -> Any:
-    """A column of bytes; numpy alone would cut zeros at their ends."""
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column
+    return bytes_column([pickle.dumps(value) for value in values])

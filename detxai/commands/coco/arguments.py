@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from detxai.commands.annotation_options import add_annotation_options
-from detxai.commands.choices import KIND_GROUPS, KINDS
+from detxai.commands.choices import ENGINES, KIND_GROUPS, KINDS
 from detxai.commands.model_options import add_model_options
 from detxai.commands.options import (
     LARGEST_SIDE,
@@ -26,6 +26,7 @@ detxai coco --model best.pt --images val --annotations val.json --method layer_c
 detxai coco --model best.pt --images val --annotations val.json --predictions mine.json --method d_rise --out why
 detxai coco --model best.pt --images val --annotations val.json --method layer_cam --kinds errors --worst 50 --out why
 detxai coco --model best.pt --images val --annotations val.json --method layer_cam --shard 1/4 --out why
+detxai coco --model best.pt --images val --annotations val.json --method layer_cam --engine ray --out why
 detxai coco --model best.pt --annotations data.yaml --split val --method layer_cam --out why
 """
 
@@ -130,8 +131,22 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--shard", default="1/1", metavar="i/n", help="do only the i-th of n equal parts of the work")
     group.add_argument(
-        "--workers", type=whole(0, 256), metavar="N",
-        help="threads that read images ahead; default: 2 with a GPU, otherwise 0",
+        "--workers", type=whole(0, 4096), metavar="N",
+        help="threads that read images ahead; default: 2 with a GPU, otherwise 0; with --engine ray: processes that "
+        "hold the model; default: one for each GPU, otherwise one for each processor",
+    )  # fmt: skip
+    group.add_argument(
+        "--engine", choices=ENGINES, default="local",
+        help="where the model runs: in this process, or in the workers of a Ray cluster; default: local",
+    )  # fmt: skip
+    group.add_argument(
+        "--address", metavar="HOST:PORT",
+        help="with --engine ray: a running cluster, or auto for the one of this machine; default: Ray is started here "
+        "for the run",
+    )  # fmt: skip
+    group.add_argument(
+        "--gpus-per-worker", type=amount, metavar="N",
+        help="with --engine ray: GPUs of each worker; 0.5: two workers share one; default: 1 where there are GPUs",
     )  # fmt: skip
     group.add_argument(
         "--overlays", action="store_true",

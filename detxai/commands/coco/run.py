@@ -11,14 +11,15 @@ from collections.abc import Sequence
 
 from detxai.coco.api import quiet_method
 from detxai.coco.folder import CocoFolder
-from detxai.coco.options import Finished, Options
+from detxai.coco.on_ray.detector_source import DetectorFiles
+from detxai.coco.options import Finished, Options, RayOptions
 from detxai.coco.request import CocoRequest
 from detxai.coco.run import run as run_coco
 from detxai.coco.selection import Selection
 from detxai.commands.choices import KIND_GROUPS
 from detxai.commands.options import FAILED, no_repeats, shows_progress
 from detxai.commands.requested_annotations import requested_images
-from detxai.commands.requested_detector import requested_detector
+from detxai.commands.requested_detector import detector_options, requested_detector
 from detxai.data.categories import label_to_category, names_of_labels
 from detxai.data.coco_files import as_annotations, read_predictions
 from detxai.data.error_kinds import UNANNOTATED
@@ -53,7 +54,8 @@ def run(given: argparse.Namespace) -> int:
     about |= {"weights": given.model if given.weights is None else str(given.weights)}
     request = CocoRequest(
         detector, method, source.images, annotations, predictions, pairs, CocoFolder(given.out), selection, options,
-        about=about,
+        about=about, device=given.device,
+        detector_source=source_of_detector(given) if options.engine == "ray" else None,
     )  # fmt: skip
     try:
         finished = run_coco(request)
@@ -66,6 +68,12 @@ def run(given: argparse.Namespace) -> int:
     return FAILED if finished.failures else 0
 
 
+def source_of_detector(given: argparse.Namespace) -> DetectorFiles:
+    """What a worker on another machine builds the detector from."""
+    weights = None if given.weights is None else str(given.weights)
+    return DetectorFiles.read(given.model, weights, detector_options(given))
+
+
 def _options(given: argparse.Namespace) -> Options:
     return Options(
         iou=given.iou,
@@ -74,6 +82,8 @@ def _options(given: argparse.Namespace) -> Options:
         map_stride=given.map_stride,
         rows_per_part=given.rows_per_part,
         shard=Shard.read(given.shard),
+        engine=given.engine,
+        ray=RayOptions(given.address, given.gpus_per_worker),
         workers=given.workers,
         overlays=given.overlays,
         report=not given.no_report,
