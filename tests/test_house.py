@@ -46,6 +46,7 @@ MOST_FILES = 13  # of a room, beside its sub-rooms: with more, a sub-room with a
 EXCEPTIONS = {("explanation", "pages")}  # Explanation.save draws
 MAY_USE_SCENES = {
     "detxai/adapters/models_by_name.py",
+    "detxai/commands/doctor/self_test.py",
     "detxai/demo/run.py",
     "detxai/demo/scene_pictures.py",
     "detxai/demo/stories.py",
