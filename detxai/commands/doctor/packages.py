@@ -20,6 +20,7 @@ EXTRAS = {  # what each is for
     "openvino": "exported OpenVINO files as detectors",
     "transformers": "transformers' DETR, RT-DETR, YOLOS and relatives",
     "rfdetr": "rfdetr's own models",
+    "ray": "detxai coco --engine ray, on several machines",
     "sahi": "sahi's detection models",
     "completion": "detxai completion: commands and options completed by the shell",
 }
