@@ -31,6 +31,7 @@ class CocoFolder(RunFolder):
     request_name: ClassVar[str] = "manifest.json"
     parts_name: ClassVar[str] = ".parts"
     what: ClassVar[str] = "run"
+    parts_together: ClassVar[int] = 64  # in one file, once small ones are put together
 
     @property
     def predictions(self) -> Path:
@@ -79,11 +80,23 @@ class CocoFolder(RunFolder):
     def part(self, number: int) -> Path:
         return self.explanations / f"part-{number:06d}.parquet"
 
+    def together(self, number: int) -> Path:
+        """The file that holds this part and its neighbours once small files were put together."""
+        first = number - number % self.parts_together
+        return self.explanations / f"part-{first:06d}-{first + self.parts_together - 1:06d}.parquet"
+
+    def part_files(self) -> list[Path]:
+        """The files of the dataset, in the order of its rows: each part once, in a file of its own or with others."""
+        found = sorted(self.explanations.glob("part-*.parquet"))
+        together = {path for path in found if path.stem.count("-") == 2 and is_whole_table(path)}
+        alone = (path for path in found if path.stem.count("-") == 1)
+        return sorted([*together, *(path for path in alone if self.together(int(path.stem[5:])) not in together)])
+
     def failures_of(self, name: str) -> Path:
         return self.parts / f"failures-{name}.parquet"
 
     def has_part(self, number: int) -> bool:
-        return is_whole_table(self.part(number))
+        return is_whole_table(self.part(number)) or is_whole_table(self.together(number))
 
     def has_failures(self, number: int) -> bool:
         """Whether something failed while this part was made."""

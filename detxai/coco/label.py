@@ -16,6 +16,7 @@ from detxai.coco.schema import BOX_COLUMNS, arrow_schema
 from detxai.data.ap_loss import ap_losses
 from detxai.data.cocoeval import class_ap, evaluate, iou_place, matching, summary
 from detxai.data.error_kinds import KINDS, UNANNOTATED, LabelledBox, labelled_boxes
+from detxai.data.tide import delta_ap
 from detxai.formats import category_names
 from detxai.runs.tables import is_whole_table
 
@@ -41,9 +42,11 @@ def label(request: CocoRequest, predictions: Any) -> dict[str, Any]:
     if evaluation is None:
         evaluation = evaluate(request.annotations, predictions, image_ids=evaluated if failed else None)
     iou, point = request.options.iou, request.operating_point
-    boxes = boxes_at_operating_point(request.annotations, predictions, evaluation, iou, point)
+    every = labelled_boxes(request.annotations, predictions, matching(evaluation, iou))
+    boxes = boxes_at_operating_point(request.annotations, predictions, evaluation, iou, point, every)
     names = category_names(request.annotations.dataset["categories"])
     record = evaluation_record(evaluation, boxes, names, iou, point, left_out)
+    record["delta_ap"] = delta_ap(every, evaluation.params.recThrs)
     folder.write_text(folder.labelled, "incomplete")  # killed from here on, it is all done again
     folder.write_json(folder.evaluation, record)
     folder.write_table(folder.boxes, (box.as_row() for box in boxes), arrow_schema(BOX_COLUMNS))
@@ -73,7 +76,12 @@ def _labelled_before(request: CocoRequest, key: str) -> dict[str, Any] | None:
 
 
 def boxes_at_operating_point(
-    annotations: Any, predictions: Any, evaluation: Any, iou: float, operating_point: float
+    annotations: Any,
+    predictions: Any,
+    evaluation: Any,
+    iou: float,
+    operating_point: float,
+    every: Sequence[LabelledBox] | None = None,
 ) -> list[LabelledBox]:
     """Every prediction that scores ``operating_point`` or more, and every annotation that none of these found.
 
@@ -86,9 +94,10 @@ def boxes_at_operating_point(
         evaluation: the finished COCOeval of the two.
         iou: IoU threshold for a match.
         operating_point: a score.
+        every: all predictions and misses, whatever their score, where they are labelled already.
     """
     matched = matching(evaluation, iou)
-    every = labelled_boxes(annotations, predictions, matched)
+    every = labelled_boxes(annotations, predictions, matched) if every is None else every
     losses = dict(zip(map(_identity, every), ap_losses(every, evaluation, iou), strict=True))
     return [
         replace(
@@ -119,7 +128,7 @@ def evaluation_record(
 ) -> dict[str, Any]:
     """COCO's numbers and the counts of kinds, as JSON can hold them; None where there is nothing to count.
 
-    AP is of all predictions, as COCO's is; kinds are of those from the operating point on.
+    AP is of all predictions, as COCO's is; kinds are of those from the operating point on. ``label`` adds ``delta_ap``.
 
     ``missed`` counts every annotation without a match, as COCOeval does; ``missed_alone`` those of them that no
     misplaced or misclassified prediction lies on, which is what TIDE calls missed.

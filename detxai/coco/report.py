@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from detxai.coco.dataset import ExplainedBoxes
 from detxai.coco.folder import CocoFolder
 from detxai.coco.parts.misses import STAGES
+from detxai.coco.summaries.confusion import NOTHING, Confusion
 from detxai.coco.summaries.findings import EVERY_CLASS, Findings, Row, gather
-from detxai.data.error_kinds import KINDS
+from detxai.data.error_kinds import KINDS, LabelledBox
 from detxai.methods import METHODS
-from detxai.pages.coco_report import AverageMap, BoxCard, CocoReport, KindRow, StageRow, coco_report_page
+from detxai.pages.coco_report import (
+    AverageMap,
+    BoxCard,
+    CocoReport,
+    KindRow,
+    MatrixCell,
+    MatrixTable,
+    StageRow,
+    coco_report_page,
+)
 from detxai.pages.pictures import data_uri, fitted, heat_picture, outline, under_map
 from detxai.runs.interrupting import raise_if_interrupted
 
@@ -21,7 +31,9 @@ log = logging.getLogger(__name__)
 
 CARDS = 24  # of each kind
 WIDTH = 380  # of a photo, pixels
-ANNOTATED, SUPPRESSING = (110, 231, 160), (255, 170, 60)
+PAIRS = 40  # of confused classes, those that occur most often, of which the gallery shows cases
+MATRIX_CLASSES = 20  # of the confusion matrix: those with the most mistakes
+ANNOTATED, SUPPRESSING, NEAREST = (110, 231, 160), (255, 170, 60), (90, 170, 255)
 KIND_MEANINGS = {
     "true_positive": "found an annotation of its class",
     "localisation": "the right class, but overlaps the object too little",
@@ -58,10 +70,11 @@ def write_report(
         The path of ``report.html``.
     """
     explained = ExplainedBoxes(folder.root, images)
-    findings = gather(explained, CARDS, tick)
+    confusion = Confusion(folder.read_boxes())
+    findings = gather(explained, CARDS, confusion, tick)
     manifest = explained.manifest
     method = str(manifest["question"]["method"])
-    cards = [card for kind in KINDS for index in findings.worst[kind] if (card := _card(explained, index)) is not None]
+    cards = [card for row in _shown(findings, confusion) if (card := _card(explained, row, confusion)) is not None]
     report = CocoReport(
         method=method,
         asks_about_boxes=getattr(METHODS.get(method), "asks_about_boxes", True),
@@ -69,7 +82,12 @@ def write_report(
         n_failures=len(folder.failures()),
         evaluation=evaluation,
         kinds=_kinds(evaluation, findings),
-        stages=[StageRow(stage, STAGE_MEANINGS[stage], n) for stage in STAGES if (n := findings.stages[stage])],
+        stages=[
+            StageRow(stage, STAGE_MEANINGS[stage], nearest.n, nearest.score, nearest.iou)
+            for stage in STAGES
+            if (nearest := findings.stages.get(stage)) is not None
+        ],
+        matrix=_matrix(confusion, cards),
         averages=_averages(findings),
         cards=cards,
         outside={
@@ -85,12 +103,32 @@ def write_report(
     return path
 
 
+def _shown(findings: Findings, confusion: Confusion) -> list[int]:
+    """The rows of the gallery: the worst of each kind, and of the pairs of classes that are confused most often."""
+    worst = [index for kind in KINDS for index in findings.worst[kind]]
+    pairs = [index for pair, _ in confusion.confused()[:PAIRS] for index in findings.of_pairs.get(pair, ())]
+    return list(dict.fromkeys([*worst, *pairs]))
+
+
+def _matrix(confusion: Confusion, cards: Sequence[BoxCard]) -> MatrixTable:
+    """The classes with the most mistakes, and for each pair of them how many, and whether the gallery shows one."""
+    shown = {(card.annotated, card.predicted) for card in cards}
+    every = confusion.classes(len(confusion.counts))
+    classes = [*every[:MATRIX_CLASSES], NOTHING]
+    rows = [
+        [MatrixCell(a, p, confusion.counts[a, p], (a, p) in shown) for p in classes if (a, p) != (NOTHING, NOTHING)]
+        for a in classes
+    ]
+    return MatrixTable(classes, rows, max(0, len(every) - MATRIX_CLASSES))
+
+
 def _kinds(evaluation: dict[str, Any], findings: Findings) -> list[KindRow]:
     rows = []
     for kind, n in evaluation["kinds"].items():
         average, n_empty = findings.averages.get((kind, EVERY_CLASS)), findings.flat[kind]
         n_explained = n_empty + (0 if average is None else average.n)
-        rows.append(KindRow(kind, KIND_MEANINGS[kind], n, n_explained, n_empty, bool(findings.worst.get(kind))))
+        gain = evaluation.get("delta_ap", {}).get(kind)  # runs of earlier versions have none
+        rows.append(KindRow(kind, KIND_MEANINGS[kind], n, n_explained, n_empty, bool(findings.worst.get(kind)), gain))
     return rows
 
 
@@ -106,7 +144,7 @@ def _averages(findings: Findings) -> list[AverageMap]:
     ]
 
 
-def _card(explained: ExplainedBoxes, index: int) -> BoxCard | None:
+def _card(explained: ExplainedBoxes, index: int, confusion: Confusion) -> BoxCard | None:
     """One box of the gallery; None where its image is gone."""
     row = explained.row(index)
     try:
@@ -120,11 +158,16 @@ def _card(explained: ExplainedBoxes, index: int) -> BoxCard | None:
     size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
     plain, mapped = fitted(photo, size), under_map(photo, explanation.heatmap, size)
     for picture in (plain, mapped):
-        for name, colour in (("annotation_box", ANNOTATED), ("suppressor_box", SUPPRESSING)):
+        for name, colour in (
+            ("candidate_box", NEAREST),
+            ("annotation_box", ANNOTATED),
+            ("suppressor_box", SUPPRESSING),
+        ):
             if row[name] is not None:
                 outline(picture, row[name], scale=scale, colour=colour)
         if row["score"] is not None:
             outline(picture, row["box"], scale=scale)
+    annotated, predicted = confusion.pair_of(LabelledBox.from_row(row)) or (None, None)
     return BoxCard(
         row["kind"],
         row["category"],
@@ -134,6 +177,9 @@ def _card(explained: ExplainedBoxes, index: int) -> BoxCard | None:
         _story(row),
         data_uri(plain, "WEBP", quality=72),
         data_uri(mapped, "WEBP", quality=72),
+        annotated,
+        predicted,
+        row["stage"],
     )
 
 

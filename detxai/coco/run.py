@@ -15,6 +15,7 @@ from detxai.coco.parts.engines import Engine, LocalEngine
 from detxai.coco.parts.plan import Part
 from detxai.coco.report import write_report
 from detxai.coco.request import CocoRequest
+from detxai.coco.stored.compaction import compact
 from detxai.coco.summaries.overlays import save_overlays
 from detxai.runs.interrupting import stops_on_ctrl_c
 
@@ -37,6 +38,8 @@ def run(request: CocoRequest) -> Finished:
         parts = planned_parts(request, boxes)
         failures = explain(request, parts, engine)
         _report(request, parts, record)
+        if not failures and is_complete(request, parts):
+            compact(request.folder, len(parts))
     n_missing = sum(row["n_boxes"] for row in failures)
     n_there = sum(part.n_boxes for part in parts if request.folder.has_part(part.number))
     complete = is_complete(request, parts)

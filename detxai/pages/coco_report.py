@@ -25,6 +25,7 @@ class KindRow:
         kind, meaning: its name, and what it means.
         n: boxes of this kind; ``n_explained``: of which have a map; ``n_empty``: and no positive value in it.
         in_gallery: whether the gallery shows any of them.
+        delta_ap: rise of mean AP were all of this kind corrected; None where that is not known or no mistake.
     """
 
     kind: str
@@ -33,15 +34,49 @@ class KindRow:
     n_explained: int
     n_empty: int
     in_gallery: bool
+    delta_ap: float | None = None
 
 
 @dataclass(frozen=True)
 class StageRow:
-    """How many of the explained misses were lost at one stage of the detector."""
+    """How many of the explained misses were lost at one stage of the detector.
+
+    Attributes:
+        stage, meaning: its name, and what it means.
+        n: misses.
+        score, iou: the mean score and IoU of the candidates that came nearest.
+    """
 
     stage: str
     meaning: str
     n: int
+    score: float
+    iou: float
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """How many annotations of one class were predicted as another; ``""``: nothing annotated, nothing predicted."""
+
+    annotated: str
+    predicted: str
+    n: int
+    in_gallery: bool
+
+
+@dataclass(frozen=True)
+class MatrixTable:
+    """The confusion matrix: a row for each annotated class, a column for each predicted one.
+
+    Attributes:
+        classes: of rows and columns; the last is ``""``.
+        rows: of cells; the last row is one shorter.
+        n_left_out: classes with fewer mistakes than those shown.
+    """
+
+    classes: Sequence[str]
+    rows: Sequence[Sequence[MatrixCell]]
+    n_left_out: int
 
 
 @dataclass(frozen=True)
@@ -65,6 +100,8 @@ class BoxCard:
         outside: the share of the evidence outside the box; None for an empty map.
         story: what happened to it, in a sentence.
         photo, under_map: the picture plain and under the map, as data URIs.
+        annotated, predicted: the cell of the confusion matrix that it counts in; None where it counts in none.
+        stage: where a miss was lost.
     """
 
     kind: str
@@ -75,6 +112,9 @@ class BoxCard:
     story: str
     photo: str
     under_map: str
+    annotated: str | None = None
+    predicted: str | None = None
+    stage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +126,7 @@ class CocoReport:
         n_explained, n_failures: boxes.
         evaluation: the content of ``evaluation.json``.
         kinds, stages, averages, cards: the rows and pictures of each section.
+        matrix: which class was predicted as which.
         outside: class -> its true positives and its false ones.
         unreproduced: how many predictions from a file the detector does not make now, and of how many.
         command, versions: how the run was made.
@@ -98,6 +139,7 @@ class CocoReport:
     evaluation: Mapping[str, Any]
     kinds: Sequence[KindRow]
     stages: Sequence[StageRow]
+    matrix: MatrixTable
     averages: Sequence[AverageMap]
     cards: Sequence[BoxCard]
     outside: Mapping[str, tuple[OutsideShare | None, OutsideShare | None]]

@@ -97,6 +97,22 @@ def test_clicking_through_the_report(report: Path, chromium: Any, tmp_path: Path
     assert visible().count() == min(24, sum(row["kind"] == "missed" for row in rows))
     page.click('a[data-kind="background"]')
     assert {card.get_attribute("data-kind") for card in visible().all()} == {"background"}
+    stage = page.locator("a[data-stage]").first
+    stage.click()
+    assert page.locator("#only").inner_text().startswith("lost: ")
+    assert {card.get_attribute("data-stage") for card in visible().all()} == {stage.get_attribute("data-stage")}
+    assert {card.get_attribute("data-kind") for card in visible().all()} == {"missed"}
+    page.click("#only")
+    assert visible().count() == everything
+    for link in page.locator("a[data-annotated]").all():  # every number of the confusion matrix that has cases
+        link.click()
+        pair = link.get_attribute("data-annotated"), link.get_attribute("data-predicted")
+        cards = visible().all()
+        assert 0 < len(cards) <= int(link.inner_text())
+        assert {(card.get_attribute("data-annotated"), card.get_attribute("data-predicted")) for card in cards} == {
+            pair
+        }
+    page.click("#only")
     page.select_option("#kind", "")
     page.select_option("#class", HOSTILE)
     assert {card.get_attribute("data-category") for card in visible().all()} == {HOSTILE}

@@ -10,9 +10,11 @@ from typing import Any
 
 from detxai.coco.dataset import ExplainedBoxes, values_of
 from detxai.coco.summaries.box_average import BoxAverage
-from detxai.data.error_kinds import FALSE_POSITIVES, KINDS
+from detxai.coco.summaries.confusion import Confusion, Pair
+from detxai.data.error_kinds import FALSE_POSITIVES, KINDS, LabelledBox
 
 EVERY_CLASS = ""
+CASES = 2  # of each pair of classes that are confused
 Row = dict[str, Any]
 
 
@@ -31,6 +33,20 @@ class Share:
 
 
 @dataclass
+class NearestCandidates:
+    """Of the misses lost at one stage: how many, and the mean score and IoU of the candidates that came nearest."""
+
+    n: int = 0
+    score: float = 0.0
+    iou: float = 0.0
+
+    def add(self, row: Row) -> None:
+        self.n += 1
+        self.score += (row["candidate_score"] - self.score) / self.n
+        self.iou += (row["candidate_iou"] - self.iou) / self.n
+
+
+@dataclass
 class Findings:
     """What a pass over the rows gathers.
 
@@ -38,9 +54,10 @@ class Findings:
         averages: by kind and class, and by kind over every class (``""``).
         found: evidence outside the box of true positives, by class.
         wrong: evidence outside the box of false positives, by class.
-        stages: how many of the misses explained were lost at which stage.
+        stages: the misses explained, by the stage at which they were lost.
         unreproduced: how many predictions from a file the detector does not make now, and of how many.
         worst: for each kind, the rows that cost most AP, worst first.
+        of_pairs: for each pair of annotated and predicted class that differ, the rows that cost most AP.
         flat: rows whose map is empty (no positive evidence), by kind: they are in no average and no share.
         n: rows.
     """
@@ -48,16 +65,17 @@ class Findings:
     averages: dict[tuple[str, str], BoxAverage] = field(default_factory=dict)
     found: dict[str, Share] = field(default_factory=dict)
     wrong: dict[str, Share] = field(default_factory=dict)
-    stages: Counter[str] = field(default_factory=Counter)
+    stages: dict[str, NearestCandidates] = field(default_factory=dict)
     unreproduced: tuple[int, int] = (0, 0)
     worst: dict[str, list[int]] = field(default_factory=dict)
+    of_pairs: dict[Pair, list[int]] = field(default_factory=dict)
     flat: Counter[str] = field(default_factory=Counter)
     n: int = 0
 
     def add(self, row: Row) -> None:
         self.n += 1
         if row["stage"] is not None:
-            self.stages[row["stage"]] += 1
+            self.stages.setdefault(row["stage"], NearestCandidates()).add(row)
         if row["reproduced"] is not None:
             gone, n = self.unreproduced
             self.unreproduced = (gone + (not row["reproduced"]), n + 1)
@@ -73,22 +91,43 @@ class Findings:
             self.wrong.setdefault(row["category"], Share()).add(row)
 
 
-def gather(explained: ExplainedBoxes, most: int, tick: Callable[[int], object] = lambda n: None) -> Findings:
+def gather(
+    explained: ExplainedBoxes, most: int, confusion: Confusion, tick: Callable[[int], object] = lambda n: None
+) -> Findings:
     """The findings of a dataset.
 
     Args:
         explained: the dataset.
         most: rows of each kind in ``worst``.
+        confusion: of all boxes of the run.
         tick: called with 1 after each row.
     """
     findings = Findings()
-    heaps: dict[str, list[tuple[float, float, int]]] = {kind: [] for kind in KINDS}
+    by_kind: dict[str, _Worst] = {kind: _Worst(most) for kind in KINDS}
+    by_pair: dict[Pair, _Worst] = {}
     for index, row in enumerate(explained.rows()):
         findings.add(row)
-        # true positives cost nothing: the surest are shown
-        rank = (row["ap_loss"] or 0.0, row["score"] or 0.0, -index)
-        heap = heaps[row["kind"]]
-        heapq.heappush(heap, rank) if len(heap) < most else heapq.heappushpop(heap, rank)
+        by_kind[row["kind"]].add(row, index)
+        pair = confusion.pair_of(LabelledBox.from_row(row))
+        if pair is not None and pair[0] != pair[1]:
+            by_pair.setdefault(pair, _Worst(CASES)).add(row, index)
         tick(1)
-    findings.worst = {kind: [-place for _, _, place in sorted(heap, reverse=True)] for kind, heap in heaps.items()}
+    findings.worst = {kind: worst.indices() for kind, worst in by_kind.items()}
+    findings.of_pairs = {pair: worst.indices() for pair, worst in by_pair.items()}
     return findings
+
+
+class _Worst:
+    """Of many rows, the ``most`` that cost most AP; true positives cost nothing: of them the surest."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._heap: list[tuple[float, float, int]] = []
+
+    def add(self, row: Row, index: int) -> None:
+        rank = (row["ap_loss"] or 0.0, row["score"] or 0.0, -index)
+        heapq.heappush(self._heap, rank) if len(self._heap) < self.most else heapq.heappushpop(self._heap, rank)
+
+    def indices(self) -> list[int]:
+        """Worst first."""
+        return [-place for _, _, place in sorted(self._heap, reverse=True)]

@@ -1,6 +1,8 @@
 const all = (what, where = document) => [...where.querySelectorAll(what)];
 const one = what => document.querySelector(what);
 
+let only = {};  // what a link asked for: a stage, or an annotated and a predicted class
+
 function filterCards() {
   const kind = one("#kind").value, category = one("#class").value;
   const least = Number(one("#score").value), words = one("#words").value.toLowerCase();
@@ -9,6 +11,7 @@ function filterCards() {
     const data = card.dataset;
     const score = data.score === "" ? Infinity : Number(data.score);
     card.hidden = !((kind === "" || data.kind === kind) && (category === "" || data.category === category)
+      && Object.entries(only).every(([name, value]) => data[name] === value)
       && score >= least && card.innerText.toLowerCase().includes(words));
     shown += !card.hidden;
   }
@@ -42,7 +45,20 @@ one("#order").addEventListener("input", orderCards);
 one("#average-class").addEventListener("input", filterAverages);
 for (const head of all("table.sorts th")) head.addEventListener("click", () => sortTable(head));
 one("#gallery").addEventListener("click", event => event.target.closest("figure")?.classList.toggle("plain"));
+function showOnly(wanted, text) {
+  only = wanted;
+  one("#kind").value = one("#class").value = one("#words").value = ""; one("#score").value = 0;
+  one("#only").hidden = !text; one("#only").textContent = text + " \u00d7";
+  filterCards();
+}
 for (const link of all("a[data-kind]")) link.addEventListener("click", () => {
-  one("#kind").value = link.dataset.kind; filterCards();
+  showOnly({}, ""); one("#kind").value = link.dataset.kind; filterCards();
 });
+for (const link of all("a[data-stage]")) link.addEventListener("click", () =>
+  showOnly({ stage: link.dataset.stage }, "lost: " + link.textContent));
+for (const link of all("a[data-annotated]")) link.addEventListener("click", () => {
+  const { annotated, predicted } = link.dataset;
+  showOnly({ annotated, predicted }, (annotated || "nothing") + " taken for " + (predicted || "nothing"));
+});
+one("#only").addEventListener("click", () => showOnly({}, ""));
 orderCards(); filterCards(); filterAverages();

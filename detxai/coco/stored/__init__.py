@@ -1,0 +1,1 @@
+"""The dataset as files: its rows read back, its small files put together."""
