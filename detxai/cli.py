@@ -12,6 +12,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from detxai.commands.app.arguments import add_app
 from detxai.commands.bench.arguments import add_bench
 from detxai.commands.coco.arguments import add_coco
 from detxai.commands.completion.arguments import add_completion
@@ -30,6 +31,7 @@ COMMANDS = (
     add_demo,
     add_coco,
     add_evaluate,
+    add_app,
     add_bench,
     add_methods,
     add_families,

@@ -54,7 +54,24 @@ def load_image(image: Image) -> Array:
     raise TypeError(f"image must be {EXPECTED}, got {type(image).__name__}")
 
 
+def file_size(path: str | PathLike[str]) -> tuple[int, int]:
+    """(height, width) of an image file by its header, before anything of it is decoded.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no image, or larger than Pillow's limit.
+    """
+    with _opened(Path(fspath(path))) as opened:
+        return opened.height, opened.width
+
+
 def _from_file(path: Path) -> Array:
+    with _opened(path) as opened:
+        return _from_pil(opened, path)
+
+
+def _opened(path: Path) -> PIL.Image.Image:
+    """The image of a file, not decoded yet."""
     if not exists(path):  # Path.exists raises where a name is too long
         raise FileNotFoundError(f"image: no such file: {path}")
     if path.is_dir():
@@ -67,10 +84,10 @@ def _from_file(path: Path) -> Array:
         raise _too_large(path) from error
     except Exception as error:
         raise _damaged(path, error) from error
-    with opened:
-        if PIL.Image.MAX_IMAGE_PIXELS is not None and opened.width * opened.height > PIL.Image.MAX_IMAGE_PIXELS:
-            raise _too_large(path)
-        return _from_pil(opened, path)
+    if PIL.Image.MAX_IMAGE_PIXELS is not None and opened.width * opened.height > PIL.Image.MAX_IMAGE_PIXELS:
+        opened.close()
+        raise _too_large(path)
+    return opened
 
 
 def _from_pil(image: PIL.Image.Image, path: Path | None = None) -> Array:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torchvision.models import get_model
 
@@ -103,7 +104,8 @@ def _state_dict(path: Path) -> Mapping[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"weights: no such file: {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        is_safe = path.suffix == ".safetensors"
+        state = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no one error for "not a checkpoint"
         raise ValueError(f"weights: {path} is not a state_dict that loads with weights_only=True: {error}") from error
     state = state.get("model", state) if isinstance(state, Mapping) else state

@@ -20,10 +20,10 @@ MODEL_HELP = (
 )
 
 
-def add_model_options(command: argparse.ArgumentParser) -> None:
+def add_model_options(command: argparse.ArgumentParser, *, required: bool = True) -> None:
     """``--model`` and how it is loaded and run."""
     group = command.add_argument_group("the detector")
-    group.add_argument("--model", required=True, help=MODEL_HELP)
+    group.add_argument("--model", required=required, help=MODEL_HELP)
     group.add_argument(
         "--weights", type=a_path, metavar="FILE",
         help="for a torchvision builder: the file of its state_dict; without it the weights are random",

@@ -101,6 +101,14 @@ def whole(least: int, most: int = LARGEST) -> Callable[[str], int]:
     return read
 
 
+def places(text: str) -> list[int]:
+    """Numbers from 0, with commas between, each once."""
+    numbers = [whole(0)(word) for word in text.split(",")]
+    if len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"expected each number once, got {short_repr(text)}")
+    return numbers
+
+
 def _float(text: str) -> float:
     try:
         return float(text)

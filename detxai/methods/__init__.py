@@ -10,6 +10,7 @@ one explanation for each detection, or with one for the image where it asks no q
 - ``passes``: its cost in a phrase;
 - ``is_signed``: overlays also show negative values, evidence against the box;
 - ``of_single_pixels``: neighbouring pixels differ so much that overlays let the strongest few share one colour;
+- ``in_rounds``: calls take ``on_round=``, which gets the explanations so far after every round;
 - ``shows``: what its maps show, where that is not evidence.
 """
 

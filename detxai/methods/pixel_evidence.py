@@ -29,6 +29,7 @@ from detxai.methods.layer_cam import LayerCAM
 from detxai.methods.region_shapley import (
     FEWEST_PASSES,
     Fill,
+    OnRound,
     RegionShapley,
     boxes_on,
     check_sampling,
@@ -107,6 +108,7 @@ class PixelEvidence:
     asks_about_boxes: ClassVar[bool] = True
     needs: ClassVar[str] = "answers"
     passes: ClassVar[str] = "max_passes a box at most; several boxes share the coarse masks"
+    in_rounds: ClassVar[bool] = True
 
     max_passes: int = 300
     tolerance: float = 0.15
@@ -152,8 +154,17 @@ class PixelEvidence:
         return n_masks, n_first, n_last if n_masks or n_first else 0
 
     @in_full_precision
-    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(
+        self, detector: Detector, image: Image, detections: Detections, *, on_round: OnRound | None = None
+    ) -> list[Explanation]:
         """One explanation for each detection, with the standard error of every pixel; None where the start was kept.
+
+        Args:
+            detector: what is explained.
+            image: the image.
+            detections: the boxes.
+            on_round: called after every round with the explanations so far, which are marked ``partial``: the start
+                first, then with the soft masks, then after each round of draws. It changes nothing in the result.
 
         Raises:
             ValueError: a setting or a label is wrong.
@@ -162,34 +173,61 @@ class PixelEvidence:
         if len(detections) == 0:
             return []
         canvas = Canvas.with_fills(detector, image, fills_of(self.fill), self.seed)
-        shapes, names, n_passes = self._start(detector, image, canvas, detections)
+        start = self._start(detector, image, canvas, detections)
+
+        def report(views: EvidenceViews, kept: Tensor | None = None) -> None:
+            if on_round is not None:
+                kept = self._untested(views) if kept is None else kept
+                so_far = replace(views, partial=True)
+                on_round(self._explanations(detector, canvas, detections, start, so_far, kept, started))
+
         most = self.most_passes(len(detections))
         with detector.borrowed(), progress_bar(self.progress, most, "showing regions", "view") as bar:
-            views = self._views(detector, canvas, detections, bar.update)
-            kept = self._best_maps(views, shapes)
-            self._improve(views, kept)
-        maps, errors = self._candidates(views, shapes)
+            views = self._views(detector, canvas, detections, bar.update, report)
+            kept = self._best_maps(views, start.shapes)
+            self._improve(views, kept, report)
+        return self._explanations(detector, canvas, detections, start, views, kept, started, decisive=self.decisive)
+
+    def _explanations(
+        self,
+        detector: Detector,
+        canvas: Canvas,
+        detections: Detections,
+        start: _Start,
+        views: EvidenceViews,
+        kept: Tensor,
+        started: float,
+        *,
+        decisive: bool = False,
+    ) -> list[Explanation]:
+        """The maps that are kept (T,) of what the views gave."""
+        maps, errors = self._candidates(views, start.shapes)
         each = torch.arange(len(kept), device=kept.device)
         values, error = maps[kept, each], errors[kept, each]
         details = [
-            record | {"start": names, "kept": CANDIDATES[place]} | canvas.details()
+            record | {"start": start.names, "kept": CANDIDATES[place]} | canvas.details()
             for record, place in zip(views.records(CANDIDATES), kept.tolist(), strict=True)
         ]
         n_views = views.n_passes
-        if self.decisive:
+        if decisive:
             sets, n_more = decisive_cells(replace(views.sampler.scorer, on_views=None), values, views.sampler.boxes)
             n_views += n_more
             details = [record | found for record, found in zip(details, sets, strict=True)]
         bars = density_per_image_pixel(canvas, error)
         return explanations(
             self, detector, canvas.clean, detections, density_per_image_pixel(canvas, values),
-            started=started, passes=n_passes + canvas.n_passes(n_views), details=details,
+            started=started, passes=start.n_passes + canvas.n_passes(n_views), details=details,
             standard_errors=[bar if known else None for bar, known in zip(bars, bars.flatten(1).any(1).tolist())],
             partial=views.partial,
         )  # fmt: skip
 
     def _views(
-        self, detector: Detector, canvas: Canvas, detections: Detections, on_views: Callable[[int], object]
+        self,
+        detector: Detector,
+        canvas: Canvas,
+        detections: Detections,
+        on_views: Callable[[int], object],
+        report: Callable[[EvidenceViews], None],
     ) -> EvidenceViews:
         """The soft masks of the image and the first draws of each box."""
         n_boxes = len(detections)
@@ -202,13 +240,17 @@ class PixelEvidence:
         rivals = ContrastTarget.of(detections) if self.target is ClassScoreTarget else []
         ends = replace(sampler.scorer, targets=[*sampler.scorer.targets, *rivals]).ends()
         views = EvidenceViews.from_ends(sampler, rivals, *ends)
+        report(views)
         if n_masks:
             views.masks = soft_masks(views.scorer, sampler.boxes, n_masks, self.seed)
             views.agreement = views.masks.expected_correlation
             views.n_shared += n_masks
+            report(views)
         if n_first:
             views.partial = is_interrupted(
-                lambda: spend_views(sampler, views.known, n_first * n_boxes, 1 - self.tolerance),
+                lambda: spend_views(
+                    sampler, views.known, n_first * n_boxes, 1 - self.tolerance, on_round=lambda: report(views)
+                ),
                 views.known,
                 self.keep_partial,
                 least_draws=0 if n_masks else FIRST_DRAWS,
@@ -234,10 +276,8 @@ class PixelEvidence:
 
     def _best_maps(self, views: EvidenceViews, shapes: Tensor) -> Tensor:
         """(T,) int64, which of ``CANDIDATES`` each box keeps; the joined map where they could not be compared."""
-        known = views.known
-        has_views = views.masks is not None or bool(known.n_draws.any())
-        kept = torch.full_like(known.n_draws, int(has_views))
-        if not has_views or views.partial:
+        kept = self._untested(views)
+        if views.partial or not bool(kept.any()):
             return kept
         maps, _ = self._candidates(views, shapes)
 
@@ -245,14 +285,20 @@ class PixelEvidence:
             views.tried = compare_best_pixels(views.scorer, maps, views.hidden, views.whole)
             views.n_shared += VIEWS_PER_MAP * views.tried.numel()
 
-        views.partial = is_interrupted(compare, known, self.keep_partial, least_draws=0)
+        views.partial = is_interrupted(compare, views.known, self.keep_partial, least_draws=0)
         return kept if views.tried is None else best_maps(views.tried, views.whole)
 
-    def _improve(self, views: EvidenceViews, kept: Tensor) -> None:
+    def _untested(self, views: EvidenceViews) -> Tensor:
+        """(T,) int64, which of ``CANDIDATES`` a box keeps without a comparison: joined, or the start without views."""
+        has_views = views.masks is not None or bool(views.known.n_draws.any())
+        return torch.full_like(views.known.n_draws, int(has_views))
+
+    def _improve(self, views: EvidenceViews, kept: Tensor, report: Callable[[EvidenceViews, Tensor], None]) -> None:
         """Spend the last views: on draws where the joined map was kept, on fine masks where the masks' map was."""
         _, n_first, n_last = self._budget()
         if views.partial or not n_last:
             return
+        report(views, kept)
         sampler, masks = views.sampler, views.masks
         draw = kept == CANDIDATES.index("joined") if n_first else torch.zeros_like(kept, dtype=torch.bool)
         boxes = torch.nonzero((kept > 0) & ~draw).flatten()
@@ -261,14 +307,13 @@ class PixelEvidence:
             if len(boxes) and masks is not None:
                 views.masks = sharpened(views.scorer, masks, boxes, n_last, self.seed + 1)
                 views.n_shared += n_last * len(boxes)
-            spend_views(sampler, views.known, n_last * int(draw.sum()), 1 - self.tolerance, draw)
+            n_views = n_last * int(draw.sum())
+            spend_views(sampler, views.known, n_views, 1 - self.tolerance, draw, lambda: report(views, kept))
 
         views.partial = is_interrupted(improve, views.known, self.keep_partial, least_draws=0)
 
-    def _start(
-        self, detector: Detector, image: Image, canvas: Canvas, detections: Detections
-    ) -> tuple[Tensor, list[str], int]:
-        """The start's shape (T, h, w), each summing to 1, the names of its parts, and how many passes they took."""
+    def _start(self, detector: Detector, image: Image, canvas: Canvas, detections: Detections) -> _Start:
+        """A hill over each box and, where the detector is a network, LayerCAM."""
         parts, names, n_passes = [box_gaussians(canvas.size, boxes_on(canvas, detections))], ["box_centre"], 0
         if detector.network is not None:
             try:
@@ -282,4 +327,19 @@ class PixelEvidence:
                 n_passes = found[0].cost.forward_passes
         sums = [part.sum((1, 2), keepdim=True) for part in parts]
         shares = [torch.where(total > 0, part / total, parts[0] / sums[0]) for part, total in zip(parts, sums)]
-        return torch.stack(shares).mean(0), names, n_passes
+        return _Start(torch.stack(shares).mean(0), names, n_passes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """What is known before any region is hidden.
+
+    Attributes:
+        shapes: (T, h, w) over the canvas, each summing to 1.
+        names: of its parts.
+        n_passes: that they took.
+    """
+
+    shapes: Tensor
+    names: list[str]
+    n_passes: int

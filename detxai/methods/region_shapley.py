@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from detxai.adapters.changes.own_context import in_full_precision
@@ -25,6 +26,8 @@ from detxai.methods.results import explanations
 from detxai.progress import progress_bar
 from detxai.targets import ClassScoreTarget, Target, ask_about
 
+OnRound: TypeAlias = Callable[[list[Explanation]], object]
+"""Called with the explanations so far, one for each detection, each marked ``partial``."""
 FEWEST_PASSES = 64  # for two draws, without which no error can be estimated
 Fill: TypeAlias = Filling | Sequence[float] | Sequence[Filling]
 
@@ -77,6 +80,7 @@ class RegionShapley:
     asks_about_boxes: ClassVar[bool] = True
     needs: ClassVar[str] = "answers"
     passes: ClassVar[str] = "max_passes a box on average; hard boxes of an image get what easy ones leave"
+    in_rounds: ClassVar[bool] = True
 
     max_passes: int = 300
     tolerance: float = 0.05
@@ -102,8 +106,17 @@ class RegionShapley:
         return self.max_passes * n_boxes
 
     @in_full_precision
-    def __call__(self, detector: Detector, image: Image, detections: Detections) -> list[Explanation]:
+    def __call__(
+        self, detector: Detector, image: Image, detections: Detections, *, on_round: OnRound | None = None
+    ) -> list[Explanation]:
         """One explanation for each detection, with the standard error of every pixel.
+
+        Args:
+            detector: what is explained.
+            image: the image.
+            detections: the boxes.
+            on_round: called after every round of draws with the explanations so far, which are marked ``partial``.
+                It changes nothing in the result.
 
         Raises:
             ValueError: a setting or a label is wrong.
@@ -117,13 +130,26 @@ class RegionShapley:
         with detector.borrowed(), progress_bar(self.progress, n_ends + max_views, "showing regions", "view") as bar:
             sampler = self.sampler(detector, canvas, detections, bar.update)
             known = sampler.start()
-            partial = is_interrupted(lambda: spend_views(sampler, known, max_views), known, self.keep_partial)
-        return explanations(
-            self, detector, canvas.clean, detections, density_per_image_pixel(canvas, known.mean),
-            started=started, passes=canvas.n_passes(int(known.n_views.sum()) + n_ends),
-            details=[of_box | canvas.details() for of_box in known.records()],
-            standard_errors=density_per_image_pixel(canvas, known.standard_error), partial=partial,
-        )  # fmt: skip
+
+            def made(partial: bool) -> list[Explanation]:
+                error = known.standard_error
+                if partial:  # infinite where there are fewer than two draws
+                    error = torch.where(error.isfinite(), error, 0)
+                return explanations(
+                    self, detector, canvas.clean, detections, density_per_image_pixel(canvas, known.mean),
+                    started=started, passes=canvas.n_passes(int(known.n_views.sum()) + n_ends),
+                    details=[of_box | canvas.details() for of_box in known.records()],
+                    standard_errors=density_per_image_pixel(canvas, error), partial=partial,
+                )  # fmt: skip
+
+            def report() -> None:
+                if on_round is not None:
+                    on_round(made(partial=True))
+
+            partial = is_interrupted(
+                lambda: spend_views(sampler, known, max_views, on_round=report), known, self.keep_partial
+            )
+        return made(partial)
 
     def sampler(
         self, detector: Detector, canvas: Canvas, detections: Detections, on_views: Callable[[int], object]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from detxai.runs.background import LOG, STATE
 from detxai.runs.files import as_json, is_temporary, make_folder, remove_abandoned, replacing, write_new
 from detxai.runs.request import differences, read_request
 from detxai.runs.tables import write_table
@@ -108,7 +109,8 @@ class RunFolder:
         """Raise where a folder without a request holds more than a run killed at its very start may have left."""
         if not self.root.is_dir():
             return
-        others = [path for path in self.root.iterdir() if not is_temporary(path) and path != self.parts]
+        expected = {self.parts, self.root / STATE, self.root / LOG}
+        others = [path for path in self.root.iterdir() if not is_temporary(path) and path not in expected]
         if self.parts.is_dir():
             others += [path for path in self.parts.iterdir() if not is_temporary(path)]
         if others and not self.request_path.is_file():  # now it may be there: of a process begun at the same instant

@@ -7,7 +7,7 @@ from typing import Any
 
 from detxai.commands.choices import DEFAULT_METHOD, MODES
 from detxai.commands.model_options import add_model_options
-from detxai.commands.options import a_path, add_method_settings, add_output_options, fraction, new_command
+from detxai.commands.options import a_path, add_method_settings, add_output_options, fraction, new_command, places
 
 EXAMPLES = """
 detxai explain photo.jpg --model best.pt --out explained
@@ -51,4 +51,8 @@ def _add_method(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--score-threshold", type=fraction, default=0.25, metavar="S",
         help="explain the boxes that score at least S; default: 0.25",
+    )  # fmt: skip
+    group.add_argument(
+        "--boxes", type=places, metavar="N,...",
+        help="explain only these boxes, by their number in the printed table, which starts at 0; default: all",
     )  # fmt: skip

@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def run(given: argparse.Namespace) -> int:
         settings.setdefault("keep_partial", True)  # what Ctrl-C leaves is written, marked as partial
     method = make_method(given.method, **settings)
     detector = requested_detector(given)
-    job = _Run(detector, method, given.score_threshold, _request(given), given.mode)
+    job = _Run(detector, method, given.score_threshold, _request(given), given.mode, given.boxes)
 
     done: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
@@ -123,6 +123,7 @@ class _Run:
     score_threshold: float
     request: Mapping[str, Any]
     mode: Mode | None
+    places: Sequence[int] | None
 
     def image(self, path: Path, folder: Path) -> dict[str, Any]:
         """Explain one image into ``folder``, whole or not at all; its summary."""
@@ -131,7 +132,7 @@ class _Run:
         with self.detector.borrowed():
             start = time.perf_counter()
             shown = self.detector.shared_pass(array)  # the boxes and their maps come of one pass through the backbone
-            detections = self.detector.detections(shown, self.score_threshold)
+            detections = self._chosen(self.detector.detections(shown, self.score_threshold))
             seconds, has_network = time.perf_counter() - start, self.detector.network is not None
             _warn_of_long(self.method, len(detections), seconds, path, network=has_network)
             found = explain(self.detector, shown, self.method, detections) if len(detections) or not asks else []
@@ -156,6 +157,14 @@ class _Run:
             write_json(partial / "detections.json", record)
         return record
 
+    def _chosen(self, detections: Detections) -> Detections:
+        if self.places is None:
+            return detections
+        absent = [place for place in self.places if place >= len(detections)]
+        if absent:
+            raise ValueError(f"--boxes: there are {len(detections)} detections, numbered from 0, got {absent[0]}")
+        return detections[list(self.places)]
+
     def _redo(self, path: Path) -> str:
         return shlex.join([*self.request["command"][:2], str(path), *self.request["command"][2:]])
 
@@ -166,6 +175,7 @@ def _request(given: argparse.Namespace) -> dict[str, Any]:
     command = ["detxai", "explain", "--method", given.method, "--out", str(given.out)]
     command += ["--score-threshold", str(given.score_threshold)]
     command += [] if given.mode is None else ["--mode", given.mode]
+    command += [] if given.boxes is None else ["--boxes", ",".join(map(str, given.boxes))]
     command += [part for option in model.items() for part in option]
     for name, value in given.settings:
         command += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
@@ -176,6 +186,7 @@ def _request(given: argparse.Namespace) -> dict[str, Any]:
         "weights_sha256": None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest(),
         "settings": dict(given.settings),
         "score_threshold": given.score_threshold,
+        "boxes": given.boxes,
         "slices": model.get("--slices"),
         "layout": given.layout,
         "input_size": given.input_size,

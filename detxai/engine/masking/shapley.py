@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,7 +169,12 @@ class ShapleySampler:
 
 
 def spend_views(
-    sampler: ShapleySampler, known: Densities, max_views: int, settled: float = 1.0, boxes: Tensor | None = None
+    sampler: ShapleySampler,
+    known: Densities,
+    max_views: int,
+    settled: float = 1.0,
+    boxes: Tensor | None = None,
+    on_round: Callable[[], object] | None = None,
 ) -> None:
     """Draw until every box is settled or the views are spent, most where the error is largest.
 
@@ -182,6 +187,7 @@ def spend_views(
         max_views: for all boxes together.
         settled: the expected correlation in [0, 1] from which a box needs no more.
         boxes: (T,) bool, which boxes to draw for; None: all.
+        on_round: called after every round that leaves more to draw, when ``known`` holds it.
     """
     wanted = known.whole > 0 if boxes is None else boxes & (known.whole > 0)
     start = int(known.n_views.sum())
@@ -190,6 +196,8 @@ def spend_views(
         lacking = (settled - known.expected_correlation).clamp(min=0) * (wanted & (known.n_views > 0))
         if not bool((lacking > 0).any()):
             return
+        if on_round is not None:
+            on_round()
         cost = known.n_views / known.n_draws.clamp(min=1)
         draws = (lacking / lacking.sum() * left / 2 / cost.clamp(min=1)).round().long()
         if not bool((draws > 0).any()):

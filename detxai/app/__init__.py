@@ -1,0 +1,1 @@
+"""The web page: it lays out and calls the library."""

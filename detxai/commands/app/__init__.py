@@ -1,0 +1,1 @@
+"""``detxai app``: its arguments, read quickly, and what it does, imported when it runs."""
