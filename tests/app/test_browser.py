@@ -139,7 +139,7 @@ def test_a_photo_is_uploaded_a_box_clicked_and_its_numbers_are_the_librarys(visi
     path.write_bytes(photo_bytes(5))
     page = visit(methods="layer_cam")
     page.get_by_test_id("stFileUploaderDropzoneInput").last.set_input_files(path)
-    shown_text(page, "my_photo.png").wait_for()
+    page.wait_for_url(re.compile("image=my_photo.png"))
     detector = small_detector()
     found = detector.detect(path, 0.25)
     page.wait_for_function(f"document.querySelectorAll('*').length && [...document.querySelectorAll('*')].some(e => "
