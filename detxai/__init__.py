@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from detxai.explanation import Explanation
     from detxai.methods import DRISE, AblationCAM, EigenCAM, LayerCAM, PixelEvidence, RegionShapley
     from detxai.pages.showing import show
+    from detxai.pages.slider import slider
 
     __version__: str
 
@@ -43,6 +44,7 @@ __all__ = [
     "reshape",
     "scenes",
     "show",
+    "slider",
     "targets",
     "wrap",
 ]
@@ -60,6 +62,7 @@ _MODULES = {
     "Slicing": "detxai.adapters.sliced",
     "explain": "detxai.explain",
     "show": "detxai.pages.showing",
+    "slider": "detxai.pages.slider",
     "wrap": "detxai.adapters.registry",
 }
 

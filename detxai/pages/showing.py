@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import PIL.Image
@@ -19,7 +19,7 @@ from detxai.pages.pictures import figure_png
 class Png:
     """A picture as a notebook shows it."""
 
-    content: bytes
+    content: bytes = field(repr=False)  # a notebook keeps the repr of what it shows: it would hold the picture twice
 
     def _repr_png_(self) -> bytes:
         return self.content

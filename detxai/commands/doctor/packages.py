@@ -22,6 +22,7 @@ EXTRAS = {  # what each is for
     "rfdetr": "rfdetr's own models",
     "ray": "detxai coco --engine ray, on several machines",
     "sahi": "sahi's detection models",
+    "notebook": "detxai.slider, which moves through explanations in a notebook",
     "completion": "detxai completion: commands and options completed by the shell",
 }
 COLLECTIONS = ("all", "dev", "docs")  # extras of extras

@@ -1,0 +1,51 @@
+"""What MkDocs calls while it builds the site: pages that are generated, tables that are filled in, and equations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from family_pages import families_table, family_page
+from mathml import with_mathml
+from measure_tables import measure_tables
+from method_pages import method_page, methods_table
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from notebook_pages import notebook_page
+
+ROOT = Path(__file__).parents[2]
+TABLES = {
+    "<!-- table of methods -->": methods_table,
+    "<!-- table of families -->": families_table,
+    "<!-- tables of measures -->": measure_tables,
+}
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Add the pages that have no Markdown file in docs/: the notebooks, the changelog, the benchmarks."""
+    for notebook in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
+        page = f"tutorials/{notebook.stem}.md"
+        files.append(File.generated(config, page, content=notebook_page(notebook)))
+    for name in ("CHANGELOG.md", "BENCHMARKS.md"):
+        text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
+        files.append(File.generated(config, name.lower(), content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
+    """Complete the pages of methods and families; fill in the tables."""
+    folder, _, name = page.file.src_uri.removesuffix(".md").rpartition("/")
+    if folder == "methods":
+        return method_page(name, markdown)
+    if folder == "families":
+        return family_page(name, markdown)
+    for marker, table in TABLES.items():
+        if marker in markdown:
+            markdown = markdown.replace(marker, table())
+    return markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Equations become MathML, which browsers draw by themselves."""
+    return with_mathml(html)
