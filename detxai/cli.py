@@ -16,6 +16,7 @@ from detxai.commands.app.arguments import add_app
 from detxai.commands.bench.arguments import add_bench
 from detxai.commands.coco.arguments import add_coco
 from detxai.commands.completion.arguments import add_completion
+from detxai.commands.config import with_config
 from detxai.commands.demo.arguments import add_demo
 from detxai.commands.doctor.arguments import add_doctor
 from detxai.commands.evaluate.arguments import add_evaluate
@@ -48,11 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for word in words:
         if word.startswith("--") and word.endswith("=--"):  # argparse before Python 3.12.5 takes it as no value at all
             parser.error(f"argument {word[:-3]}: expected a value, got '--'")
-    given = parser.parse_args(words)
+    try:
+        given = parser.parse_args(with_config(words, commands_of(parser)))
+    except USER_ERRORS as error:
+        print(f"detxai: error: {one_line(error)}", file=sys.stderr)
+        return REFUSED
     logging.basicConfig(format="detxai: %(levelname)s: %(message)s")
     try:
         with stops_on_ctrl_c():
-            return int(importlib.import_module(f"detxai.commands.{given.command}.run").run(given))
+            return int(importlib.import_module(f"detxai.commands.{given.command.replace(' ', '_')}.run").run(given))
     except USER_ERRORS as error:
         if given.debug:
             raise
@@ -61,6 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("detxai: interrupted; what was finished is kept", file=sys.stderr)
         return INTERRUPTED
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command, by its name."""
+    return {
+        name: command
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for name, command in action.choices.items()
+    }
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -34,6 +34,11 @@ class CocoFolder(RunFolder):
     parts_together: ClassVar[int] = 64  # in one file, once small ones are put together
 
     @property
+    def config(self) -> Path:
+        """What repeats the run: ``detxai coco --config run.yaml``."""
+        return self.root / "run.yaml"
+
+    @property
     def predictions(self) -> Path:
         return self.root / "predictions.json"
 

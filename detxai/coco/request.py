@@ -40,6 +40,7 @@ class CocoRequest:
         detector_source: with engine ``ray``, what a worker builds the detector from (a
             ``detxai.coco.on_ray.detector_source.DetectorSource``); None: the detector itself, pickled.
         device: with engine ``ray``, where workers without a GPU of their own bring it; None: where it is.
+        config: the YAML file that repeats the command, kept as ``run.yaml``; None: none is kept.
     """
 
     detector: Detector
@@ -55,6 +56,7 @@ class CocoRequest:
     about: Mapping[str, Any] = field(default_factory=dict)
     detector_source: Any | None = None
     device: str | None = None
+    config: str | None = None
 
     @property
     def from_file(self) -> bool:

@@ -33,6 +33,8 @@ def run(request: CocoRequest) -> Finished:
     request.check()
     with stops_on_ctrl_c(), closing(engine_of(request)) as engine:
         begin(request.folder, question_of(request), about(request), widen=request.options.widen)
+        if request.config is not None and (request.options.widen or not request.folder.config.is_file()):
+            request.folder.write_text(request.folder.config, request.config)
         record = label(request, detect(request, engine))
         boxes = chosen_boxes(request)
         parts = planned_parts(request, boxes)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from detxai.messages import short_repr
-from detxai.settings import LARGEST
+from detxai.settings import LARGEST, LARGEST_SEED
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit codes: some images failed; nothing was done; Ctrl-C
 LARGEST_AMOUNT = 1e15  # of square pixels and scores
@@ -40,6 +40,7 @@ def new_command(
         epilog="\n\n".join([f"examples:\n{textwrap.indent(textwrap.dedent(examples).strip(), '  ')}", EXIT_CODES]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    command.set_defaults(parser=command)  # what --config and run.yaml hold is read from it
     command.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     return command
 
@@ -116,11 +117,33 @@ def _float(text: str) -> float:
         return math.nan
 
 
+def add_config_option(command: argparse._ActionsContainer) -> None:
+    """``--config``; ``detxai.commands.config`` reads it before the arguments are read."""
+    command.add_argument(
+        "--config", type=a_path, metavar="FILE",
+        help="a YAML file of options, such as the run.yaml that a run leaves in its folder: 'max-images: 20'; options "
+        "on the command line win over those in it",
+    )  # fmt: skip
+
+
 def add_method_settings(command: argparse._ActionsContainer) -> None:
-    """``--set``, for commands that take one method."""
+    """``--set``, ``--seed`` and ``--batch-size``, for commands that take one method."""
     command.add_argument(
         "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="settings",
         help="a setting of the method, such as n_masks=500 or layers=model.15; may be repeated",
+    )  # fmt: skip
+    command.add_argument(
+        "--seed", type=whole(0, LARGEST_SEED), metavar="N",
+        help="the seed of what the method draws at random; methods that draw nothing give the same map with any",
+    )  # fmt: skip
+    add_batch_size(command)
+
+
+def add_batch_size(command: argparse._ActionsContainer) -> None:
+    """``--batch-size``, for commands that explain."""
+    command.add_argument(
+        "--batch-size", type=whole(1), metavar="N",
+        help="the images in one pass of a method that makes many; default: what fits in memory",
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from detxai.commands.model_options import add_model_options
-from detxai.commands.options import a_path, fraction, new_command, whole
+from detxai.commands.options import a_path, add_config_option, fraction, new_command, whole
 
 BENCHED = ("ablation", "d_rise", "eigen_cam")
 EXAMPLES = """
@@ -26,6 +26,7 @@ def add_bench(commands: Any) -> None:
     )
     command.add_argument("what", choices=BENCHED, help="the method to time")
     command.add_argument("--image", required=True, type=a_path, metavar="IMAGE", help="an image file")
+    add_config_option(command)
     add_model_options(command)
     command.add_argument(
         "--score-threshold", type=fraction, default=0.25, metavar="S",

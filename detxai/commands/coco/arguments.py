@@ -13,6 +13,7 @@ from detxai.commands.model_options import add_model_options
 from detxai.commands.options import (
     LARGEST_SIDE,
     a_path,
+    add_config_option,
     add_method_settings,
     add_output_options,
     amount,
@@ -62,6 +63,7 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", required=True, type=a_path, metavar="DIR", help="a new folder, or that of a run to go on with"
     )
+    add_config_option(command)
     add_model_options(command)
     command.add_argument(
         "--method", required=True, help="a method that 'detxai methods' lists; the fastest is layer_cam"

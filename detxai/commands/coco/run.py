@@ -17,9 +17,11 @@ from detxai.coco.request import CocoRequest
 from detxai.coco.run import run as run_coco
 from detxai.coco.selection import Selection
 from detxai.commands.choices import KIND_GROUPS
-from detxai.commands.options import FAILED, no_repeats, shows_progress
+from detxai.commands.config import config_of
+from detxai.commands.options import FAILED, shows_progress
 from detxai.commands.requested_annotations import requested_images
 from detxai.commands.requested_detector import detector_options, requested_detector
+from detxai.commands.requested_method import requested_settings
 from detxai.data.categories import label_to_category, names_of_labels
 from detxai.data.coco_files import as_annotations, read_predictions
 from detxai.data.error_kinds import UNANNOTATED
@@ -35,7 +37,7 @@ def run(given: argparse.Namespace) -> int:
     import_pyarrow()
     logging.getLogger("detxai.coco").setLevel(logging.INFO if not given.json else logging.WARNING)
     options = _options(given)
-    method = quiet_method(given.method, no_repeats(given.settings))
+    method = quiet_method(given.method, requested_settings(given))
     if given.out.exists() and not given.out.is_dir():
         raise ValueError(f"--out must be a folder, got the file {given.out}")
     source = requested_images(given)
@@ -54,7 +56,7 @@ def run(given: argparse.Namespace) -> int:
     about |= {"weights": given.model if given.weights is None else str(given.weights)}
     request = CocoRequest(
         detector, method, source.images, annotations, predictions, pairs, CocoFolder(given.out), selection, options,
-        about=about, device=given.device,
+        about=about, device=given.device, config=config_of(given, given.parser),
         detector_source=source_of_detector(given) if options.engine == "ray" else None,
     )  # fmt: skip
     try:

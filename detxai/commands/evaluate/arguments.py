@@ -18,7 +18,16 @@ from detxai.commands.choices import (
     UNITS,
 )
 from detxai.commands.model_options import add_model_options
-from detxai.commands.options import a_path, add_output_options, fraction, new_command, setting, whole
+from detxai.commands.options import (
+    a_path,
+    add_batch_size,
+    add_config_option,
+    add_output_options,
+    fraction,
+    new_command,
+    setting,
+    whole,
+)
 from detxai.settings import LARGEST_SEED
 
 EXAMPLES = """
@@ -48,9 +57,11 @@ def add_evaluate(commands: Any) -> None:
     command.add_argument(
         "--out", required=True, type=a_path, metavar="DIR", help="a new folder, or that of a run to go on with"
     )
+    add_config_option(command)
     add_model_options(command)
     _add_images(command)
     _add_measures(command)
+    add_batch_size(command)
     add_output_options(command)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from detxai.adapters.detector import Detector
+from detxai.commands.config import write_config
 from detxai.commands.options import FAILED, no_repeats, shows_progress
 from detxai.commands.requested_annotations import requested_images
 from detxai.commands.requested_detector import requested_detector
@@ -18,6 +19,7 @@ from detxai.evaluate.photos.photo import Photo
 from detxai.evaluate.photos.scene_photos import kinds_of
 from detxai.evaluate.results.table import rank_table
 from detxai.evaluate.results.time_left import TimeLeft, in_words
+from detxai.explain import setting_names
 from detxai.metrics import MEASURES
 from detxai.metrics.inputs.case import Measure
 from detxai.runs.files import WriteError
@@ -38,6 +40,8 @@ def run(given: argparse.Namespace) -> int:
         score=given.score,
         reference=given.reference,
     )
+    if given.batch_size is not None:
+        _set_batch_size(settings, given.methods, given.batch_size)
     detector = requested_detector(given)
     photos, source = _photos(given, detector)
     try:
@@ -47,6 +51,7 @@ def run(given: argparse.Namespace) -> int:
             raise
         print(f"detxai: error: {error}; the same command goes on from here", file=sys.stderr)
         return FAILED
+    write_config(given, given.out / "run.yaml")
     _report(found, as_json=given.json)
     return FAILED if found.failures else 0
 
@@ -118,6 +123,14 @@ def _photos(given: argparse.Namespace, detector: Detector) -> tuple[list[Photo],
     content = json.dumps(source.content, sort_keys=True).encode() if where.is_dir() else where.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     return photos, {"images": source.images.name, "annotations": where.name, "sha256": digest}
+
+
+def _set_batch_size(settings: dict[str, dict[str, Any]], methods: Sequence[str], batch_size: int) -> None:
+    """The batch size of every method that has one, where no ``--set`` says another."""
+    for entry in methods:
+        name, _, method = entry.partition("=")
+        if "batch_size" in setting_names(method or name):
+            settings.setdefault(name, {}).setdefault("batch_size", batch_size)
 
 
 def _by_owner(settings: Sequence[tuple[str, tuple[str, Any]]]) -> dict[str, dict[str, Any]]:

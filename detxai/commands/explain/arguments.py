@@ -7,7 +7,15 @@ from typing import Any
 
 from detxai.commands.choices import DEFAULT_METHOD, MODES
 from detxai.commands.model_options import add_model_options
-from detxai.commands.options import a_path, add_method_settings, add_output_options, fraction, new_command, places
+from detxai.commands.options import (
+    a_path,
+    add_config_option,
+    add_method_settings,
+    add_output_options,
+    fraction,
+    new_command,
+    places,
+)
 
 EXAMPLES = """
 detxai explain photo.jpg --model best.pt --out explained
@@ -30,6 +38,7 @@ def add_explain(commands: Any) -> None:
     command.add_argument(
         "--out", required=True, type=a_path, metavar="DIR", help="where to write; gets one folder for each image"
     )
+    add_config_option(command)
     add_model_options(command)
     _add_method(command)
     add_output_options(command)

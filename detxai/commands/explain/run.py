@@ -16,17 +16,18 @@ from typing import Any
 from tqdm import tqdm
 
 from detxai.adapters.detector import Detector
+from detxai.commands.config import write_config
 from detxai.commands.explain.image_folders import folder_names, removed_if_empty, whole_folder
 from detxai.commands.model_options import model_arguments
 from detxai.commands.options import (
     FAILED,
     REFUSED,
     expect_file,
-    no_repeats,
     one_line,
     shows_progress,
 )
 from detxai.commands.requested_detector import requested_detector
+from detxai.commands.requested_method import requested_settings
 from detxai.detections import Detections
 from detxai.explain import Method, explain, make_method, setting_names
 from detxai.explanation import Explanation, plain
@@ -46,7 +47,8 @@ def run(given: argparse.Namespace) -> int:
         expect_file(path, "IMAGE")
     if given.out.exists() and not given.out.is_dir():
         raise ValueError(f"--out must be a folder, got the file {given.out}")
-    settings = no_repeats(given.settings)
+    settings = requested_settings(given)
+    given.settings = list(settings.items())
     if "keep_partial" in setting_names(given.method):
         settings.setdefault("keep_partial", True)  # what Ctrl-C leaves is written, marked as partial
     method = make_method(given.method, **settings)
@@ -62,6 +64,8 @@ def run(given: argparse.Namespace) -> int:
         if given.debug:
             raise
         stopped = error
+    if done:
+        write_config(given, given.out / "run.yaml")
     for failure in failures:
         print(f"detxai: error: {failure['image']}: {failure['error']}", file=sys.stderr)
     if stopped is not None:
