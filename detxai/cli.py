@@ -11,10 +11,13 @@ import importlib
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from detxai.commands.app.arguments import add_app
 from detxai.commands.bench.arguments import add_bench
 from detxai.commands.coco.arguments import add_coco
+from detxai.commands.coco_merge.arguments import add_coco_merge
+from detxai.commands.coco_status.arguments import add_coco_status
 from detxai.commands.completion.arguments import add_completion
 from detxai.commands.config import with_config
 from detxai.commands.demo.arguments import add_demo
@@ -31,6 +34,8 @@ COMMANDS = (
     add_explain,
     add_demo,
     add_coco,
+    add_coco_status,
+    add_coco_merge,
     add_evaluate,
     add_app,
     add_bench,
@@ -78,9 +83,19 @@ def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
     }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Also takes commands of two words, such as ``coco status``."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        if " ".join(words[:2]) in commands_of(self):
+            words[:2] = [" ".join(words[:2])]
+        return super().parse_known_args(words, namespace)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; which one was given is in ``command``."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="detxai",
         description="Explain object detections: which pixels made this detector put this box, with this class, here?",
         epilog=f"'detxai COMMAND --help' describes a command, with examples.\n\n{EXIT_CODES}",
@@ -89,7 +104,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action=PrintVersions, nargs=0, help="show the versions of detxai, Python, torch and others"
     )
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    commands = parser.add_subparsers(
+        metavar="COMMAND", dest="command", required=True, parser_class=argparse.ArgumentParser
+    )
     for add in COMMANDS:
         add(commands)
     return parser

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from detxai.coco.parts.archive import ArchivedRows, archive_parts, delete_archiv
 from detxai.coco.parts.engines import Engine
 from detxai.coco.parts.image_explainer import ImageExplainer
 from detxai.coco.parts.maker import PartMaker
+from detxai.coco.parts.misses import Miss
 from detxai.coco.parts.plan import Part, digest, plan
 from detxai.coco.request import CocoRequest
 from detxai.coco.schema import FAILURE_COLUMNS, arrow_schema
@@ -81,7 +82,7 @@ def _make_missing_parts(request: CocoRequest, parts: Sequence[Part], engine: Eng
     missing = [part for part in mine if part in again or not folder.has_part(part.number)]
     total, left = sum(part.n_boxes for part in mine), sum(part.n_boxes for part in missing)
     maker = PartMaker(
-        _image_explainer(request),
+        image_explainer(request, _known_misses(request)),
         folder,
         1 if options.map_stride == "layer" else options.map_stride,
         request.workers,
@@ -91,9 +92,9 @@ def _make_missing_parts(request: CocoRequest, parts: Sequence[Part], engine: Eng
         engine.make_parts(maker, missing, bar.update)
 
 
-def _image_explainer(request: CocoRequest) -> ImageExplainer:
+def image_explainer(request: CocoRequest, misses: Mapping[int, Miss] | None) -> ImageExplainer:
+    """What explains the boxes of each image; ``misses`` is where annotations are lost, as far as that is known."""
     options = request.options
-    saw_misses = request.wants_misses and not request.from_file
     return ImageExplainer(
         request.detector,
         request.method,
@@ -101,11 +102,17 @@ def _image_explainer(request: CocoRequest) -> ImageExplainer:
         options.iou,
         request.score_threshold,
         from_file=request.from_file,
-        misses=prediction_chunks(request).misses(len(request.files)) if saw_misses else None,
+        misses=misses,
         layer_maps=options.map_stride == "layer",
         fail_fast=options.fail_fast,
         operating_point=request.operating_point,
     )
+
+
+def _known_misses(request: CocoRequest) -> Mapping[int, Miss] | None:
+    """Where annotations are lost, as the run saw when it made the predictions; None where it did not look."""
+    saw_misses = request.wants_misses and not request.from_file
+    return prediction_chunks(request).misses(len(request.files)) if saw_misses else None
 
 
 def _expect_same_plan(request: CocoRequest, parts: Sequence[Part]) -> None:

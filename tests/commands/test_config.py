@@ -123,7 +123,7 @@ def test_seed_and_batch_size_are_the_methods_settings(tmp_path: Path, capsys: py
     export_coco(tmp_path / "val", 1, seed=3)
     (photo,) = [path for path in (tmp_path / "val").rglob("*") if path.suffix in (".png", ".jpg")]
     words = ["explain", str(photo), "--model", "scenes-frcnn", "--out", str(tmp_path / "o"), "--score-threshold", "0.9"]
-    words += ["--method", "d_rise", "--set", "n_masks=8", "--json"]
+    words += ["--method", "d_rise", "--set", "n_masks=16", "--json"]
     assert main([*words, "--seed", "5", "--batch-size", "4"]) == 0
     record = json.loads(next((tmp_path / "o").rglob("detections.json")).read_text())
     assert (record["request"]["settings"]["seed"], record["request"]["settings"]["batch_size"]) == (5, 4)

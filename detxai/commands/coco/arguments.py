@@ -159,6 +159,10 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
         "--widen", action="store_true",
         help="go on in a folder that holds a narrower selection, and explain only the new boxes",
     )  # fmt: skip
+    group.add_argument(
+        "--dry-run", action="store_true",
+        help="write nothing: explain a few boxes, and say how many boxes, passes, hours and bytes the run will take",
+    )  # fmt: skip
     group.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
     group.add_argument(
         "--retry-failed", action="store_true", help="try the failed boxes and images again; keep the rest"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from detxai.coco.options import Finished, Options, RayOptions
 from detxai.coco.request import CocoRequest
 from detxai.coco.run import run as run_coco
 from detxai.coco.selection import Selection
+from detxai.coco.upkeep.estimate import Estimate, estimate
 from detxai.commands.choices import KIND_GROUPS
 from detxai.commands.config import config_of
 from detxai.commands.options import FAILED, shows_progress
@@ -25,6 +27,7 @@ from detxai.commands.requested_method import requested_settings
 from detxai.data.categories import label_to_category, names_of_labels
 from detxai.data.coco_files import as_annotations, read_predictions
 from detxai.data.error_kinds import UNANNOTATED
+from detxai.evaluate.results.time_left import in_words
 from detxai.runs.files import WriteError
 from detxai.runs.shards import Shard
 from detxai.runs.tables import import_pyarrow
@@ -59,6 +62,9 @@ def run(given: argparse.Namespace) -> int:
         about=about, device=given.device, config=config_of(given, given.parser),
         detector_source=source_of_detector(given) if options.engine == "ray" else None,
     )  # fmt: skip
+    if given.dry_run:
+        _print_estimate(estimate(request, _n_processes(given)), as_json=given.json)
+        return 0
     try:
         finished = run_coco(request)
     except WriteError as error:
@@ -68,6 +74,35 @@ def run(given: argparse.Namespace) -> int:
         return FAILED
     _print_summary(finished, as_json=given.json)
     return FAILED if finished.failures else 0
+
+
+def _n_processes(given: argparse.Namespace) -> int:
+    """That hold the detector: on a cluster only ``--workers`` says how many."""
+    return (given.workers or os.cpu_count() or 1) if given.engine == "ray" else 1
+
+
+def _print_estimate(found: Estimate, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+        return
+    about = "" if found.exact else "about "
+    print(f"images  {found.n_images}")
+    print(f"boxes   {about}{found.n_boxes}, in {about}{found.n_images_with_boxes} images")
+    if found.pieces is None:
+        print(f"none of {found.n_sampled} sampled images has a box to explain: nothing more can be said")
+        return
+    one = found.pieces
+    of = "1 process" if found.workers == 1 else f"{found.workers} processes"
+    print(f"passes  about {found.passes}: {one.passes:.3g} for each box")
+    print(f"time    about {in_words(found.seconds)} with {of}")
+    print(f"disk    about {found.bytes / 1e6:.1f} MB: {one.bytes / 1e3:.0f} kB for each box")
+    print(f"measured on {found.n_sampled} images and {found.n_explained} boxes; milliseconds:")
+    print(f"  an image: reading {one.read * 1e3:.1f}, detecting {one.detect * 1e3:.1f}")
+    print(
+        f"  a box: the method {one.method * 1e3:.1f}, around it {one.around * 1e3:.1f}, packing its map "
+        f"{one.pack * 1e3:.1f}, writing it {one.write * 1e3:.1f}"
+    )
+    print("nothing was written; the same command without --dry-run starts the run")
 
 
 def source_of_detector(given: argparse.Namespace) -> DetectorFiles:
