@@ -31,7 +31,7 @@ SECONDS = 1800  # after which a run hangs
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return detected_dataset(tmp_path_factory.mktemp("coco"), n_images=20)
+    return detected_dataset(tmp_path_factory.mktemp("coco"), n_images=8)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def local(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
 def command(data: dict[str, Path], out: Path, *more: str) -> subprocess.Popen[str]:
     """A run in a process of its own: D-RISE, so that workers are killed while they explain."""
     given = ["coco", "--model", MODEL, "--images", data["images"], "--annotations", data["annotations"], "--out", out]
-    given += ["--method", "d_rise", "--set", "n_masks=96", "--map-stride", 4, "--rows-per-part", 8, "--no-report"]
+    given += ["--method", "d_rise", "--set", "n_masks=64", "--map-stride", 4, "--rows-per-part", 8, "--no-report"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "detxai", *map(str, given), *more]
     return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -211,7 +211,7 @@ def test_a_cluster_of_two_nodes(local: Path, data: dict[str, Path], tmp_path: Pa
         pytest.skip("network namespaces are not allowed here")
     out = tmp_path / "out"
     given = ["coco", "--model", MODEL, "--images", data["images"], "--annotations", data["annotations"], "--out", out]
-    given += ["--method", "d_rise", "--set", "n_masks=96", "--map-stride", 4, "--rows-per-part", 8, "--no-report"]
+    given += ["--method", "d_rise", "--set", "n_masks=64", "--map-stride", 4, "--rows-per-part", 8, "--no-report"]
     (tmp_path / "cluster.py").write_text(CLUSTER)
     inside = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, tmp_path / "cluster.py", *given]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
