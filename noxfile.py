@@ -1,12 +1,17 @@
-"""The tests on other processors, threads and releases: ``nox`` for all tests, ``nox -- tests/methods`` for some.
+"""The tests on other processors, threads and releases, and each extra alone in a clean environment.
 
-Each line of the table that it ends with is one combination; BENCHMARKS.md has the last one.
+``nox`` runs all tests, ``nox -- tests/methods`` some. ``nox -s extras`` proves each extra sufficient, and
+``nox -s "extras(yolo)"`` one. ``nox -s pythons`` runs the tests on every supported Python that is installed, ``nox -s
+packages`` builds what is published, and ``nox -s everything`` does all of these.
+
+Each line of the table that the tests end with is one combination; BENCHMARKS.md has the last one.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 
 import nox
 
@@ -21,6 +26,11 @@ PROCESSORS = {  # what to name it -> environment variables
     "ATEN_CPU_CAPABILITY=avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
     "ONEDNN_MAX_CPU_ISA=AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
 }
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+EXTRAS = (
+    "none", "yolo", "tables", "lightning", "superpixels", "captum", "onnx", "openvino", "transformers", "rfdetr",
+    "sahi", "ray", "completion",
+)  # fmt: skip
 VERSIONS = """import torch, torchvision, ultralytics
 print(torch.__version__, torchvision.__version__, ultralytics.__version__)"""
 
@@ -34,9 +44,46 @@ def newest(session: nox.Session) -> None:
 
 @nox.session(python="3.10" if shutil.which("python3.10") else None)
 def oldest(session: nox.Session) -> None:
-    """The oldest torch and torchvision that pyproject.toml allows."""
-    session.install("torch==2.6.0", "torchvision==0.21.0", "-e", ".[dev]")
+    """The oldest torch, torchvision and ultralytics that pyproject.toml allows."""
+    session.install("torch==2.6.0", "torchvision==0.21.0", "ultralytics==8.4.0", "-e", ".[dev]")
     run_tests(session, {"one thread": {}})
+
+
+@nox.session(python=[version for version in PYTHONS if shutil.which(f"python{version}")] or None)
+def pythons(session: nox.Session) -> None:
+    """Every supported Python that is installed here."""
+    session.install("-e", ".[dev]")
+    run_tests(session, {"one thread": {}})
+
+
+@nox.session
+@nox.parametrize("extra", EXTRAS, ids=EXTRAS)
+def extras(session: nox.Session, extra: str) -> None:
+    """``pip install "detxai[EXTRA]"`` alone, from the wheel, is sufficient for what the extra is for."""
+    session.install("." if extra == "none" else f".[{extra}]")
+    script = f"{session.invoked_from}/.ci/extras.py"
+    with session.chdir(session.create_tmp()):  # away from the sources, so that the wheel is what is imported
+        session.run("python", script, extra, env=OFFLINE)
+
+
+@nox.session
+def packages(session: nox.Session) -> None:
+    """The sdist builds, a wheel builds from the sdist, and the wheel works where nothing else is installed."""
+    session.install("build", "twine")
+    folder = session.create_tmp()
+    session.run("python", "-m", "build", "--outdir", folder, ".")  # the wheel is built from the sdist
+    session.run("python", "-m", "twine", "check", "--strict", *map(str, Path(folder).glob("detxai-*")))
+    session.install(*map(str, Path(folder).glob("*.whl")))
+    with session.chdir(folder):
+        session.run("detxai", "doctor")
+
+
+@nox.session(venv_backend="none")
+def everything(session: nox.Session) -> None:
+    """All of the sessions above: hours."""
+    each_python = [f"pythons-{version}" for version in PYTHONS if shutil.which(f"python{version}")]
+    for name in ("packages", *(f"extras({extra})" for extra in EXTRAS), "oldest", *each_python, "newest"):
+        session.notify(name)
 
 
 def run_tests(session: nox.Session, processors: dict[str, dict[str, str]]) -> None:

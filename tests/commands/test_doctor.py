@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,21 @@ def test_all_and_dev_bring_every_extra_but_those_with_conflicts() -> None:
     for line in requirements:
         named = set(line[len("detxai[") : line.index("]")].split(","))
         assert named - set(packages.COLLECTIONS) == set(packages.EXTRAS) - {"rfdetr"}
+
+
+def test_every_extra_has_a_script_that_proves_it_sufficient() -> None:
+    root = Path(__file__).parents[2]
+    constants = {
+        target.id: node.value
+        for node in ast.parse((root / "noxfile.py").read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    sessions = set(ast.literal_eval(constants["EXTRAS"]))
+    assert sessions == {"none", *packages.EXTRAS}
+    script = ast.parse((root / ".ci" / "extras.py").read_text(encoding="utf-8"))
+    assert sessions <= {node.name for node in script.body if isinstance(node, ast.FunctionDef)}
 
 
 def without(monkeypatch: pytest.MonkeyPatch, missing: str, instead: str | None = None) -> None:
