@@ -181,6 +181,21 @@ def ray(folder: Path) -> None:
     assert len(detxai.coco.load(folder / "why")) > 0
 
 
+def app(folder: Path) -> None:
+    from streamlit.testing.v1 import AppTest
+
+    import detxai.app.main
+
+    page = AppTest.from_file(detxai.app.main.__file__, default_timeout=120).run()
+    assert not page.exception, page.exception
+
+
+def notebook(folder: Path) -> None:
+    detector = detxai.wrap("scenes-frcnn")
+    found = detxai.explain(detector, SCENE.image, "layer_cam")
+    assert type(detxai.slider([*found, *detxai.explain(detector, SCENE.image, "eigen_cam")])).__name__ == "VBox"
+
+
 def completion(folder: Path) -> None:
     for shell in ("bash", "zsh", "fish", "tcsh", "powershell"):
         assert "detxai" in command("completion", shell)
@@ -189,7 +204,8 @@ def completion(folder: Path) -> None:
 SCRIPTS: dict[str, Callable[[Path], None]] = {
     script.__name__: script
     for script in (
-        none, yolo, tables, lightning, superpixels, captum, onnx, openvino, transformers, rfdetr, sahi, ray, completion
+        none, yolo, tables, lightning, superpixels, captum, onnx, openvino, transformers, rfdetr, sahi, ray,
+        app, notebook, completion
     )
 }  # fmt: skip
 

@@ -41,6 +41,9 @@ def script(shell: str) -> str:
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
+            for name in [name for name in action.choices if " " in name]:  # coco status: no shell completes two words
+                del action.choices[name]
+            action._choices_actions = [one for one in action._choices_actions if one.dest in action.choices]
             for command in action.choices.values():
                 yield from _actions(command)
         else:

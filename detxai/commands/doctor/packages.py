@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 EXTRAS = {  # what each is for
+    "app": "detxai app, the web page (from Python 3.11)",
     "yolo": "ultralytics' YOLO and RT-DETR, and watching their trainings",
     "tables": "detxai coco and detxai evaluate, which write Parquet files",
     "lightning": "watching a Lightning training",

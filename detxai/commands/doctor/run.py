@@ -74,7 +74,9 @@ def _text(found: dict[str, Any]) -> Iterator[str]:
     yield "\nextras:"
     for name, extra in found["extras"].items():
         packages = [Package(**package) for package in extra["packages"]]
-        if all(package.state == "ok" for package in packages):
+        if not packages:
+            yield f"  {name:<13} not for Python {found['python']}"
+        elif all(package.state == "ok" for package in packages):
             versions = ", ".join(f"{package.name} {package.installed}" for package in packages)
             yield f"  {name:<13} ok       {versions}"
         else:
