@@ -43,20 +43,25 @@ def keep_outputs(notebook: Path) -> None:
     file.write_text(json.dumps({"code": digest, "outputs": outputs}, indent=1) + "\n", encoding="utf-8")
 
 
-def run(notebook: Path) -> list[Any]:
-    """Run a notebook in an empty folder; its cells, with outputs.
+def run(*notebooks: Path) -> list[Any]:
+    """Run notebooks one after the other in one kernel and an empty folder; all their cells, with outputs.
+
+    Variables are cleared between two notebooks, so that each stands on its own.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
     """
-    read = nbformat.read(notebook, as_version=4)
+    whole = nbformat.v4.new_notebook()
+    for notebook in notebooks:
+        if whole.cells:
+            whole.cells.append(nbformat.v4.new_code_cell("%reset -f"))
+        whole.cells += nbformat.read(notebook, as_version=4).cells
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
-        client = nbclient.NotebookClient(
-            read, timeout=1200, kernel_name="python3", resources={"metadata": {"path": folder}}
-        )
+        resources = {"metadata": {"path": folder}}
+        client = nbclient.NotebookClient(whole, timeout=1200, kernel_name="python3", resources=resources)
         client.execute(env=environment)
-    return list(read.cells)
+    return list(whole.cells)
 
 
 def _shown(outputs: Sequence[Any]) -> list[Any]:
