@@ -19,10 +19,21 @@ from detxai.metrics import MEASURES
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOTEBOOKS = sorted((DOCS / "tutorials").glob("*.ipynb"))
-NEEDS = {"families/yolo.md": "ultralytics", "families/transformers.md": "transformers"}
+NEEDS = {
+    "evaluation.md": "pyarrow",
+    "extending.md": "captum",
+    "families/yolo.md": "ultralytics",
+    "families/transformers.md": "transformers",
+}
 WITHOUT_SNIPPETS = ("families/rfdetr.md", "families/exported.md", "families/sahi.md")  # need files or other packages
 PYTHON = re.compile(r"^```python\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
-SELF_CONTAINED = ("index.md", "measures.md", *(f"families/{family.name}.md" for family in FAMILIES))
+SELF_CONTAINED = (
+    "index.md",
+    "measures.md",
+    "evaluation.md",
+    "extending.md",
+    *(f"families/{family.name}.md" for family in FAMILIES),
+)
 
 
 def test_every_method_has_a_page_and_every_page_a_method() -> None:
