@@ -16,6 +16,7 @@ from typing import Any
 from detxai.commands.app.arguments import add_app
 from detxai.commands.bench.arguments import add_bench
 from detxai.commands.coco.arguments import add_coco
+from detxai.commands.coco_export.arguments import add_coco_export
 from detxai.commands.coco_merge.arguments import add_coco_merge
 from detxai.commands.coco_status.arguments import add_coco_status
 from detxai.commands.completion.arguments import add_completion
@@ -36,6 +37,7 @@ COMMANDS = (
     add_coco,
     add_coco_status,
     add_coco_merge,
+    add_coco_export,
     add_evaluate,
     add_app,
     add_bench,

@@ -90,6 +90,11 @@ class CocoFolder(RunFolder):
         first = number - number % self.parts_together
         return self.explanations / f"part-{first:06d}-{first + self.parts_together - 1:06d}.parquet"
 
+    def file_of(self, number: int) -> Path:
+        """The file that a part is in: its own, or, once small ones were put together, that of many."""
+        own = self.part(number)
+        return own if own.is_file() else self.together(number)
+
     def part_files(self) -> list[Path]:
         """The files of the dataset, in the order of its rows: each part once, in a file of its own or with others."""
         found = sorted(self.explanations.glob("part-*.parquet"))

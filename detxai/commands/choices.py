@@ -19,6 +19,7 @@ EXPORTED_SUFFIXES = (".onnx", ".xml", ".torchscript")
 LAYOUTS = ("yolo", "yolo_objectness", "yolox", "end_to_end", "torchvision", "detr", "detr_sigmoid")
 
 ENGINES = ("local", "ray")
+EXPORTS = ("fiftyone", "datasets", "label-studio", "supervision", "tensorboard", "wandb")
 ANNOTATION_FORMATS = ("coco", "yolo", "voc", "huggingface", "images")
 FALSE_POSITIVES = ("localisation", "classification", "both", "duplicate", "background")
 KINDS = ("true_positive", *FALSE_POSITIVES, "missed", "ignored", "unannotated")

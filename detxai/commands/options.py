@@ -90,6 +90,11 @@ def amount(text: str) -> float:
     return value
 
 
+def comma_separated(text: str) -> list[str]:
+    """Words with commas between."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def whole(least: int, most: int = LARGEST) -> Callable[[str], int]:
     """Reads a whole number from ``least`` to ``most``: what is larger is a mistake, and would fill the memory."""
 

@@ -3,8 +3,9 @@
 Source: Bolya et al., 2020, TIDE: A General Toolbox for Identifying Object Detection Errors (ECCV), section 2.3, and its
 reference implementation, tidecv 1.0.1: a misplaced or misclassified prediction becomes a hit on the annotation that it
 meant, unless that one is found or another such prediction with a higher score means it too: then it is taken away, as
-are duplicates and predictions that are both or on the background; a missed annotation is no longer counted. A gain
-below 0, which binning can make, counts as 0.
+are duplicates and predictions that are both or on the background; a missed annotation is no longer counted, and a class
+left without any has an AP of 0 where it has predictions, and none where it has not. A gain below 0, which binning can
+make, counts as 0.
 
 Differs: AP is COCOeval's mean over the classes that are annotated; tidecv counts an AP of 0 for every other class that
 has predictions. Predictions on crowds are no mistakes here; tidecv may correct them.
@@ -52,11 +53,13 @@ def delta_ap(boxes: Sequence[LabelledBox], recalls: npt.NDArray[np.float64]) -> 
     0.5
     """
     best = _best_for_each_annotation(boxes)
-    before = _mean_ap(_classes(boxes, (), best), recalls)
-    if before is None:
+    now = _classes(boxes, (), best)
+    annotated = [category for category, one in now.items() if one.n_annotations]
+    if not annotated:
         return dict.fromkeys(ERRORS, 0.0)
-    after = {kind: _mean_ap(_classes(boxes, (kind,), best), recalls) for kind in ERRORS}
-    return {kind: max(0.0, (ap or 0.0) - before) for kind, ap in after.items()}
+    before = _mean_ap(now, annotated, recalls)
+    after = {kind: _mean_ap(_classes(boxes, (kind,), best), annotated, recalls) for kind in ERRORS}
+    return {kind: max(0.0, ap - before) for kind, ap in after.items()}
 
 
 def _best_for_each_annotation(boxes: Iterable[LabelledBox]) -> dict[int, int]:
@@ -90,14 +93,17 @@ def _classes(boxes: Sequence[LabelledBox], corrected: Collection[str], best: dic
     return classes
 
 
-def _mean_ap(classes: dict[str, _ClassScores], recalls: npt.NDArray[np.float64]) -> float | None:
-    """The mean over the classes that are annotated; None where none is."""
-    values = [_ap(one, recalls) for one in classes.values() if one.n_annotations]
-    return float(np.mean(values)) if values else None
+def _mean_ap(classes: dict[str, _ClassScores], annotated: Sequence[str], recalls: npt.NDArray[np.float64]) -> float:
+    """The mean over the classes that were annotated before any correction, and still have anything."""
+    left = [classes[category] for category in annotated if category in classes]
+    values = [_ap(one, recalls) for one in left if one.n_annotations or one.scores]
+    return float(np.mean(values)) if values else 0.0
 
 
 def _ap(one: _ClassScores, recalls: npt.NDArray[np.float64]) -> float:
-    """The mean, over the recalls, of the best precision at this recall or a higher one."""
+    """The mean, over the recalls, of the best precision at this recall or a higher one; 0 without annotations."""
+    if not one.n_annotations:
+        return 0.0
     order = np.argsort(-np.array(one.scores), kind="stable")
     found = np.cumsum(np.array(one.hits, dtype=bool)[order])
     precision = found / np.arange(1, len(found) + 1)

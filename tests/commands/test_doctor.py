@@ -44,7 +44,7 @@ def test_all_and_dev_bring_every_extra_but_those_with_conflicts() -> None:
     assert len(requirements) == 2
     for line in requirements:
         named = set(line[len("detxai[") : line.index("]")].split(","))
-        assert named - set(packages.COLLECTIONS) == set(packages.EXTRAS) - {"rfdetr"}
+        assert named - set(packages.COLLECTIONS) == set(packages.EXTRAS) - {"rfdetr", "fiftyone"}
 
 
 def test_every_extra_has_a_script_that_proves_it_sufficient() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,12 @@ def dataset(seed: int, *, crowds: bool) -> tuple[dict[str, Any], list[dict[str, 
 
 
 def mean_ap(content: dict[str, Any], results: list[dict[str, Any]]) -> tuple[float, list[LabelledBox]]:
-    """COCOeval's mean AP at 0.5, and the kind of every box."""
+    """COCOeval's mean AP at 0.5, where a class that has lost all annotations counts 0; and the kind of every box."""
     annotations = as_annotations(copy.deepcopy(content))
     predictions = as_predictions(copy.deepcopy(results), annotations)
     evaluation = evaluate(annotations, predictions)
     boxes = labelled_boxes(annotations, predictions, matching(evaluation, 0.5))
-    return float(np.nanmean(list(class_ap(evaluation, 0.5).values()))), boxes
+    return float(np.nan_to_num(list(class_ap(evaluation, 0.5).values())).mean()), boxes
 
 
 def corrected(
@@ -99,12 +100,27 @@ def test_it_is_tidecvs(seed: int) -> None:
     tide = tidecv.TIDE()
     tide.evaluate(truth, predicted, mode=tidecv.TIDE.BOX)
     theirs = tide.get_main_errors()["predicted"]
+    counts = tide.runs["predicted"].count_errors()
+    kinds = Counter(box.kind for box in boxes if box.kind != "missed" or box.covered_by is None)
     ours = delta_ap(boxes, np.arange(101) / 100)  # its recalls: some differ from COCOeval's in the last bit
     names = {"Cls": "classification", "Loc": "localisation", "Both": "both", "Dupe": "duplicate",
              "Bkg": "background", "Miss": "missed"}  # fmt: skip
+    assert {names[kind.short_name]: n for kind, n in counts.items()} == {kind: kinds[kind] for kind in ERRORS}
     assert {names[name]: value for name, value in theirs.items()} == pytest.approx(
         {kind: 100 * value for kind, value in ours.items()}, abs=1e-9
     )
+
+
+def test_a_class_whose_every_annotation_was_missed_counts_as_tidecv_counts_it() -> None:
+    """The class stays in the mean with an AP of 0 where it has predictions, and is gone where it has none."""
+    first, second = (0.0, 0.0, 9.0, 9.0), (50.0, 50.0, 59.0, 59.0)
+    hit = LabelledBox(1, 1, first, "true_positive", score=0.5, prediction_id=1, annotation_id=1, category="cat")
+    miss = LabelledBox(1, 2, second, "missed", annotation_id=2, category="dog")
+    ghost = LabelledBox(1, 2, first, "background", score=0.5, prediction_id=2, category="dog")
+    assert delta_ap([hit, miss, ghost], RECALLS)["missed"] == 0.0
+    assert delta_ap([hit, miss], RECALLS)["missed"] == 0.5
+    other = LabelledBox(1, 1, second, "missed", annotation_id=3, category="cat")
+    assert delta_ap([hit, other], RECALLS)["missed"] == pytest.approx(1 - 51 / 101)
 
 
 def test_nothing_annotated_costs_nothing() -> None:

@@ -121,7 +121,7 @@ def _stage(run: CocoFolder, parts: Sequence[Part] | None, n_done: int) -> str:
 
 def _rate(run: CocoFolder, done: Sequence[Part]) -> float | None:
     """Boxes a second between the first and the last of the parts that were written last."""
-    written = sorted((run.part(part.number).stat().st_mtime, part.n_boxes) for part in done)[-RECENT:]
+    written = sorted((run.file_of(part.number).stat().st_mtime, part.n_boxes) for part in done)[-RECENT:]
     seconds = written[-1][0] - written[0][0] if written else 0.0
     return sum(n for _, n in written[1:]) / seconds if seconds > 0 else None
 

@@ -17,6 +17,7 @@ from detxai.commands.options import (
     add_method_settings,
     add_output_options,
     amount,
+    comma_separated,
     fraction,
     new_command,
     whole,
@@ -74,11 +75,11 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
 def _add_selection(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("which boxes to explain")
     group.add_argument(
-        "--kinds", type=_comma_separated, metavar="K,...",
+        "--kinds", type=comma_separated, metavar="K,...",
         help=f"kinds of boxes, some of {', '.join(KINDS)}; or a group of them: {', '.join(KIND_GROUPS)}; "
         "default: all, which leaves out only the ignored; of images that nobody annotated, the unannotated",
     )  # fmt: skip
-    group.add_argument("--classes", type=_comma_separated, metavar="NAME,...", help="only these categories")
+    group.add_argument("--classes", type=comma_separated, metavar="NAME,...", help="only these categories")
     group.add_argument("--image-ids", type=_numbers, metavar="ID,...", help="only the images with these ids")
     group.add_argument(
         "--min-area", type=amount, default=0.0, metavar="A",
@@ -178,12 +179,8 @@ def _stride(text: str) -> Any:
         raise argparse.ArgumentTypeError(str(error).replace("expected ", "expected 'layer' or ", 1)) from None
 
 
-def _comma_separated(text: str) -> Sequence[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def _numbers(text: str) -> Sequence[int]:
-    words = _comma_separated(text)
+    words = comma_separated(text)
     if not words or not all(re.fullmatch(r"-?[0-9]{1,16}", word) for word in words):
         raise argparse.ArgumentTypeError(f"expected whole numbers with commas between, got {text[:80]!r}")
     return [int(word) for word in words]

@@ -24,6 +24,11 @@ EXTRAS = {  # what each is for
     "ray": "detxai coco --engine ray, on several machines",
     "sahi": "sahi's detection models",
     "notebook": "detxai.slider, which moves through explanations in a notebook",
+    "fiftyone": "detxai coco export --to fiftyone",
+    "datasets": "detxai coco export --to datasets",
+    "supervision": "detxai coco export --to supervision",
+    "tensorboard": "detxai coco export --to tensorboard",
+    "wandb": "detxai coco export --to wandb",
     "completion": "detxai completion: commands and options completed by the shell",
 }
 COLLECTIONS = ("all", "dev", "docs")  # extras of extras

@@ -55,7 +55,7 @@ def _yaml(path: Path, where: str) -> dict[str, Any]:
     try:
         import yaml
     except ImportError as error:
-        raise ImportError("a data.yaml needs PyYAML: python -m pip install pyyaml") from error
+        raise ImportError("a data.yaml needs PyYAML, which 'detxai[yolo]' brings") from error
     try:
         described = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:

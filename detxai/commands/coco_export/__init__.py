@@ -1,0 +1,1 @@
+"""``detxai coco export``: its arguments, read quickly, and what it does, imported when it runs."""
