@@ -28,6 +28,7 @@ def script(shell: str) -> str:
     from detxai.cli import make_parser  # which imports this room's arguments
 
     parser = make_parser()
+    _remove_two_word_commands(parser)
     for action in _actions(parser):
         if action.type is a_path:
             action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE  # type: ignore[attr-defined]
@@ -36,6 +37,15 @@ def script(shell: str) -> str:
         elif action.dest in ("method", "names"):
             action.choices = METHODS
     return str(shtab.complete(parser, shell))
+
+
+def _remove_two_word_commands(parser: argparse.ArgumentParser) -> None:
+    """``coco status`` and its like: a shell completes one word at a time, and shtab's scripts cannot hold them."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name in [name for name in action.choices if " " in name]:
+                del action.choices[name]
+            action._choices_actions = [one for one in action._choices_actions if " " not in one.dest]
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
