@@ -25,6 +25,7 @@ PORT = 8719
 MODEL = "scenes-frcnn"
 PAGES = {"explain": "Explain", "what_if": "What if", "data_set": "Data set", "detector": "Detector"}
 VIEWS = {"": (1280, "light"), "-dark": (1280, "dark"), "-narrow": (390, "light"), "-narrow-dark": (390, "dark")}
+HEIGHT = 900  # pixels of every picture: the page scrolls within itself
 PATIENCE = 600_000  # milliseconds
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -54,7 +55,7 @@ def serve(folder: Path) -> subprocess.Popen[bytes]:
 def photograph(browser: Any, out: Path, everything: bool) -> None:
     """One visitor a view: the map is made once, and every page shown."""
     for ending, (width, scheme) in VIEWS.items() if everything else [("", VIEWS[""])]:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context = browser.new_context(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme)
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
         asked = (
@@ -66,7 +67,7 @@ def photograph(browser: Any, out: Path, everything: bool) -> None:
             page.get_by_role("radio", name=title).click()
             prepare(page, name)
             time.sleep(2)
-            page.screenshot(path=out / f"{name}{ending}.png", full_page=name != "data_set")
+            page.screenshot(path=out / f"{name}{ending}.png")
         context.close()
 
 

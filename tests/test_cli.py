@@ -254,3 +254,18 @@ def test_two_dashes_are_no_value(option: str, tmp_path: Path, capsys: pytest.Cap
         explain(photo(tmp_path / "a.png"), f"{option}=--")
     assert stopped.value.code == 2
     assert f"argument {option}: expected a value, got '--'" in capsys.readouterr().err
+
+
+def test_only_the_boxes_asked_for_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = photo(tmp_path / "a.png")
+    arguments = (image, "--method", "layer_cam", "--score-threshold", 0.3, "--json")
+    assert explain(*arguments, "--out", tmp_path / "all") == 0
+    every = json.loads(capsys.readouterr().out)["images"][0]["detections"]
+    assert explain(*arguments, "--out", tmp_path / "some", "--boxes", "2,0") == 0
+    (summary,) = json.loads(capsys.readouterr().out)["images"]
+    assert [entry["box"] for entry in summary["detections"]] == [every[2]["box"], every[0]["box"]]
+    assert "--boxes 2,0" in summary["request"]["redo"]
+    assert explain(*arguments, "--out", tmp_path / "none", "--boxes", str(len(every))) == 2
+    assert f"there are {len(every)} detections, numbered from 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        explain(*arguments, "--out", tmp_path / "none", "--boxes", "1,1")

@@ -117,7 +117,7 @@ def visit(chromium: Any, server: str) -> Iterator[Any]:
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(server + ("?" + "&".join(f"{k}={v}" for k, v in query.items()) if query else ""))
-        boxes(page).first.wait_for()
+        (page.get_by_role("radio", name="Explain") if "page" in query else boxes(page).first).wait_for()
         return page
 
     yield open_page
@@ -153,6 +153,7 @@ def test_a_photo_is_uploaded_a_box_clicked_and_its_numbers_are_the_librarys(visi
     assert "box=1" in page.url
 
 
+@pytest.mark.slow
 def test_keys_go_through_boxes_pictures_and_methods(visit: Any) -> None:
     page = visit(methods="layer_cam&methods=eigen_cam", box="0")
     shown_text(page, "Shown below").wait_for()
@@ -211,7 +212,7 @@ def test_hostile_uploads_end_in_a_sentence(visit: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [pytest.param(1280, "dark", marks=pytest.mark.slow), (390, "light")])
 def test_nothing_lies_beyond_the_edge(visit: Any, width: int, scheme: str) -> None:
     page = visit(width, scheme, box="0", methods="layer_cam")
     page.get_by_alt_text(re.compile("evidence for")).first.wait_for()
@@ -220,6 +221,7 @@ def test_nothing_lies_beyond_the_edge(visit: Any, width: int, scheme: str) -> No
     assert all(images.nth(i).get_attribute("alt") for i in range(images.count()))
 
 
+@pytest.mark.slow
 def test_a_run_of_a_data_set_is_started_found_after_a_reload_and_opened(visit: Any, folder: Path) -> None:
     from test_page import write_annotations
 

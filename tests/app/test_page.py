@@ -22,7 +22,9 @@ import detxai
 import detxai.coco
 from detxai.adapters.network import require_network
 from detxai.app.options import AppOptions, ModelChoice, set_options
+from detxai.app.sentences import escaped
 from detxai.app.session import Session
+from detxai.app.views.evaluation import mean_curves
 from detxai.cli import main
 from detxai.methods import METHODS
 
@@ -114,7 +116,7 @@ def test_the_detector_page_says_what_the_adapter_understood(explained: Page) -> 
     text = "\n".join(table.to_string() for table in tables)
     detector = require_network(small_detector())
     for said in (detector.describe()["family"], str(detector.describe()["n_parameters"]), *detector.default_layers):
-        assert said in text
+        assert escaped(said) in text
     methods = next(table for table in tables if "method" in table)
     assert "attention" not in set(methods["method"])
     at.multiselect(key="which").set_value(["layer_cam", "eigen_cam"]).run()
@@ -204,12 +206,11 @@ def test_every_methods_settings_have_widgets_and_help(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        {"box": "999"}, {"box": "-1"}, {"box": "x" * 999}, {"model": "../../etc"}, {"image": "../x.png"},
-        {"page": "No"}, {"threshold": "nan"}, {"methods": ["nope"]},
-        {"set": ["pixel_evidence.max_passes=-3", "x", "=", "a.b=c"]},
-        {"run": "../.."}, {"classes": "*"},
+        {"box": "999", "model": "../../etc", "image": "../x.png", "page": "No", "threshold": "nan", "classes": "*"},
+        {"box": "x" * 999, "methods": ["nope"], "run": "../..", "threshold": "9",
+         "set": ["pixel_evidence.max_passes=-3", "x", "=", "a.b=c"]},
     ],
-    ids=str,
+    ids=["of no such thing", "of another kind"],
 )  # fmt: skip
 def test_a_wrong_address_is_as_none(tmp_path: Path, address: dict[str, Any]) -> None:
     page = Page(tmp_path, address)
@@ -287,6 +288,35 @@ def test_a_run_is_read_filtered_and_sent_to_explain(tmp_path: Path) -> None:
     detections = page.session.detect(page.session.uploads[found["file_name"]])
     np.testing.assert_allclose(detections.boxes[box].tolist(), found["box"], atol=0.5)
     page.session.stop()
+
+
+def test_an_evaluation_shows_its_ranks_and_curves(tmp_path: Path) -> None:
+    annotations, out = write_annotations(tmp_path), tmp_path / "runs" / "an-evaluation"
+    words = [
+        "evaluate",
+        "--model",
+        SMALL,
+        "--class-names",
+        str(write_names(tmp_path)),
+        "--annotations",
+        str(annotations),
+    ]
+    words += ["--images", str(tmp_path / "images"), "--methods", "layer_cam,eigen_cam", "--steps", "4", "--no-progress"]
+    words += ["--measures", "insertion_deletion,energy", "--max-detections", "3", "--out", str(out)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(words) == 0
+    page = Page(tmp_path, {"page": "Data set", "run": "an-evaluation"})
+    summary = json.loads((out / "summary.json").read_text())
+    ranks, standings = (page.at.dataframe[i].value for i in (0, 1))
+    assert ranks["method"].tolist() == [one["method"] for one in summary["methods"]]
+    assert ranks["mean rank"].tolist() == [one["mean_rank"] for one in summary["methods"]]
+    quantity = next(one for one in summary["quantities"] if one["quantity"] == page.at.selectbox(key="quantity").value)
+    assert standings["mean"].tolist() == [one["mean"] for one in quantity["standings"]]
+    for method, curves in mean_curves(out).items():
+        found = next(one for one in summary["quantities"] if one["quantity"] == "insertion")["standings"]
+        mean = next(one["mean"] for one in found if one["method"] == method)
+        areas = [float(torch.trapezoid(*map(torch.tensor, (one["insertion"], one["fractions"])))) for one in curves]
+        assert np.mean(areas) == pytest.approx(mean, abs=1e-6)
 
 
 def write_annotations(folder: Path) -> Path:

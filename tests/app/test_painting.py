@@ -61,7 +61,7 @@ def test_a_map_of_a_sum_predicts_what_the_detector_then_says() -> None:
     """The score is the share of a patch that is bright: parts do not interact, so Shapley values predict exactly."""
     detector = sees(share(20, 30, 8, 8))
     found = detector.detect(WHITE, 0.0)
-    (explanation,) = detxai.RegionShapley(max_passes=3000, fill="black", tolerance=0, progress=False)(
+    (explanation,) = detxai.RegionShapley(max_passes=600, fill="black", tolerance=0, progress=False)(
         detector, WHITE, found
     )
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)

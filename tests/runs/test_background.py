@@ -22,14 +22,14 @@ def wait(run: BackgroundRun) -> None:
 
 def test_a_run_is_found_again_and_its_folder_is_free_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
-    started = BackgroundRun.start(folder, ["methods", "eigen_cam"])
+    started = BackgroundRun.start(folder, ["methods", "--help"])
     with pytest.raises(ValueError, match="going on"):
         BackgroundRun.start(folder, ["methods"])
     monkeypatch.setattr(background, "_CHILDREN", dict(background._CHILDREN))
     found = BackgroundRun.read(folder)
     assert found == started
     wait(found)
-    assert "eigen_cam" in found.log_tail()
+    assert "List the explanation methods" in found.log_tail()
     RunFolder(folder).open({"request": 1})  # the files of the background are no other run's
 
 

@@ -200,7 +200,7 @@ def _case(session: Session, folder: Path, boxes: ExplainedBoxes, place: int) -> 
 
 
 def _text(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else escaped(str(value))
 
 
 def _to_explain(session: Session, folder: Path, boxes: ExplainedBoxes, row: dict[str, Any]) -> None:

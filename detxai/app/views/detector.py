@@ -22,7 +22,7 @@ def show(session: Session, chosen: Chosen | None) -> None:
     if chosen is None:
         st.info("Choose a detector and a picture at the left.")
         return
-    left, right = st.columns(2, gap="large")
+    left, right = st.columns([3, 2], gap="large")
     with left:
         _description(chosen)
     with right:
@@ -45,7 +45,7 @@ def _description(chosen: Chosen) -> None:
     except (ValueError, TypeError) as error:
         facts["input for this picture"] = sentence(error)
     st.markdown(f"**{escaped(chosen.choice.name)}**")
-    st.table([{"": name, "what was understood": value} for name, value in facts.items()])
+    st.table([{"": name, "what was understood": escaped(value)} for name, value in facts.items()])
 
 
 def _classes(chosen: Chosen) -> None:
@@ -103,8 +103,8 @@ def _measure(session: Session, chosen: Chosen, names: list[str], measured: dict[
 def _row(name: str, result: MethodResult | None) -> dict[str, object]:
     about = describe(METHODS[name])
     row: dict[str, object] = {
-        "method": name, "asks": about["asks"], "needs": NEEDS.get(about["needs"], about["needs"]),
-        "cost": about["passes"], "seconds": None, "passes": None, "measured": "",
+        "method": name, "seconds": None, "passes": None, "measured": "", "asks": about["asks"],
+        "needs": NEEDS.get(about["needs"], about["needs"]), "cost": about["passes"],
     }  # fmt: skip
     if result is not None:
         ended = result.has_ended

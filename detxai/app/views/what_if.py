@@ -112,13 +112,18 @@ def _figures(method: str, explanation: Explanation, mask: npt.NDArray[np.bool_],
     detection = explanation.detection
     assert detection is not None
     columns = st.columns(3)
-    columns[0].metric("Score before", f"{reaction.before:.3f}")
-    columns[1].metric("Detector now", f"{reaction.after:.3f}", f"{reaction.after - reaction.before:+.3f}")
+    columns[0].metric("Before", f"{reaction.before:.3f}")
+    columns[1].metric("Now", f"{reaction.after:.3f}", f"{reaction.after - reaction.before:+.3f}", delta_color="off")
     if reaction.predicted is not None:
-        columns[2].metric("Map predicted", f"{reaction.predicted:.3f}", f"{reaction.predicted - reaction.before:+.3f}")
+        columns[2].metric(
+            "By the map",
+            f"{reaction.predicted:.3f}",
+            f"{reaction.predicted - reaction.before:+.3f}",
+            delta_color="off",
+        )
     st.caption(
         f"You covered {mask.mean():.0%} of the picture and {reaction.share:.0%} of the evidence by {method}. "
-        "The score is that of the box's class, times the overlap with the box. "
+        "The score of the box is that of its class, times the overlap. "
         + ("A map shares out the score as if parts did not depend on one another: where each of two would do alone, "
            "or both are needed, its prediction is off." if reaction.predicted is not None else
            "The values of this map are no shares of the score, so it predicts no number.")
