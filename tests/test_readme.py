@@ -55,7 +55,7 @@ def test_the_readme_has_blocks_of_both_kinds() -> None:
 def test_what_the_readme_and_the_docs_link_to_exists() -> None:
     """Pages that the site makes have a source of another name: notebooks, and files beside docs/."""
     root = Path(__file__).parents[1]
-    made = {root / "docs" / f"{name}.md" for name in ("changelog", "benchmarks")}
+    made = {root / "docs" / f"{name}.md" for name in ("changelog", "benchmarks", "contributing")}
     made |= {notebook.with_suffix(".md") for notebook in (root / "docs" / "tutorials").glob("*.ipynb")}
     for page in (root / "README.md", *sorted((root / "docs").rglob("*.md"))):
         prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)

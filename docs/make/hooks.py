@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from mkdocs.structure.pages import Page
 from notebook_pages import notebook_page
 
 ROOT = Path(__file__).parents[2]
+BESIDE_DOCS = ("CHANGELOG.md", "BENCHMARKS.md", "CONTRIBUTING.md")
+LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#]+)(#[^)]*)?\)")
 TABLES = {
     "<!-- table of methods -->": methods_table,
     "<!-- table of families -->": families_table,
@@ -23,14 +26,22 @@ TABLES = {
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the pages that have no Markdown file in docs/: the notebooks, the changelog, the benchmarks."""
+    """Add the pages that have no Markdown file in docs/: the notebooks, and the files of ``BESIDE_DOCS``."""
     for notebook in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
         page = f"tutorials/{notebook.stem}.md"
         files.append(File.generated(config, page, content=notebook_page(notebook)))
-    for name in ("CHANGELOG.md", "BENCHMARKS.md"):
-        text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
+    for name in BESIDE_DOCS:
+        text = LINK.sub(_link_on_the_site, (ROOT / name).read_text(encoding="utf-8"))
         files.append(File.generated(config, name.lower(), content=text))
     return files
+
+
+def _link_on_the_site(link: re.Match[str]) -> str:
+    """A link of a file beside docs/ as it stands on the site; only its text where the site does not have the file."""
+    text, target, anchor = link.groups(default="")
+    if target.startswith("docs/"):
+        return f"[{text}]({target.removeprefix('docs/')}{anchor})"
+    return f"[{text}]({target.lower()}{anchor})" if target in BESIDE_DOCS else text
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
