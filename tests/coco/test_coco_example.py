@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coco_files import detected_dataset, write_json
@@ -14,6 +17,16 @@ import detxai.coco
 pytest.importorskip("pyarrow")
 
 ROOT = Path(__file__).parents[2]
+
+
+def cost_curve() -> Any:
+    spec = importlib.util.spec_from_file_location("coco_cost_curve", ROOT / "examples" / "coco_cost_curve.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look for their module
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_evaluate_and_explain(tmp_path: Path) -> None:
@@ -51,3 +64,30 @@ def test_coco_overhead_counts_every_round(tmp_path: Path, from_file: bool) -> No
     for ratios in rounds.values():
         assert len(ratios) == 2
         assert all(min(ratios_of_round) > 0 for ratios_of_round in ratios)
+
+
+def test_the_simulated_cluster_is_as_fast_as_its_slowest_kind_of_process() -> None:
+    curve = cost_curve()
+    zero = curve.Pieces(*[0.0] * 8)
+    boxes = [3] * 240
+    slow_method = curve.replace(zero, method=2.0)
+    assert curve.simulate(slow_method, boxes, 8).seconds == pytest.approx(240 * 3 * 2.0 / 8)
+    slow_writer = curve.replace(slow_method, write=1.0)  # eight workers bring four boxes a second, it writes one
+    found = curve.simulate(slow_writer, boxes, 8)
+    assert found.bottleneck == "the writer"
+    assert found.seconds == pytest.approx(240 * 3 * 1.0 + 3 * 2.0)  # and waits for the first
+    slow_reader = curve.replace(slow_method, read=60.0)
+    assert curve.simulate(slow_reader, boxes, 8).bottleneck == "readers"
+    assert curve.outside_share(curve.replace(zero, read=1.0, method=3.0, detect=2.0), 1.0) == pytest.approx(1 / 6)
+
+
+def test_coco_cost_curve_measures_and_simulates(tmp_path: Path) -> None:
+    data = detected_dataset(tmp_path, n_images=3)
+    given = ["--model", f"{ROOT / 'tests/faster_rcnns.py'}:small_faster_rcnn", "--method", "eigen_cam"]
+    given += ["--images", str(data["images"]), "--annotations", str(data["annotations"]), "--pass-milliseconds", "2"]
+    printed = run_example("coco_cost_curve.py", *given, "--n-images", "500")
+    assert "outside detecting and the method:" in printed
+    rows = [line.split() for line in printed.splitlines() if line.strip()[:1].isdigit()]
+    assert [int(row[0]) for row in rows] == [1, 2, 8, 64, 512]
+    speeds = [float(row[1].replace(",", "")) for row in rows]
+    assert speeds == sorted(speeds)
