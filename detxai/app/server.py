@@ -14,7 +14,8 @@ from detxai.app.session import temporary_root
 log = logging.getLogger("detxai")
 
 SCRIPT = Path(__file__).with_name("main.py")
-BLUE, SKY = "#0072B2", "#56B4E9"  # of Okabe & Ito's palette, on light and on dark ground
+# Okabe & Ito's blue, and on dark ground a lighter one on which white can still be read
+BLUE, LIGHTER_BLUE = "#0072B2", "#2188C9"
 
 
 def serve(options: AppOptions) -> None:
@@ -56,7 +57,7 @@ def settings(options: AppOptions) -> dict[str, Any]:
         "client.showErrorDetails": "none",
         "client.toolbarMode": "minimal",
         "theme.light.primaryColor": BLUE,
-        "theme.dark.primaryColor": SKY,
+        "theme.dark.primaryColor": LIGHTER_BLUE,
         "logger.level": "warning",
     }
 
