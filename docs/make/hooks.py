@@ -25,6 +25,15 @@ TABLES = {
 }
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """A page of docs/ that the navigation of mkdocs.yml does not name stands at the end of its last section."""
+    assert config.nav is not None
+    named = str(config.nav)
+    (last,) = config.nav[-1].values()
+    last += [page.name for page in sorted((ROOT / "docs").glob("*.md")) if f"'{page.name}'" not in named]
+    return config
+
+
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages that have no Markdown file in docs/: the notebooks, and the files of ``BESIDE_DOCS``."""
     for notebook in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
