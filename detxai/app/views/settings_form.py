@@ -96,10 +96,13 @@ def field_help(kind: type[Any]) -> dict[str, str]:
     True
     """
     names = [field.name for field in dataclasses.fields(kind)]
-    text = inspect.getdoc(kind) or ""
     found: dict[str, str] = {}
-    entries = re.findall(r"^    ([a-z_, ]+): (.*(?:\n(?:        .*|))*)", text, flags=re.MULTILINE)
-    for owners, explained in entries:
-        plain = " ".join(explained.split()).replace("``", "`")
-        found |= {owner.strip(): plain for owner in owners.split(",") if owner.strip() in names}
+    for owner_class in reversed(kind.__mro__):  # what a class says comes before what those above it say
+        text = inspect.cleandoc(owner_class.__doc__ or "")
+        entries = re.findall(r"^    ([a-z_, ]+): (.*(?:\n(?:        .*|))*)", text, flags=re.MULTILINE)
+        for owners, explained in entries:
+            plain = " ".join(explained.split()).replace("``", "`")
+            if plain.startswith("as for") and set(owners.replace(",", " ").split()) & found.keys():
+                continue  # what it points to is known already
+            found |= {owner.strip(): plain for owner in owners.split(",") if owner.strip() in names}
     return found
