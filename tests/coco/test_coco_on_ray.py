@@ -21,7 +21,7 @@ from detxai.coco.on_ray.detector_source import DetectorFiles, PickledDetector
 from detxai.coco.on_ray.engine import RayEngine
 from detxai.coco.on_ray.pipeline import as_rows, unpacked
 from detxai.coco.on_ray.reading import read_images
-from detxai.coco.on_ray.worker import Worker, WorkerSpec
+from detxai.coco.on_ray.worker import ExplainWork, Worker, WorkerSpec
 from detxai.coco.options import RayOptions
 from detxai.coco.schema import TIMED
 from detxai.data.coco_files import read_annotations
@@ -208,6 +208,17 @@ def test_the_files_of_a_detector_travel(tmp_path: Path, monkeypatch: pytest.Monk
     before = written.stat().st_mtime_ns
     assert source.build().fingerprint() == model.fingerprint()
     assert written.stat().st_mtime_ns == before  # once on a machine
+
+
+def test_rows_name_the_weights_where_the_run_was_started(tmp_path: Path) -> None:
+    (tmp_path / "best.pt").write_bytes(b"weights")
+    source = DetectorFiles.read(str(tmp_path / "best.pt"), None, {})
+    ((here, there),) = source.moved_paths().items()
+    assert there == str(tmp_path / "best.pt") != here
+    assert Path(here).read_bytes() == b"weights"
+    explainer: Any = None
+    work = ExplainWork(explainer, 1, source.moved_paths())
+    assert work._as_started(f'{{"weights": "{here}"}}') == f'{{"weights": "{there}"}}'
 
 
 def test_a_folder_and_what_stands_beside_a_file_travel_with_it(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ PIP_LINE = "engine ray needs Ray: python -m pip install 'detxai[ray]'"
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: this machine alone, and every port on 127.0.0.1
+    "RAY_worker_niceness": "0",  # Ray's 15 would let whatever else the machine does take the workers' processors
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 

@@ -20,6 +20,10 @@ class DetectorSource(Protocol):
 
     def build(self) -> Detector: ...
 
+    def moved_paths(self) -> Mapping[str, str]:
+        """Path of a file on this machine -> the path that it was loaded from where the run was started."""
+        ...
+
 
 @dataclass(frozen=True)
 class PickledDetector:
@@ -29,6 +33,9 @@ class PickledDetector:
 
     def build(self) -> Detector:
         return self.detector
+
+    def moved_paths(self) -> Mapping[str, str]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,9 @@ class DetectorFiles:
         """The detector; where it is built first on a machine, its files are written to the temporary folder there."""
         weights = None if self.weights is None else self._local(self.weights)
         return load_detector(self._local(self.model), weights=weights, **self.options)
+
+    def moved_paths(self) -> Mapping[str, str]:
+        return {self._local(name): name for name in self.files}
 
     def _local(self, name: str) -> str:
         """The path of a file or folder on this machine; of what is none, its name as it is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,8 +27,8 @@ from detxai.data.image_files import ImageFile, Pixels
 class Work(Protocol):
     """What is done with each image of a stage."""
 
-    def with_detector(self, detector: Detector) -> Work:
-        """The same, with the detector that the worker built."""
+    def with_detector(self, detector: Detector, moved_paths: Mapping[str, str]) -> Work:
+        """The same, with the detector that the worker built, maybe from files that stand elsewhere here."""
         ...
 
     def do(self, file: ImageFile, image: Pixels | str, task: Any) -> Any:
@@ -46,7 +46,7 @@ class DetectWork:
 
     image_detector: ImageDetector
 
-    def with_detector(self, detector: Detector) -> DetectWork:
+    def with_detector(self, detector: Detector, moved_paths: Mapping[str, str]) -> DetectWork:
         return DetectWork(replace(self.image_detector, detector=detector))
 
     def do(self, file: ImageFile, image: Pixels | str, task: Sequence[Annotation]) -> DetectedImage:
@@ -81,13 +81,21 @@ class ExplainWork:
 
     explainer: ImageExplainer
     map_stride: int
+    moved_paths: Mapping[str, str] = field(default_factory=dict)
 
-    def with_detector(self, detector: Detector) -> ExplainWork:
-        return replace(self, explainer=replace(self.explainer, detector=detector))
+    def with_detector(self, detector: Detector, moved_paths: Mapping[str, str]) -> ExplainWork:
+        return replace(self, explainer=replace(self.explainer, detector=detector), moved_paths=moved_paths)
 
     def do(self, file: ImageFile, image: Pixels | str, task: ExplainTask) -> ExplainedImage:
         result = explain_rest(self.explainer, task.job, image, task.known)
-        return ExplainedImage(packed_rows(result, self.map_stride), result.failures, result.same_picture)
+        rows = [row | {"model": self._as_started(row["model"])} for row in packed_rows(result, self.map_stride)]
+        return ExplainedImage(rows, result.failures, result.same_picture)
+
+    def _as_started(self, model: str) -> str:
+        """The record of the model with the paths of the machine that started the run."""
+        for here, there in self.moved_paths.items():
+            model = model.replace(here, there)
+        return model
 
     def killed(self, file: ImageFile, task: ExplainTask, error: Exception) -> ExplainedImage:
         if self.explainer.fail_fast:
@@ -164,7 +172,7 @@ def _work_with_detector(spec: WorkerSpec) -> Work:
         )
     if spec.device is not None and detector.network is not None:
         module_of(detector).to(torch.device(spec.device))
-    return spec.work.with_detector(detector)
+    return spec.work.with_detector(detector, spec.source.moved_paths())
 
 
 def _image(batch: Batch, row: int) -> Pixels | str:
