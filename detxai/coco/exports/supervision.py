@@ -49,7 +49,7 @@ def to_supervision(run: ExplainedBoxes) -> Iterator[tuple[Path, Any]]:
 
 
 def save_annotated(run: ExplainedBoxes, folder: Path) -> list[Path]:
-    """Draw the boxes of each explained image with supervision's annotators, coloured by kind, and save a PNG of each.
+    """Draw the boxes of each explained image with supervision's annotators, and save a PNG of each.
 
     Args:
         run: from ``detxai.coco.load``, filtered or not.
