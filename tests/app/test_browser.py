@@ -212,7 +212,8 @@ def test_hostile_uploads_end_in_a_sentence(visit: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [pytest.param(1280, "dark", marks=pytest.mark.slow), (390, "light")])
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
 def test_nothing_lies_beyond_the_edge(visit: Any, width: int, scheme: str) -> None:
     page = visit(width, scheme, box="0", methods="layer_cam")
     page.get_by_alt_text(re.compile("evidence for")).first.wait_for()

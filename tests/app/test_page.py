@@ -290,6 +290,7 @@ def test_a_run_is_read_filtered_and_sent_to_explain(tmp_path: Path) -> None:
     page.session.stop()
 
 
+@pytest.mark.slow
 def test_an_evaluation_shows_its_ranks_and_curves(tmp_path: Path) -> None:
     annotations, out = write_annotations(tmp_path), tmp_path / "runs" / "an-evaluation"
     words = [
