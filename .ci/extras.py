@@ -140,8 +140,9 @@ def openvino(folder: Path) -> None:
 
     class Middle(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            boxes = torch.tensor([80.0, 80.0, 40.0, 40.0]).view(1, 4, 1).expand(1, 4, 525)
-            return torch.cat([boxes, images.mean().view(1, 1, 1).expand(1, 2, 525)], 1)
+            scores = images.mean((1, 2, 3), keepdim=True)[..., 0] * torch.ones(1, 2, 525)
+            boxes = torch.tensor([80.0, 80.0, 40.0, 40.0]).view(1, 4, 1) * torch.ones_like(scores[:, :1])
+            return torch.cat([boxes, scores], 1)
 
     ov.save_model(ov.convert_model(Middle(), example_input=torch.rand(1, 3, 160, 160)), folder / "model.xml")
     detector = detxai.wrap(folder / "model.xml", class_names=["a", "b"], layout="yolo", input_size=160)
