@@ -171,7 +171,8 @@ def test_the_same_map_every_time() -> None:
 def test_a_model_in_half_precision_has_the_map_of_the_full_one(dtype: torch.dtype) -> None:
     pytest.importorskip("ultralytics")
     detector, image = detxai.wrap("scenes-yolo"), photo(2, 96, 128)
+    network: Any = detector.network
     full = EigenCAM()(detector, image)[0].values
-    half = EigenCAM()(detxai.wrap(detector.model.to(dtype)), image)[0].values
+    half = EigenCAM()(detxai.wrap(network.to(dtype)), image)[0].values
     assert half.dtype == np.float32
     assert np.corrcoef(half.flatten(), full.flatten())[0, 1] > 0.95
