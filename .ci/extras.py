@@ -57,11 +57,23 @@ def yolo(folder: Path) -> None:
     check(detxai.explain(detxai.wrap(YOLO("yolov8n.yaml")), SCENE.image, "eigen_cam"))
 
 
-def tables(folder: Path) -> None:
+def explained_data_set(folder: Path, *options: object) -> tuple[object, ...]:
+    """A run of ``detxai coco`` in ``folder / "why"``; the options that name its data."""
     export_coco(folder / "val", 2, seed=3)
     data = ("--images", folder / "val", "--annotations", folder / "val/annotations.json")
-    command("coco", "--model", "scenes-frcnn", *data, "--method", "layer_cam", "--out", folder / "why")
+    command("coco", "--model", "scenes-frcnn", *data, "--method", "layer_cam", *options, "--out", folder / "why")
     assert len(detxai.coco.load(folder / "why")) > 0
+    return data
+
+
+def exported(folder: Path, tool: str, into: str = "there") -> None:
+    """A run that ``detxai coco export`` hands to a tool: into a folder, or what the tool calls ``into``."""
+    explained_data_set(folder)
+    command("coco", "export", folder / "why", "--to", tool, "--into", into)  # from inside ``folder``
+
+
+def tables(folder: Path) -> None:
+    data = explained_data_set(folder)
     few = ("--max-detections", 1, "--steps", 2)
     methods = ("--methods", "layer_cam,random")
     command("evaluate", "--model", "scenes-frcnn", *data, *methods, *few, "--out", folder / "ranking")
@@ -175,11 +187,33 @@ def sahi(folder: Path) -> None:
 
 
 def ray(folder: Path) -> None:
-    export_coco(folder / "val", 2, seed=3)
-    data = ("--images", folder / "val", "--annotations", folder / "val/annotations.json")
-    engine = ("--engine", "ray", "--workers", 1)
-    command("coco", "--model", "scenes-frcnn", *data, "--method", "layer_cam", *engine, "--out", folder / "why")
-    assert len(detxai.coco.load(folder / "why")) > 0
+    explained_data_set(folder, "--engine", "ray", "--workers", 1)
+
+
+def fiftyone(folder: Path) -> None:
+    exported(folder, "fiftyone", "detxai-extras")
+
+
+def datasets(folder: Path) -> None:
+    from datasets import load_from_disk
+
+    exported(folder, "datasets")
+    assert len(load_from_disk(str(folder / "there"))) > 0
+
+
+def supervision(folder: Path) -> None:
+    exported(folder, "supervision")
+    assert any((folder / "there").rglob("*.png")) or any((folder / "there").rglob("*.jpg"))
+
+
+def tensorboard(folder: Path) -> None:
+    exported(folder, "tensorboard")
+    assert any((folder / "there").rglob("events.out.tfevents*"))
+
+
+def wandb(folder: Path) -> None:
+    os.environ["WANDB_MODE"] = "offline"
+    exported(folder, "wandb", "detxai-extras")
 
 
 def app(folder: Path) -> None:
@@ -206,7 +240,7 @@ SCRIPTS: dict[str, Callable[[Path], None]] = {
     script.__name__: script
     for script in (
         none, yolo, tables, lightning, superpixels, captum, onnx, openvino, transformers, rfdetr, sahi, ray,
-        app, notebook, completion
+        app, notebook, completion, fiftyone, datasets, supervision, tensorboard, wandb
     )
 }  # fmt: skip
 

@@ -184,7 +184,9 @@ def test_a_run_is_stopped_and_its_map_kept_and_then_painted_over(visit: Any) -> 
     assert 2 <= covered <= 12, "a line of three fifths of the width, and six per cent of it wide, with round ends"
     from detxai.targets import ClassScoreTarget, target
 
-    values = [float(one.inner_text()) for one in page.locator("[data-testid=stMetricValue]").all()]
+    metrics = page.locator("[data-testid=stMetricValue]")
+    metrics.nth(2).wait_for()
+    values = [float(one.inner_text()) for one in metrics.all()]
     detector = small_detector()
     pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
     found = detector.detect(pixels, 0.25)[0]
