@@ -107,7 +107,9 @@ def make_method(method: str | Method, /, **settings: Any) -> Method:
         if not callable(method) or not hasattr(method, "asks_about_boxes"):
             raise TypeError(f"method must be a name or a detxai method, got {type(method).__name__}")
         if settings:
-            raise TypeError(f"settings go into the method itself where one is given, got {sorted(settings)}")
+            raise TypeError(
+                f"settings must be given to the method itself where method is not a name, got {sorted(settings)}"
+            )
         return method
     if method not in METHODS:
         near = difflib.get_close_matches(method, METHODS, n=1)

@@ -94,7 +94,7 @@ def _from_pil(image: PIL.Image.Image, path: Path | None = None) -> Array:
     if 0 in image.size:
         raise ValueError(f"image must not be empty, got {image.width} x {image.height} pixels")
     if image.mode == "F":
-        raise ValueError("image must have integer pixels, got PIL mode F; hand a float (3, H, W) tensor in [0, 1]")
+        raise ValueError("image must have integer pixels, got PIL mode F; pass a float (3, H, W) tensor in [0, 1]")
     try:
         image.load()
         upright = PIL.ImageOps.exif_transpose(image)

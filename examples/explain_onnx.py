@@ -1,6 +1,6 @@
 """Explain a detector of which only the answers are known: here an ONNX model, run by onnxruntime.
 
-python examples/explain_onnx.py --out explained            # needs: python -m pip install 'detxai[onnx]'
+python examples/explain_onnx.py --out explained            # needs: pip install "detxai[onnx]"
 The bundled detector is exported to explained/detector.onnx and explained through onnxruntime and, as a check, in the
 same way through PyTorch. A TensorRT engine or a web service takes the place of ``onnx_detector`` alike.
 """

@@ -23,6 +23,7 @@ def shared_data() -> Path:
 
 sys.path.insert(0, str(Path(__file__).parent))  # what several folders of tests build
 
+from browsers import chromium  # noqa: E402, F401
 from small_disks import small_disk  # noqa: E402, F401
 
 # a shell starts what runs in its background with Ctrl-C ignored, and so would be whatever a test starts from here

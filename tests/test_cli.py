@@ -149,7 +149,7 @@ def test_where_the_first_images_all_fail_it_stops(tmp_path: Path, capsys: pytest
     assert explain(*paths, *arguments) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 21
-    assert "stopped: the first 20 images all failed; the last: " in lines[-1]
+    assert "stopped: the first 20 images all failed; the last error: " in lines[-1]
     assert not (tmp_path / "out").exists()
 
 

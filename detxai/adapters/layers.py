@@ -62,7 +62,7 @@ def capture(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Any]]
     for name in runs:
         if any(tensor._version != version for tensor, version in shared.get(name, [])):
             raise ValueError(
-                f"layer {name!r} puts out its own input, which is then changed in place; choose another layer"
+                f"layer {name!r} outputs its own input, which is then changed in place; choose another layer"
             )
 
 
@@ -235,7 +235,7 @@ def level_names(outputs: Mapping[str, Any]) -> dict[str, Tensor]:
         for entry, tensor in _entries(output):
             if not isinstance(tensor, Tensor) or tensor.ndim != 4 or not tensor.is_floating_point():
                 got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-                raise ValueError(f"layer {layer!r} must put out (B, C, h, w) feature maps, got {got}")
+                raise ValueError(f"layer {layer!r} must output (B, C, h, w) feature maps, got {got}")
             levels[layer if entry is None else f"{layer}:{entry}"] = tensor
     return levels
 

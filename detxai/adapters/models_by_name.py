@@ -91,7 +91,7 @@ def _built(name: str, weights: str | PathLike[str] | None) -> nn.Module:
     state = _state_dict(Path(weights))
     n_classes = torchvision_builders()[name].n_classes(state)
     if n_classes is None:
-        raise ValueError(f"weights: {weights} is no state_dict of {name}: it has no box predictor")
+        raise ValueError(f"weights: {weights} is not a state_dict of {name}: it has no box predictor")
     network = get_model(name, weights=None, weights_backbone=None, num_classes=n_classes)
     try:
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})

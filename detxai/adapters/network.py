@@ -115,7 +115,7 @@ class NetworkDetector(Detector):
             if images.is_changed:
                 raise ValueError(
                     f"features were changed, and tell nothing about the layers {list(names)}, got those of "
-                    f"{list(images.layers)}; hand over the image"
+                    f"{list(images.layers)}; pass the image"
                 )
         inputs = self.prepare(images)
         with self.borrowed(), torch.no_grad():

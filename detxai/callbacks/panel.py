@@ -54,7 +54,7 @@ class PanelImage:
         evidence = torch.as_tensor(self.evidence).bool()
         expected = (len(self.objects or []), *self.pixels.shape[:2])
         if tuple(evidence.shape) != expected:
-            raise ValueError(f"evidence must have shape {expected}, one mask a box, got {tuple(evidence.shape)}")
+            raise ValueError(f"evidence must have shape {expected}, one mask for each box, got {tuple(evidence.shape)}")
         object.__setattr__(self, "evidence", evidence)
 
     @property

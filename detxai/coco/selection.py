@@ -70,7 +70,7 @@ def check_selection(selection: Selection, category_names: Mapping[int, str], ima
     strange = [number for number in selection.image_ids or () if number not in image_ids]
     if strange:
         raise ValueError(
-            f"image_ids must be of the {len(image_ids)} annotated images, got {', '.join(map(str, strange))}"
+            f"image_ids must be ids of the {len(image_ids)} annotated images, got {', '.join(map(str, strange))}"
         )
 
 

@@ -27,7 +27,7 @@ def with_config(words: Sequence[str], commands: Mapping[str, argparse.ArgumentPa
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no YAML file of options, or has one that the command does not have.
+        ValueError: it is not a YAML file of options, or has one that the command does not have.
         ImportError: PyYAML is not installed.
     """
     command = next((word for word in words if word in commands), None)
@@ -45,7 +45,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no YAML, or holds no options.
+        ValueError: it is not YAML, or holds no options.
         ImportError: PyYAML is not installed.
     """
     expect_file(path, "--config")
@@ -53,7 +53,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"--config: {path} is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise ValueError(f"--config: {path} must hold one 'option: value' a line, got {short_repr(content)}")
     return content

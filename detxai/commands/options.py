@@ -167,7 +167,11 @@ def shows_progress(given: argparse.Namespace) -> bool:
 
 
 def expect_file(path: Path, name: str) -> None:
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except (OSError, ValueError) as error:  # a name that is too long, or has a NUL
+        raise ValueError(f"{name}: no such file: {error}") from error
+    if not exists:
         raise FileNotFoundError(f"{name}: no such file: {path}")
     if path.is_dir():
         raise ValueError(f"{name} must be a file, got the folder {path}")

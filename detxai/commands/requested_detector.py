@@ -32,7 +32,7 @@ def requested_detector(given: argparse.Namespace) -> Detector:
     except TypeError as error:
         if "input_size" in options and "input_size" in str(error):
             raise ValueError(
-                f"--input-size is for YOLO models and exported files, {given.model} brings images to its own size"
+                f"--input-size is for YOLO models and exported files, {given.model} resizes images to its own size"
             ) from error
         raise
     return _on_device(detector, given.device)

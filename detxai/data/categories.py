@@ -106,7 +106,7 @@ def _read_pairs(path: Path) -> Mapping[Any, Any]:
     try:
         pairs = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"labels: {path} is no JSON: {error}") from error
+        raise ValueError(f"labels: {path} is not JSON: {error}") from error
     if not isinstance(pairs, dict) or not pairs:
         raise ValueError(f"labels: {path} must map labels or class names to category ids or names")
     return pairs
@@ -118,7 +118,7 @@ def _spelled_out(pairs: Mapping[Any, Any], known: Mapping[int, str], names: Mapp
         for label, category in pairs.items()
     }
     if len(resolved) < len(pairs) or len(set(resolved.values())) < len(resolved):
-        raise ValueError(f"labels must pair every label with a category of its own, got {dict(pairs)}")
+        raise ValueError(f"labels must pair every label with a different category, got {dict(pairs)}")
     return resolved
 
 
@@ -126,7 +126,7 @@ def _number(value: Any, names: Mapping[int, str], what: str) -> int:
     for number, name in names.items():
         if value == name or str(value) == str(number):
             return number
-    raise ValueError(f"labels: {value!r} is no {what}; there are {_listed(names, names)}")
+    raise ValueError(f"labels: {value!r} is not a {what}; there are {_listed(names, names)}")
 
 
 def _mismatch(

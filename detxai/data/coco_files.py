@@ -32,7 +32,7 @@ def read_annotations(path: str | PathLike[str]) -> Any:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no JSON, or no COCO annotation file; the message names the entry.
+        ValueError: it is not JSON, or no COCO annotation file; the message names the entry.
     """
     return as_annotations(read_json(path, "annotations"), f"annotations: {path}")
 
@@ -46,7 +46,7 @@ def read_predictions(path: str | PathLike[str], annotations: Any) -> Any:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no JSON, no results file, or about other images or categories than the annotations.
+        ValueError: it is not JSON, no results file, or about other images or categories than the annotations.
     """
     return as_predictions(read_json(path, "predictions"), annotations, f"predictions: {path}")
 
@@ -141,7 +141,7 @@ def read_json(path: str | PathLike[str], name: str) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:  # bad UTF-8 and numbers of thousands of digits are ValueErrors too
-        raise ValueError(f"{name}: {path} is no JSON, or cut off: {error}") from error
+        raise ValueError(f"{name}: {path} is not JSON, or cut off: {error}") from error
 
 
 def _distinct_ids(records: Sequence[Any], where: str, check: Callable[[Record, str], None]) -> set[int]:
@@ -156,7 +156,7 @@ def _distinct_ids(records: Sequence[Any], where: str, check: Callable[[Record, s
         counts[record["id"]] += 1
     repeated = [number for number, count in counts.items() if count > 1]
     if repeated:
-        raise ValueError(f"{where} must have ids of their own, got {_few(repeated)} more than once")
+        raise ValueError(f"{where} must have different ids, got {_few(repeated)} more than once")
     return set(counts)
 
 
@@ -215,7 +215,7 @@ def _refuse_equal_names(categories: Sequence[Record], where: str) -> None:
     counts = Counter(category["name"] for category in categories)
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
-        raise ValueError(f"{where}: categories must have names of their own, got {_few(repeated)} more than once")
+        raise ValueError(f"{where}: categories must have different names, got {_few(repeated)} more than once")
 
 
 def _check_known(records: Sequence[Record], where: str, images: Collection[int], categories: Collection[int]) -> None:

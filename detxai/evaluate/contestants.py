@@ -57,12 +57,16 @@ def contestants(methods: Methods, settings: Mapping[str, Mapping[str, Any]] | No
     named: dict[str, Contestant] = {}
     for name, method in _named(methods):
         if name in named:
-            raise ValueError(f"methods must go under different names, got {name!r} twice; write other={name}")
+            raise ValueError(
+                f"methods must have different names, got {name!r} twice; enter it the second time as NAME={name}"
+            )
         if not re.fullmatch(r"[A-Za-z][\w.-]*", name):
-            raise ValueError(f"methods must go under letters, digits, '_', '-' and '.', a letter first, got {name!r}")
+            raise ValueError(
+                f"names of methods must be letters, digits, '_', '-' and '.', a letter first, got {name!r}"
+            )
         named[name] = _make(method, dict(given.pop(name, {})))
     if given:
-        raise ValueError(f"settings are for {', '.join(given)}, but only {', '.join(named)} compete")
+        raise ValueError(f"settings are for {', '.join(given)}, but the methods are only {', '.join(named)}")
     if not named:
         raise ValueError("methods must name at least one method, got none")
     return named

@@ -133,7 +133,7 @@ def _check_records(records: Any) -> None:
 def _inverse(label_to_category: Mapping[int, int]) -> dict[int, int]:
     inverse = {category: label for label, category in label_to_category.items()}
     if len(inverse) != len(label_to_category):
-        raise ValueError("label_to_category must give every label a category of its own")
+        raise ValueError("label_to_category must give every label a different category")
     return inverse
 
 

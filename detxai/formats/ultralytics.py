@@ -45,7 +45,7 @@ def to_ultralytics(detections: Detections, image: Image, *, path: str = "") -> A
     try:
         from ultralytics.engine.results import Results
     except ImportError as error:
-        raise ImportError("to_ultralytics needs ultralytics: python -m pip install 'detxai[yolo]'") from error
+        raise ImportError('to_ultralytics needs ultralytics: pip install "detxai[yolo]"') from error
     columns = (detections.boxes, detections.scores[:, None], detections.labels[:, None].float())
     names = {label: str(label) for label in detections.labels.tolist()} | dict(detections.class_names)
     bgr = np.ascontiguousarray(pixels[..., ::-1])  # ultralytics keeps images as OpenCV reads them

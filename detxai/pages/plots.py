@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
@@ -35,6 +36,12 @@ SETTINGS = {
 }
 
 
+def plot_style() -> AbstractContextManager[None]:
+    """Inside, plots look the same whatever style the user, or a library, has chosen for matplotlib."""
+    context: AbstractContextManager[None] = matplotlib.style.context(["default", SETTINGS])
+    return context
+
+
 def colour(place: int) -> str:
     """The colour of the method at ``place``."""
     return COLOURS[place % len(COLOURS)]
@@ -57,7 +64,7 @@ def curves(
         across: what the horizontal axis is.
         places: method -> its place, for colour and dashes.
     """
-    with matplotlib.rc_context(SETTINGS):
+    with plot_style():
         figure, axes = _axes(HEIGHT, left=44, bottom=44, top=30)
         for number, (method, line) in enumerate(lines.items()):
             (drawn,) = axes.plot(fractions, line, color=colour(places[method]), linewidth=1.8, clip_on=False)
@@ -86,7 +93,7 @@ def box_plots(values: Mapping[str, Floats], places: Mapping[str, int], chance: f
     """
     known = {method: of_method[~np.isnan(of_method)] for method, of_method in values.items()}
     low, high = _range(known, chance)
-    with matplotlib.rc_context(SETTINGS):
+    with plot_style():
         figure, axes = _axes(ROW * len(known) + 32, left=LABELS, bottom=26, top=6)
         for row, (method, numbers) in enumerate(known.items()):
             if len(numbers):

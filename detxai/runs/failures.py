@@ -88,4 +88,4 @@ class FailureGuard:
             return
         self.n_initial += 1
         if self.n_initial == MAX_INITIAL_FAILURES:
-            raise AllFailedError(f"the first {MAX_INITIAL_FAILURES} {self.items} all failed; the last: {why}")
+            raise AllFailedError(f"the first {MAX_INITIAL_FAILURES} {self.items} all failed; the last error: {why}")

@@ -20,7 +20,7 @@ def import_pyarrow() -> ModuleType:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError("Parquet files need pyarrow: python -m pip install 'detxai[tables]'") from error
+        raise ImportError('Parquet files need pyarrow: pip install "detxai[tables]"') from error
     module: ModuleType = pyarrow
     return module
 

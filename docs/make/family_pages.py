@@ -76,7 +76,7 @@ def _taken(family: Family) -> str:
 
 
 def _extra(family: Family) -> str:
-    return "nothing more" if family.extra is None else f"`pip install 'detxai[{family.extra}]'`"
+    return "nothing more" if family.extra is None else f'`pip install "detxai[{family.extra}]"`'
 
 
 def _on_the_command_line(family: Family) -> str:

@@ -246,8 +246,8 @@ def test_refusals(onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ValueError, match=r"broken.onnx cannot be opened"):
         detxai.wrap(broken)
     classifier = traced(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE**2, 10)), tmp_path / "classifier.torchscript")
-    with pytest.raises(ValueError, match=r"must answer in one layout .*got output0 \[1, 10\]; say layout="):
+    with pytest.raises(ValueError, match=r"must answer in one layout .*got output0 \[1, 10\]; give layout="):
         detxai.wrap(classifier, input_size=SIZE).detect(SCENES[0])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"needs onnxruntime: python -m pip install 'detxai\[onnx\]'"):
+    with pytest.raises(ImportError, match=r"needs onnxruntime: pip install \"detxai\[onnx\]\""):
         detxai.wrap(onnx_file)

@@ -159,7 +159,7 @@ def test_with_gradients_a_layer_that_puts_out_its_own_input_is_refused_where_tha
         answer = model(x)
     assert answer.tolist() == [0.0, 4.0]
     assert outputs["through"].tolist() == [-1.0, 2.0]
-    with pytest.raises(ValueError, match="'through' puts out its own input"), capture(model, ["through"]):
+    with pytest.raises(ValueError, match="'through' outputs its own input"), capture(model, ["through"]):
         model(x.requires_grad_())
 
 

@@ -130,7 +130,7 @@ def test_a_model_whose_detections_are_not_among_the_candidates_is_refused_by_nam
         assert torch.equal(detector.detect(photo(), 0).scores, model([photo()])[0]["scores"])
     assert model.roi_heads.score_thresh == threshold
     if change is flipping:
-        with pytest.raises(ValueError, match="in the model's own pass backbone:fine puts out something else"):
+        with pytest.raises(ValueError, match="in the model's own pass backbone:fine outputs something else"):
             detxai.EigenCAM()(detector, photo())
     else:
         detxai.EigenCAM()(detector, photo())

@@ -279,7 +279,7 @@ def test_a_builder_by_name_with_a_file_of_weights(tmp_path: Path) -> None:
     detector = load_detector(name, weights=tmp_path / "own.pth")
     assert all(torch.equal(a, b) for a, b in zip(own.state_dict().values(), module_of(detector).state_dict().values()))
     torch.save(small_faster_rcnn().state_dict(), tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=f"weights: .*other.pth is no state_dict of {name}"):
+    with pytest.raises(ValueError, match=f"weights: .*other.pth is not a state_dict of {name}"):
         load_detector(name, weights=tmp_path / "other.pth")
 
 
@@ -313,7 +313,7 @@ def _head_without_boxes(model: Any) -> None:
     [
         (_own_scores, "model: model.postprocess_detections is not the family's own"),
         (_own_forward, "model: model.forward is not the family's own"),
-        (_head_without_boxes, "model: its head must put out .*, got no bbox_regression"),
+        (_head_without_boxes, "model: its head must output .*, got no bbox_regression"),
     ],
 )
 @pytest.mark.parametrize("name", ["retinanet", "fcos", "ssdlite"])

@@ -181,7 +181,7 @@ def test_hooks_on_every_module_are_followed() -> None:
 def test_outputs_without_names_are_refused() -> None:
     own = dab_detr()
     own.model.config.return_dict = False
-    with pytest.raises(ValueError, match=r"model must put out an object .*; set model.config.return_dict"):
+    with pytest.raises(ValueError, match=r"model must output an object .*; set model.config.return_dict"):
         wrapped(own).detect(IMAGE, 0)
 
 
@@ -327,7 +327,7 @@ def test_bad_processors(processor: Any, error: type[Exception], said: str) -> No
 
 def test_layers_without_a_place_are_refused() -> None:
     detector = wrapped(detr())
-    with pytest.raises(ValueError, match=r"layer 'model.decoder' must put out feature maps, or tokens of one of the g"):
+    with pytest.raises(ValueError, match=r"layer 'model.decoder' must output feature maps, or tokens of one of the g"):
         detector.features(IMAGE, "model.decoder")
     with pytest.raises(LookupError, match=r"layer 'model.encodr' is not in DetrForObjectDetection; near it"):
         detector.features(IMAGE, "model.encodr")
@@ -340,7 +340,7 @@ def test_folders_that_hold_no_query_detector(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="ResNetForImageClassification, which answers with classes"):
         detxai.wrap(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"config.json describes no model that transformers knows"):
+    with pytest.raises(ValueError, match=r"config.json describes a model that transformers does not know"):
         detxai.wrap(tmp_path)
 
 
@@ -391,5 +391,5 @@ def test_a_missing_transformers_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp
         return real(name, *given)
 
     monkeypatch.setattr(importlib, "import_module", without)
-    with pytest.raises(ImportError, match=r"needs transformers: pip install 'detxai\[transformers\]'"):
+    with pytest.raises(ImportError, match=r"needs transformers: pip install \"detxai\[transformers\]\""):
         detxai.wrap(tmp_path)

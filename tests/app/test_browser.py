@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -26,22 +25,8 @@ from test_uploads import Runs, photo_bytes, png
 import detxai
 import detxai.coco
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "/usr/bin/chromium")
 LONG = {"methods": "pixel_evidence", "set": "pixel_evidence.max_passes=20000"}
 PATIENCE = 60_000  # milliseconds: other tests may take the processor
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """The system's own browser; Playwright would otherwise want to download one."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser to click with on this machine: none of {', '.join(BROWSERS)}")
-    with playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -46,12 +46,12 @@ def refused(data: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 def test_truncated_annotations(data: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cut = tmp_path / "cut.json"
     cut.write_text(data["annotations"].read_text()[:-40])
-    assert "is no JSON, or cut off" in refused({**data, "annotations": cut}, tmp_path, capsys)
+    assert "is not JSON, or cut off" in refused({**data, "annotations": cut}, tmp_path, capsys)
 
 
 def test_truncated_predictions(data: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cut.json").write_text('[{"image_id": 1, "bbox": [0, 0,')
-    assert "is no JSON, or cut off" in refused(data, tmp_path, capsys, "--predictions", tmp_path / "cut.json")
+    assert "is not JSON, or cut off" in refused(data, tmp_path, capsys, "--predictions", tmp_path / "cut.json")
 
 
 def good_result() -> dict[str, Any]:
@@ -88,14 +88,14 @@ def test_wrong_predictions(
         (lambda c: c.pop("images"), "must have the list 'images', got nothing"),
         (lambda c: c.update(categories={}), "must have the list 'categories', got a JSON object"),
         (lambda c: c["images"][0].pop("file_name"), "images[0] must have a 'file_name', got None"),
-        (lambda c: c["images"].append(c["images"][0]), "images must have ids of their own, got 1 more than once"),
+        (lambda c: c["images"].append(c["images"][0]), "images must have different ids, got 1 more than once"),
         (lambda c: c["annotations"][0].pop("bbox"), "annotations[0] must have 'bbox'"),
         (lambda c: c["annotations"][0].update(id="a"), "annotations[0] must have a whole number below 2**53 as 'id'"),
         (lambda c: c["annotations"][0].update(category_id=9), "category_id must be one of the 4 categories"),
         (lambda c: c["annotations"][0].update(image_id=5), "image_id must be one of the 2 images"),
         (lambda c: c["annotations"][0].update(iscrowd=2), "'iscrowd' must be 0 or 1, got 2"),
         (lambda c: c["annotations"][0].update(area=-1), "'area' must be a finite number of pixels, got -1"),
-        (lambda c: c["categories"][0].update(name="bee"), "names of their own, got 'bee' more than once"),
+        (lambda c: c["categories"][0].update(name="bee"), "different names, got 'bee' more than once"),
         (lambda c: c["images"].__setitem__(0, "a.png"), "images[0] must be a JSON object, got a text"),
         (lambda c: c["images"][0].update(width=0), "'width' must be a whole number of pixels, got 0"),
     ],
@@ -192,7 +192,7 @@ def test_broken_bytes_never_give_a_traceback(tmp_path_factory: pytest.TempPathFa
 
 def test_deep_nesting_is_no_crash(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[" * 200_000)
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match="is not JSON"):
         read_annotations(tmp_path / "a.json")
 
 
@@ -234,9 +234,9 @@ def test_pairs_spelled_out(tmp_path: Path) -> None:
     assert label_to_category(detector, truth, {"ape": "gorilla", 4: 2}) == {1: 1, 4: 2}
     assert label_to_category(detector, truth, write_json(tmp_path / "l.json", {"1": "gorilla"})) == {1: 1}
     for pairs, message in (
-        ({"cat": 1}, "'cat' is no label or class name"),
-        ({"ape": "cat"}, "'cat' is no category"),
-        ({"ape": 1, "bee": 1}, "a category of its own"),
+        ({"cat": 1}, "'cat' is not a label or class name"),
+        ({"ape": "cat"}, "'cat' is not a category id or name"),
+        ({"ape": 1, "bee": 1}, "a different category"),
     ):
         with pytest.raises(ValueError, match=message):
             label_to_category(detector, truth, pairs)

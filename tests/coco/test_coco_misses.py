@@ -128,7 +128,7 @@ def test_bad_selections_are_refused(settings: dict[str, object]) -> None:
         Selection(**settings)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="classes must be some of cat; got dgo"):
         check_selection(Selection(classes=["dgo"]), {1: "cat"}, {1})
-    with pytest.raises(ValueError, match="image_ids must be of the 2 annotated images, got 7"):
+    with pytest.raises(ValueError, match="image_ids must be ids of the 2 annotated images, got 7"):
         check_selection(Selection(image_ids=[1, 7]), {1: "cat"}, {1, 2})
 
 

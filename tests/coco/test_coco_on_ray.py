@@ -255,6 +255,6 @@ def test_without_ray_the_extra_is_named_before_anything_is_written(
     data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("detxai.coco.on_ray.cluster.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'detxai\[ray\]'"):
+    with pytest.raises(ImportError, match=r"pip install \"detxai\[ray\]\""):
         explained(data, tmp_path / "out", engine="ray")
     assert not (tmp_path / "out").exists()

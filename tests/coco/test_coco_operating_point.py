@@ -199,7 +199,10 @@ def test_where_the_first_images_all_fail_it_stops_and_goes_on_once_they_are_mend
         given += ["--predictions", tmp_path / "before" / "predictions.json"]
     few_from_a_file = predictions == "from a file" and n_images == 5  # the evaluation is worth having
     run({**data, "images": bad}, tmp_path / "out", *given, code=1 if few_from_a_file else 2)
-    wanted = {26: "the first 20 images all failed; the last: 19.png: ", 5: "all 5 images failed; the last: "}[n_images]
+    wanted = {
+        26: "the first 20 images all failed; the last error: 19.png: ",
+        5: "all 5 images failed; the last error: ",
+    }[n_images]
     error = capsys.readouterr().err
     assert few_from_a_file or wanted in error
     assert "is not an image" in error

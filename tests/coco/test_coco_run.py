@@ -390,7 +390,7 @@ def test_a_setting_that_fails_everywhere_stops_the_run(tmp_path: Path, capsys: p
     data = detected_dataset(tmp_path / "data", n_images=26)
     given = ("--method", "eigen_cam", "--set", "layers=roi_heads.box_predictor.cls_score")  # a layer without places
     run(data, tmp_path / "out", *given, code=2)
-    assert "the first 20 images all failed; the last: 19.png: " in capsys.readouterr().err
+    assert "the first 20 images all failed; the last error: 19.png: " in capsys.readouterr().err
     assert not list((tmp_path / "out/explanations").glob("*"))
     assert not list((tmp_path / "out/.parts").glob("failures-*"))
     before = (tmp_path / "out/predictions.json").stat().st_mtime_ns

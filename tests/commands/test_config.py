@@ -80,8 +80,8 @@ def test_options_beside_the_file_win(tmp_path: Path) -> None:
         ("worst: {a: 1}", "worst must be one value"),
         ("worst:", "worst must be text, a number or a list"),
         ("- worst", "must hold one 'option: value' a line"),
-        ("worst: [", "is no YAML"),
-        ("!!python/object/apply:os.system ['true']", "is no YAML"),
+        ("worst: [", "is not YAML"),
+        ("!!python/object/apply:os.system ['true']", "is not YAML"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_by_name(

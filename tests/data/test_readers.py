@@ -310,8 +310,8 @@ BAD_YOLO = [
     ("data.yaml", "val: [3]\nnames: [a]\n", r"'val' must be a folder, a txt file or a list of them, got 3"),
     ("data.yaml", "val: ../..\nnames: [a]\n", r"'val' must be below"),
     ("data.yaml", "- a\n", r"must be a mapping with 'names'"),
-    ("data.yaml", "a: [\n", r"is no YAML"),
-    ("data.yaml", "!!python/object/apply:os.getcwd []", r"is no YAML"),
+    ("data.yaml", "a: [\n", r"is not YAML"),
+    ("data.yaml", "!!python/object/apply:os.getcwd []", r"is not YAML"),
 ]
 
 
@@ -332,7 +332,7 @@ BAD_VOC = [
     ("<filename>a.jpg", "<filename>../a.jpg", r"<filename> must be a file in the folder of images"),
     ("<width>50", "<width>-5", r"<size>: <width> must be a whole number from 0, got -5"),
     ("<xmin>1<", "<xmin>-1<", r"line 2: <object>: <bndbox> must lie in the image"),
-    ("<annotation>", "<annotations>", r"is no XML"),
+    ("<annotation>", "<annotations>", r"is not XML"),
 ]
 
 
@@ -378,7 +378,7 @@ def test_federated_annotations_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_what_is_of_no_format_is_refused(truth: tuple[Path, Truth], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds nothing that is known here"):
+    with pytest.raises(ValueError, match="is in no known format"):
         read_annotated_images(tmp_path / "empty")
     write_yolo(truth, tmp_path / "yolo")
     with pytest.raises(ValueError, match=r"is a folder with data\.yaml: give that file"):

@@ -15,7 +15,6 @@ import pytest
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-CHROMIUMS = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +35,11 @@ def address(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = [path for path in CHROMIUMS if Path(path).exists()]
-    if not found:
-        pytest.skip("there is no Chromium")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_no_page_scrolls_sideways_or_fetches_anything(
-    site: Path, address: str, browser: Any, width: int, scheme: str
+    site: Path, address: str, chromium: Any, width: int, scheme: str
 ) -> None:
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     elsewhere: set[str] = set()
     page.on("request", lambda request: elsewhere.add(request.url) if request.url.startswith("http") else None)
     wide = {}
@@ -66,8 +53,8 @@ def test_no_page_scrolls_sideways_or_fetches_anything(
     assert not {url for url in elsewhere if not url.startswith(address)}
 
 
-def test_search_finds_a_method(address: str, browser: Any) -> None:
-    page = browser.new_page()
+def test_search_finds_a_method(address: str, chromium: Any) -> None:
+    page = chromium.new_page()
     page.goto(address)
     page.locator(".md-search__input").fill("region_shapley")
     page.locator(".md-search-result__link").first.wait_for()

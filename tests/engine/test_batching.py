@@ -110,6 +110,7 @@ def test_free_memory_knows_the_process_limit() -> None:
         sys.path.insert(0, "tests")
         from faster_rcnns import photo, small_faster_rcnn
         import detxai
+        from detxai import explain, wrap  # names are imported when they are used: before there is a limit
         from detxai.engine.batching import free_memory
         torch.set_num_threads(1)
         with open("/proc/self/statm") as own:

@@ -50,7 +50,8 @@ def test_images_and_annotations(scenes: Any, tmp_path: Path, capsys: pytest.Capt
         "method": "box", "rank": 1, "mean": 1, "low": 1, "high": 1, "detections": 5, "behind_best": None,
     }  # fmt: skip
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    assert files == {"request.json", "parts", "results.parquet", "summary.json", "failures.json", "index.html"}
+    written = {"request.json", "parts", "results.parquet", "summary.json", "failures.json", "index.html"}
+    assert files == {*written, "run.yaml"}
     table = pyarrow.parquet.read_table(tmp_path / "out" / "results.parquet").to_pylist()
     assert {json.loads(row["settings"])["cells"] for row in table if row["method"] == "coarse"} == {2}
     request = json.loads((tmp_path / "out" / "request.json").read_text())["request"]
@@ -146,7 +147,7 @@ def test_ctrl_c_leaves_a_folder_to_go_on_with(
         (("--scenes", "local", "--images", "."), "--scenes takes the place of --images and --annotations"),
         (("--scenes", "locale"), "scenes must be some of local, .*got locale"),
         (("--scenes", "local", "--measures", "energetic"), "measures must be some of .*got 'energetic'"),
-        (("--scenes", "local", "--set", "d_rise.n_masks=5"), "settings are for d_rise, but only random compete"),
+        (("--scenes", "local", "--set", "d_rise.n_masks=5"), "settings are for d_rise, but the methods are only random"),
         (("--scenes", "local", "--set", "random.seed=1", "--set", "random.seed=2"), "each name once"),
         (("--images", ".", "--annotations", "none.json"), "annotations: no such file: none.json"),
         (

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import matplotlib.style
 import numpy as np
 import pytest
 import torch
@@ -213,3 +214,10 @@ def test_two_measures_may_not_call_a_quantity_the_same() -> None:
 )
 def test_strata_at_their_bounds(box: list[float], score: float, strata: tuple[str, str]) -> None:
     assert (size_stratum(box), score_stratum(score)) == strata
+
+
+def test_a_plot_is_the_same_under_a_style_of_the_users() -> None:
+    lines = {"a": np.array([0.0, 0.25, 0.5])}
+    own = curves("t", np.array([0.0, 0.5, 1.0]), lines, "x", {"a": 0})
+    with matplotlib.style.context("ggplot"):
+        assert curves("t", np.array([0.0, 0.5, 1.0]), lines, "x", {"a": 0}) == own

@@ -437,7 +437,9 @@ def test_a_wrong_folder_stops_it(frcnn: Detector, tmp_path: Path) -> None:
         raise FileNotFoundError("image: no such file: a.jpg")
 
     listed = [*(Photo(f"{i}.jpg", missing) for i in range(20)), *photos(frcnn, ["local"], 1)]
-    with pytest.raises(ValueError, match=r"the first 20 images all failed; the last: 19.jpg: image: no such file"):
+    with pytest.raises(
+        ValueError, match=r"the first 20 images all failed; the last error: 19.jpg: image: no such file"
+    ):
         evaluate(frcnn, listed, ["random"], tmp_path, measures=["sparseness"], progress=False)
 
 
@@ -489,7 +491,7 @@ def test_without_pyarrow_the_pip_line_comes_before_any_work(
     frcnn: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r"pip install 'detxai\[tables\]'"):
+    with pytest.raises(ImportError, match=r"pip install \"detxai\[tables\]\""):
         small_run(frcnn, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

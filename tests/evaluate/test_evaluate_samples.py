@@ -108,7 +108,7 @@ def test_no_category_that_fits_is_an_error(class_names: dict[int, str], categori
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[]", "must be a JSON object, got a JSON list; is it a predictions file"),
         ('{"images": [], "annotations": {}}', "must have the list 'annotations', got a JSON object"),
         ('{"images": [{"id": 1}], "annotations": [], "categories": []}', r"images\[0\] must have a 'file_name'"),

@@ -292,7 +292,7 @@ def test_without_captum_the_extra_is_named(case: Case, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "captum", None)
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     for kind in CAPTUM_METHODS:
-        with pytest.raises(ImportError, match=r"pip install 'detxai\[captum\]'"):
+        with pytest.raises(ImportError, match=r"pip install \"detxai\[captum\]\""):
             kind()(case.detector, case.image, case.found)
 
 

@@ -190,7 +190,7 @@ def test_superpixels_equal_painting_the_photo_region_by_region() -> None:
 
 def test_superpixels_without_scikit_image_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
-    with pytest.raises(ImportError, match=r"pip install 'detxai\[superpixels\]'"):
+    with pytest.raises(ImportError, match=r"pip install \"detxai\[superpixels\]\""):
         InsertionDeletion(unit="superpixel")
 
 

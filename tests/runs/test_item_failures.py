@@ -93,7 +93,7 @@ def test_the_guard_counts_only_from_the_start() -> None:
     guard = FailureGuard()
     for number in range(MAX_INITIAL_FAILURES - 1):
         guard.failed(str(number))
-    with pytest.raises(AllFailedError, match="the first 20 images all failed; the last: bad"):
+    with pytest.raises(AllFailedError, match="the first 20 images all failed; the last error: bad"):
         guard.failed("bad")
     guard = FailureGuard()
     guard.succeeded()

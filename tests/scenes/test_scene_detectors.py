@@ -149,13 +149,13 @@ def test_absent_weights_are_explained(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_without_transformers_the_error_has_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match="pip install transformers"):
+    with pytest.raises(ImportError, match=r"pip install .detxai\[transformers\]"):
         load_rtdetr()
 
 
 def test_without_ultralytics_the_error_has_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ultralytics", None)
-    with pytest.raises(ImportError, match="pip install ultralytics"):
+    with pytest.raises(ImportError, match=r"pip install .detxai\[yolo\]"):
         load_yolo()
 
 

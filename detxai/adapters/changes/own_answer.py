@@ -83,7 +83,7 @@ def check_levels(levels: Mapping[str, Tensor], own: Mapping[str, Tensor], change
         theirs = own[name]
         limit = (5e-2 if half else 1e-3) * float(theirs.abs().max())
         if theirs.shape != level.shape or not bool(((theirs - level).abs() <= limit).all()):
-            raise ValueError(f"{_refusal(changes)}: in the model's own pass {name} puts out something else")
+            raise ValueError(f"{_refusal(changes)}: in the model's own pass {name} outputs something else")
 
 
 def _refusal(changes: Changes) -> str:

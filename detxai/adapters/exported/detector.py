@@ -85,7 +85,7 @@ class ExportedNetwork:
             known = "; ".join(f"{one.name}: {one.says}" for one in fit or LAYOUTS.values())
             raise ValueError(
                 f"model: {self.file.path.name} must answer in one layout that can be told from its outputs, got "
-                f"{shapes}; say layout=, one of {known}; or wrap a function that reads it"
+                f"{shapes}; give layout=, one of {known}; or wrap a function that reads it"
             )
         log.info("%s: layout %s, %s", self.file.path.name, fit[0].name, self.preparation or fit[0].preparation)
         return fit[0]

@@ -166,7 +166,7 @@ def _runtime(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"this file needs {module}: python -m pip install 'detxai[{extra}]'") from error
+        raise ImportError(f'this file needs {module}: pip install "detxai[{extra}]"') from error
 
 
 def _one_input(path: Path, inputs: Sequence[Any]) -> Sequence[Any]:

@@ -164,7 +164,7 @@ class OneStageAdapter(TorchvisionAdapter):
         found = self.model.head(levels)
         missing = [name for name in self.outputs if not isinstance(found, Mapping) or name not in found]
         if missing:
-            raise ValueError(f"model: its head must put out {', '.join(self.outputs)}, got no {', '.join(missing)}")
+            raise ValueError(f"model: its head must output {', '.join(self.outputs)}, got no {', '.join(missing)}")
         numbers = found["bbox_regression"]
         boxes = self._placed(numbers, self.anchors(levels, geometries), geometries)
         scores = self.class_scores(found["cls_logits"], {name: found[name] for name in self.outputs[2:]})

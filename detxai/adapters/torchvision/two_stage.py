@@ -118,7 +118,9 @@ class FasterRCNNAdapter(TorchvisionAdapter):
         counts = [len(p) for p in proposals]
         n_classes, n_boxes = logits.shape[-1], deltas.shape[-1] // 4
         if n_boxes not in (1, n_classes):
-            raise ValueError(f"model: the box predictor must give 1 or {n_classes} boxes a proposal, got {n_boxes}")
+            raise ValueError(
+                f"model: the box predictor must give 1 or {n_classes} boxes for each proposal, got {n_boxes}"
+            )
         probabilities = _stack(logits.softmax(-1), counts)
         placed = _stack(boxes.reshape(-1, n_boxes, 4), counts)
         scales, _ = scales_and_sides(tuple(geometries), like.device, like.dtype)

@@ -192,11 +192,11 @@ class TransformersAdapter(NetworkDetector):
             named["pixel_mask"] = pixel_mask(inputs.geometries[0].input_size, resized, inputs.tensor.device)
         outputs = self.model(pixel_values=inputs.tensor, **named)
         if isinstance(outputs, tuple):
-            raise ValueError("model must put out an object with logits and pred_boxes; set model.config.return_dict")
+            raise ValueError("model must output an object with logits and pred_boxes; set model.config.return_dict")
         for name, size in (("logits", None), ("pred_boxes", 4)):
             tensor = getattr(outputs, name, None)
             if not isinstance(tensor, Tensor) or tensor.ndim != 3 or tensor.shape[-1] != (size or tensor.shape[-1]):
-                raise ValueError(f"model must put out {name} (B, Q, {size or 'K'}), got {_described(tensor)}")
+                raise ValueError(f"model must output {name} (B, Q, {size or 'K'}), got {_described(tensor)}")
         return outputs
 
     def changed_parts(self) -> Changes:

@@ -49,7 +49,7 @@ class Grids:
             if self.n_queries is not None and size[0] * size[1] + 1 + self.n_queries == n_tokens:
                 return (size,), 1
         raise ValueError(
-            f"layer {layer!r} must put out feature maps, or tokens of one of the grids {sorted(set(self.maps))}, got "
+            f"layer {layer!r} must output feature maps, or tokens of one of the grids {sorted(set(self.maps))}, got "
             f"{n_tokens} tokens"
         )
 
@@ -97,7 +97,7 @@ class LayerOutput:
             tensor = _at(output, path)
             if not isinstance(tensor, Tensor) or tensor.ndim not in (3, 4) or not tensor.is_floating_point():
                 got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-                raise ValueError(f"layer {layer!r} must put out (B, C, h, w) feature maps or tokens, got {got}")
+                raise ValueError(f"layer {layer!r} must output (B, C, h, w) feature maps or tokens, got {got}")
             if tensor.ndim == 4:
                 places.append((path, None, (tensor.shape[-2], tensor.shape[-1])))
                 continue

@@ -30,7 +30,9 @@ def load_folder(folder: str | PathLike[str]) -> Any:
     try:
         config = transformers.AutoConfig.from_pretrained(place, **LOCAL)
     except Exception as error:  # whatever a damaged or foreign config.json makes transformers raise
-        raise ValueError(f"model: {place}/config.json describes no model that transformers knows: {error}") from error
+        raise ValueError(
+            f"model: {place}/config.json describes a model that transformers does not know: {error}"
+        ) from error
     kinds = load_transformers("models.auto.modeling_auto").MODEL_FOR_OBJECT_DETECTION_MAPPING
     if type(config) in kinds:
         kind = kinds[type(config)]

@@ -58,7 +58,7 @@ def load_transformers(name: str = "") -> Any:
     except ModuleNotFoundError as error:
         if error.name != LIBRARY:
             raise
-        raise ImportError("this model needs transformers: pip install 'detxai[transformers]'") from error
+        raise ImportError('this model needs transformers: pip install "detxai[transformers]"') from error
 
 
 def _needs_text(config: Any) -> bool:

@@ -131,7 +131,7 @@ def _check(model: Any) -> None:
         kind = type(model)
         raise TypeError(
             f"model must be an rfdetr.RFDETR, which knows how images are prepared, got {kind.__module__}."
-            f"{kind.__qualname__}; hand over the RFDETR that holds it"
+            f"{kind.__qualname__}; pass the RFDETR that holds it"
         )
     if getattr(model.model.args, "use_grouppose_keypoints", False):
         raise TypeError(f"model must detect or segment, got {type(model).__name__}, whose scores weigh key points")

@@ -39,7 +39,7 @@ def load_checkpoint(path: str | PathLike[str]) -> nn.Module:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is no ultralytics checkpoint, is damaged, or needs a full unpickling.
+        ValueError: the file is not an ultralytics checkpoint, is damaged, or needs a full unpickling.
         ImportError: ultralytics is not installed.
     """
     file = Path(fspath(path))
@@ -48,7 +48,7 @@ def load_checkpoint(path: str | PathLike[str]) -> nn.Module:
     if not file.is_file() or file.suffix.lower() != ".pt":
         raise ValueError(f"model must be a .pt file of ultralytics; exported models cannot be explained; got {file}")
     if not zipfile.is_zipfile(file):
-        raise ValueError(f"model: {file} is no PyTorch checkpoint, or it is damaged or truncated")
+        raise ValueError(f"model: {file} is not a PyTorch checkpoint, or it is damaged or truncated")
     checkpoint = _load_restricted(file)
     model = checkpoint.get("ema") or checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not isinstance(model, ultralytics_module("nn.tasks").BaseModel):
@@ -74,7 +74,7 @@ def _load_restricted(file: Path) -> Any:
             ) from error
         if "TorchScript" in str(error):
             raise ValueError(f"model: {file} is a TorchScript export; its layers cannot be explained") from error
-        raise ValueError(f"model: {file} is no ultralytics checkpoint, or it is damaged ({error})") from error
+        raise ValueError(f"model: {file} is not an ultralytics checkpoint, or it is damaged ({error})") from error
 
 
 def _yourself(file: Path) -> str:

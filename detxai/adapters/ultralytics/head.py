@@ -109,7 +109,7 @@ def _called(head: Any, inputs: list[Tensor], change: str) -> tuple[Tensor, Tenso
     rows = output[0] if isinstance(output, (tuple, list)) else output
     if not isinstance(rows, Tensor) or rows.ndim != 3 or rows.shape[1] != 4 + head.nc:
         shape = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
-        raise ValueError(f"model's head {change}, and must still put out (B, {4 + head.nc}, N), got {shape}")
+        raise ValueError(f"model's head {change}, and must still output (B, {4 + head.nc}, N), got {shape}")
     boxes, scores = _single(rows).transpose(1, 2).split([4, head.nc], 2)
     return in_order(box_convert(boxes, "cxcywh", "xyxy")), scores
 

@@ -244,7 +244,7 @@ class YOLOAdapter(NetworkDetector):
         places = {f"model.{place}": place for place in range(len(self.sources))}
         head = f"model.{len(self.sources) - 1}"
         if head in layers:
-            raise LookupError(f"layer {head!r} is the head, which puts out boxes; its inputs are {self.default_layers}")
+            raise LookupError(f"layer {head!r} is the head, which outputs boxes; its inputs are {self.default_layers}")
         if not all(layer in places for layer in layers):
             return None
         return tail_from(self.sources, [places[layer] for layer in layers])

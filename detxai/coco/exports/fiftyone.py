@@ -96,5 +96,5 @@ def _fiftyone() -> Any:
     try:
         import fiftyone
     except ImportError as error:
-        raise ImportError("FiftyOne is not installed: python -m pip install 'detxai[fiftyone]'") from error
+        raise ImportError('FiftyOne is not installed: pip install "detxai[fiftyone]"') from error
     return fiftyone

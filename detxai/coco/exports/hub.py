@@ -27,7 +27,7 @@ def to_datasets(run: ExplainedBoxes) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError("datasets is not installed: python -m pip install 'detxai[datasets]'") from error
+        raise ImportError('datasets is not installed: pip install "detxai[datasets]"') from error
     pa = import_pyarrow()
     table = run.table([*COLUMNS, "map_png"])
     paths = [str((run.images / name).resolve()) for name in table["file_name"].to_pylist()]

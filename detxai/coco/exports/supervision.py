@@ -83,5 +83,5 @@ def _supervision() -> Any:
     try:
         import supervision
     except ImportError as error:
-        raise ImportError("supervision is not installed: python -m pip install 'detxai[supervision]'") from error
+        raise ImportError('supervision is not installed: pip install "detxai[supervision]"') from error
     return supervision

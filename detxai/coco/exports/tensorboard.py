@@ -31,7 +31,7 @@ def to_tensorboard(run: ExplainedBoxes, folder: Path, *, most: int = 8, step: in
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError("tensorboard is not installed: python -m pip install 'detxai[tensorboard]'") from error
+        raise ImportError('tensorboard is not installed: pip install "detxai[tensorboard]"') from error
     chosen = worst(run, most)
     with SummaryWriter(str(folder)) as writer, progress_bar(None, len(chosen), "to TensorBoard", "box") as bar:
         for name, value in scalars(run).items():

@@ -36,7 +36,7 @@ def to_wandb(run: ExplainedBoxes, logged: Any, *, most: int = 50) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise ImportError("wandb is not installed: python -m pip install 'detxai[wandb]'") from error
+        raise ImportError('wandb is not installed: pip install "detxai[wandb]"') from error
     chosen = worst(run, most)
     table = wandb.Table(columns=["explanation", *COLUMNS])
     with progress_bar(None, len(chosen), "to W&B", "box") as bar:
@@ -59,6 +59,6 @@ def log_to_project(run: ExplainedBoxes, project: str, folder: Path) -> None:
     try:
         import wandb
     except ImportError as error:
-        raise ImportError("wandb is not installed: python -m pip install 'detxai[wandb]'") from error
+        raise ImportError('wandb is not installed: pip install "detxai[wandb]"') from error
     with wandb.init(project=project, dir=str(folder), job_type="detxai coco") as logged:
         to_wandb(run, logged)

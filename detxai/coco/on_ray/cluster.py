@@ -16,7 +16,7 @@ from detxai.coco.options import RayOptions
 
 OBJECT_STORE_BYTES = 512 * 2**20  # of a Ray started here: images between reading and explaining; more would not help
 CPUS_OF_WORKER, CPUS_OF_READER = 0.75, 0.25  # of one processor: workers on all of them still leave room for readers
-PIP_LINE = "engine ray needs Ray: python -m pip install 'detxai[ray]'"
+PIP_LINE = 'engine ray needs Ray: pip install "detxai[ray]"'
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: this machine alone, and every port on 127.0.0.1

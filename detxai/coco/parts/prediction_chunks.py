@@ -119,7 +119,7 @@ class PredictionChunks:
         """Raise ``AllFailedError`` where every image there is has failed, ``number`` being the last chunk written."""
         if guard.n_initial == n_images:
             last = self.folder.failures(f"detecting-{number:06d}")[-1]["reason"]
-            raise AllFailedError(f"all {n_images} images failed; the last: {last}")
+            raise AllFailedError(f"all {n_images} images failed; the last error: {last}")
 
     def _expect(self, number: int) -> dict[str, Any]:
         content = self.read(number)

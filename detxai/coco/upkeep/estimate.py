@@ -133,7 +133,7 @@ def _read(sample: Sequence[ImageFile]) -> tuple[dict[int, tuple[ImageFile, Pixel
             continue
         images[file.image_id], seconds = (file, image), seconds + took
     if not images:
-        raise ValueError(f"images: none of {len(sample)} sampled images can be read; the last: {last}")
+        raise ValueError(f"images: none of {len(sample)} sampled images can be read; the last error: {last}")
     return images, seconds / len(images)
 
 

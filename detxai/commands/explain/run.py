@@ -16,7 +16,6 @@ from typing import Any
 from tqdm import tqdm
 
 from detxai.adapters.detector import Detector
-from detxai.commands.config import write_config
 from detxai.commands.explain.image_folders import folder_names, removed_if_empty, whole_folder
 from detxai.commands.model_options import model_arguments
 from detxai.commands.options import (
@@ -64,8 +63,6 @@ def run(given: argparse.Namespace) -> int:
         if given.debug:
             raise
         stopped = error
-    if done:
-        write_config(given, given.out / "run.yaml")
     for failure in failures:
         print(f"detxai: error: {failure['image']}: {failure['error']}", file=sys.stderr)
     if stopped is not None:

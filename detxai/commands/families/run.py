@@ -43,7 +43,7 @@ def _described(row: dict[str, Any]) -> str:
         "features, gradients": "yes" if row["features"] else "no: only its detections are known",
         "attention of queries": "yes" if row["attention"] else "no",
         "exact Ablation-CAM": "no" if ablation is None else f"yes; recomputes {ablation}",
-        "needs": "nothing more" if row["extra"] is None else f"pip install 'detxai[{row['extra']}]'",
+        "needs": "nothing more" if row["extra"] is None else f'pip install "detxai[{row["extra"]}]"',
     }
     if row["builders"]:
         facts["--model"] = ", ".join(f"{builder}_..." for builder in row["builders"])

@@ -138,7 +138,7 @@ def read_text(path: str | PathLike[str], where: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: {path} is no UTF-8 text: {error}") from error
+        raise ValueError(f"{where}: {path} is not UTF-8 text: {error}") from error
 
 
 def number(text: Any, name: str) -> float:

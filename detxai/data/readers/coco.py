@@ -15,7 +15,7 @@ def read_coco(path: Path, images: Path | None, split: str | None = None) -> Anno
     """A COCO annotation file; see ``read_annotated_images``.
 
     Raises:
-        ValueError: it is no JSON, no COCO annotation file, or one of LVIS.
+        ValueError: it is not JSON, no COCO annotation file, or one of LVIS.
     """
     content = read_json(path, "annotations")
     where = f"annotations: {path}"

@@ -176,7 +176,7 @@ def _json(path: Path, where: str) -> dict[str, Any]:
     try:
         content = json.loads(read_text(path, where))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: {path.name} is no JSON: {error}") from error
+        raise ValueError(f"{where}: {path.name} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{where}: {path.name} must be a JSON object, got {short_repr(content)}")
     return content

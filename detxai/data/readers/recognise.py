@@ -89,6 +89,6 @@ def recognised(path: Path) -> str:
     if image_names(path, path):
         return "images"
     raise ValueError(
-        f"annotations: {path} holds nothing that is known here: Pascal VOC's XML files, what save_to_disk or "
+        f"annotations: {path} is in no known format: expected Pascal VOC's XML files, what save_to_disk or "
         f"to_parquet of datasets wrote, or images; --annotation-format takes one of {', '.join(FORMATS)}"
     )

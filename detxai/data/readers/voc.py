@@ -102,7 +102,7 @@ def parse_xml(file: Path) -> Element:
     lines fill the memory or read other files.
 
     Raises:
-        ValueError: it is no XML, declares a document type or an entity, or is nested too deep.
+        ValueError: it is not XML, declares a document type or an entity, or is nested too deep.
     """
     where, root = f"annotations: {file}", Element("", 0)
     open_elements = [root]
@@ -129,7 +129,7 @@ def parse_xml(file: Path) -> Element:
     try:
         parser.Parse(file.read_bytes(), True)
     except expat.ExpatError as error:
-        raise ValueError(f"{where} is no XML: {error}") from error
+        raise ValueError(f"{where} is not XML: {error}") from error
     return root.inside[0]
 
 

@@ -59,7 +59,7 @@ def _yaml(path: Path, where: str) -> dict[str, Any]:
     try:
         described = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(described, dict):
         raise ValueError(f"{where} must be a mapping with 'names' and {', '.join(SPLITS)}, got {short_repr(described)}")
     return described

@@ -168,7 +168,7 @@ def import_slic() -> Any:
     try:
         from skimage.segmentation import slic
     except ImportError as error:
-        raise ImportError("superpixels need scikit-image: pip install 'detxai[superpixels]'") from error
+        raise ImportError('superpixels need scikit-image: pip install "detxai[superpixels]"') from error
     return slic
 
 

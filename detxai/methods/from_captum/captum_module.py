@@ -20,7 +20,7 @@ def import_captum() -> Any:
     try:
         import captum.attr
     except ImportError as error:
-        raise ImportError("this method is Captum's, which is not installed: pip install 'detxai[captum]'") from error
+        raise ImportError('this method needs Captum: pip install "detxai[captum]"') from error
     return captum.attr
 
 

@@ -221,7 +221,9 @@ class FinerCAM(GradientCAM):
     def _scores(self, candidates: Candidates, detections: Detections) -> Tensor:
         labels = candidates.labels.tolist()
         if len(labels) < 2:
-            raise ValueError(f"finer_cam holds a class against others, but the detector has {len(labels)}")
+            raise ValueError(
+                f"finer_cam compares a class with others: it needs two classes or more, the detector has {len(labels)}"
+            )
         unknown = sorted(set(detections.labels.tolist()) - set(labels))
         if unknown:
             raise ValueError(f"label must be one of the detector's {len(labels)} classes, got {unknown}")

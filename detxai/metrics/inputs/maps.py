@@ -52,6 +52,6 @@ def refuse_cropped(maps: Tensor, boxes: Tensor) -> None:
     if bool(cropped.any()):
         raise ValueError(
             f"maps must not be cropped to their box: number {int(cropped.nonzero()[0])} is exactly zero outside its "
-            "box, and would score as if it had found the box by itself; hand over the whole map, or pass "
+            "box, and would score as if it had found the box by itself; pass the whole map, or pass "
             "allow_cropped=True where it is so by construction"
         )

@@ -30,7 +30,7 @@ def import_transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError("the RT-DETR of the scenes needs transformers: pip install transformers") from error
+        raise ImportError('scenes-rtdetr needs transformers: pip install "detxai[transformers]"') from error
     return transformers
 
 

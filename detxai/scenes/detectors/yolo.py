@@ -25,7 +25,7 @@ def import_ultralytics() -> Any:
     try:
         from ultralytics import YOLO
     except ImportError as error:
-        raise ImportError("the YOLO of the scenes needs Ultralytics (AGPL-3.0): pip install ultralytics") from error
+        raise ImportError('scenes-yolo needs ultralytics (AGPL-3.0): pip install "detxai[yolo]"') from error
     return YOLO
 
 
