@@ -147,7 +147,7 @@ def test_ctrl_c_leaves_a_folder_to_go_on_with(
         (("--scenes", "local", "--images", "."), "--scenes takes the place of --images and --annotations"),
         (("--scenes", "locale"), "scenes must be some of local, .*got locale"),
         (("--scenes", "local", "--measures", "energetic"), "measures must be some of .*got 'energetic'"),
-        (("--scenes", "local", "--set", "d_rise.n_masks=5"), "settings are for d_rise, but the methods are only random"),
+        (("--scenes", "local", "--set", "d_rise.n_masks=5"), "settings are for d_rise, but the .* only random"),
         (("--scenes", "local", "--set", "random.seed=1", "--set", "random.seed=2"), "each name once"),
         (("--images", ".", "--annotations", "none.json"), "annotations: no such file: none.json"),
         (
