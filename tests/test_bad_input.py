@@ -112,7 +112,7 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "settings beside a method": (
         lambda: explain(PHOTO, detxai.EigenCAM(), layers="backbone"),
         TypeError,
-        "settings go into the method",
+        "settings must be given to the method",
     ),
     "unknown layer": (
         lambda: explain(PHOTO, "eigen_cam", layers="backbon"),
@@ -128,7 +128,7 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "layer without maps": (
         lambda: explain(PHOTO, "eigen_cam", layers="roi_heads.box_predictor.cls_score"),
         ValueError,
-        "must put out .* feature maps",
+        "must output .* feature maps",
     ),
     "threshold above 1": (lambda: explain(PHOTO, score_threshold=25), ValueError, r"score_threshold must lie in"),
     "threshold NaN": (lambda: explain(PHOTO, score_threshold=NAN), ValueError, "score_threshold must lie in"),

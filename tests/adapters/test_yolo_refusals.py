@@ -122,7 +122,7 @@ def archive(file: Path) -> None:
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda file: file.write_bytes(b""), "damaged or truncated"),
     "garbage": (lambda file: file.write_bytes(b"no checkpoint" * 99), "damaged or truncated"),
-    "zip of something else": (archive, "no ultralytics checkpoint"),
+    "zip of something else": (archive, "not an ultralytics checkpoint"),
     "weights only": (lambda file: torch.save(nn.Linear(2, 2).state_dict(), file), "holds no ultralytics model"),
     "another network": (lambda file: torch.save({"model": nn.Linear(2, 2)}, file), "holds no ultralytics model"),
     "TorchScript": (

@@ -321,7 +321,7 @@ def test_the_manifest_of_one_of_many_shards_is_everyones(tmp_path: Path) -> None
         (("--iou", "0"), "iou must"),
         (("--iou", "0.52"), "iou must be one of the evaluation's"),
         (("--classes", "cow"), "classes must be some of ape, bee, cat, dog; got cow"),
-        (("--image-ids", "1,99"), "image_ids must be of the 6 annotated images, got 99"),
+        (("--image-ids", "1,99"), "image_ids must be ids of the 6 annotated images, got 99"),
         (("--set", "layers=no.such"), "layer 'no.such' is not in FasterRCNN"),
     ],
 )

@@ -161,9 +161,9 @@ def test_names_settings_and_doubles(small: Any) -> None:
     [
         ([], {}, "at least one method"),
         (["eigen"], {}, "methods must be 'all' or some of .*ablation_cam, .*aise, .*random.*; got 'eigen'"),
-        (["random", "random"], {}, "'random' twice; write other=random"),
+        (["random", "random"], {}, "'random' twice; enter it the second time as NAME=random"),
         (["a/b=random"], {}, "got 'a/b'"),
-        (["random"], {"box": {}}, "settings are for box, but only random compete"),
+        (["random"], {"box": {}}, "settings are for box, but the methods are only random"),
         (["random"], {"random": {"size": 1}}, r"random has the settings \['cells', 'seed'\], got size"),
         (["ablation_cam"], {"ablation_cam": {"ratio": 1}}, "ablation_cam has the settings"),
         (["random"], {"random": {"cells": 0}}, "cells must be a whole number from 1, or None, got 0"),
