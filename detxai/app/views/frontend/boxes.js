@@ -22,6 +22,10 @@ function keyAction(event, data) {
   return null;
 }
 
+function area(box) {
+  return (box[2] - box[0]) * (box[3] - box[1]);
+}
+
 export default function (component) {
   const { data, parentElement, setTriggerValue } = component;
   const root = parentElement.querySelector(".boxes");
@@ -38,6 +42,8 @@ export default function (component) {
     button.style.top = `${top}%`;
     button.style.width = `${(100 * (box.box[2] - box.box[0])) / data.width}%`;
     button.style.height = `${(100 * (box.box[3] - box.box[1])) / data.height}%`;
+    // a box inside a larger one lies above it, so that both can be clicked
+    button.style.zIndex = 1 + data.boxes.filter((other) => area(other.box) > area(box.box)).length;
     button.classList.toggle("top", top < 6);
     button.setAttribute("aria-pressed", String(box.index === data.selected));
     button.setAttribute("aria-label", box.label);
