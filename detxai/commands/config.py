@@ -6,12 +6,11 @@ import argparse
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from detxai.commands.options import expect_file
+from detxai.data.given_paths import expect_file
 from detxai.messages import short_repr
 from detxai.runs.files import write_text
 
@@ -28,7 +27,6 @@ def with_config(words: Sequence[str], commands: Mapping[str, argparse.ArgumentPa
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not a YAML file of options, or has one that the command does not have.
-        ImportError: PyYAML is not installed.
     """
     command = next((word for word in words if word in commands), None)
     path = _config_path(words)
@@ -46,10 +44,10 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not YAML, or holds no options.
-        ImportError: PyYAML is not installed.
     """
+    import yaml  # a help need not wait for it
+
     expect_file(path, "--config")
-    yaml = _import_yaml()
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -84,30 +82,27 @@ def words_of(config: Mapping[str, Any], parser: argparse.ArgumentParser, path: P
 
 
 def config_of(given: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
-    """The YAML file that repeats a command: every option that was given, paths in full.
+    """The YAML file that repeats a command: every option that was given, paths in full."""
+    import yaml  # a help need not wait for it
 
-    Raises:
-        ImportError: PyYAML is not installed.
-    """
     content: dict[str, Any] = {}
     for action in _options(parser):
         value = getattr(given, action.dest, action.default)
         if action.dest not in LEFT_OUT and value != action.default:
             content[_names(action)[0]] = _as_yaml(action.dest, value)
-    text: str = _import_yaml().safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
     return f"# {parser.prog} --config run.yaml repeats this run; options beside it win over those in here\n{text}"
 
 
 def write_config(given: argparse.Namespace, path: Path) -> None:
-    """Write the file that repeats a command, where the folder of the run has none; without PyYAML none is written.
+    """Write the file that repeats a command, where the folder of the run has none.
 
     Raises:
         WriteError: it cannot be written.
     """
     if path.exists():
         return
-    with suppress(ImportError):
-        write_text(path, config_of(given, given.parser))
+    write_text(path, config_of(given, given.parser))
 
 
 def _options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -184,11 +179,3 @@ def _without_settings_of(own: Sequence[str], from_file: Sequence[str]) -> list[s
     given += [word.removeprefix("--set=") for word in own if word.startswith("--set=")]
     names = {entry.partition("=")[0] for entry in given}
     return [w for w in from_file if not (w.startswith("--set=") and w.split("=")[1] in names)]
-
-
-def _import_yaml() -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("--config needs PyYAML: python -m pip install pyyaml") from error
-    return yaml

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from detxai.data.given_paths import expect_file
 from detxai.messages import short_repr
 from detxai.settings import LARGEST, LARGEST_SEED
 
@@ -164,17 +165,6 @@ def add_progress_option(command: argparse.ArgumentParser) -> None:
 
 def shows_progress(given: argparse.Namespace) -> bool:
     return sys.stderr.isatty() and not given.no_progress
-
-
-def expect_file(path: Path, name: str) -> None:
-    try:
-        exists = path.exists()
-    except (OSError, ValueError) as error:  # a name that is too long, or has a NUL
-        raise ValueError(f"{name}: no such file: {error}") from error
-    if not exists:
-        raise FileNotFoundError(f"{name}: no such file: {path}")
-    if path.is_dir():
-        raise ValueError(f"{name} must be a file, got the folder {path}")
 
 
 def read_class_names(path: Path) -> dict[int, str] | list[str]:

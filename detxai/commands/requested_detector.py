@@ -11,7 +11,8 @@ from detxai.adapters.detector import Detector
 from detxai.adapters.exported import SUFFIXES
 from detxai.adapters.network import module_of
 from detxai.adapters.registry import wrap
-from detxai.commands.options import expect_file, one_line, read_class_names
+from detxai.commands.options import one_line, read_class_names
+from detxai.data.given_paths import expect_file
 from detxai.messages import short_repr
 
 

@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from detxai.data.given_paths import expect_file
 from detxai.messages import short_repr
 
 log = logging.getLogger(__name__)
@@ -134,10 +135,7 @@ def read_json(path: str | PathLike[str], name: str) -> Any:
         ValueError: it is a folder, or no JSON.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{name}: no such file: {path}")
-    if path.is_dir():
-        raise ValueError(f"{name} must be a file, got the folder {path}")
+    expect_file(path, name)
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:  # bad UTF-8 and numbers of thousands of digits are ValueErrors too

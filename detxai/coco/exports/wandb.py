@@ -33,10 +33,7 @@ def to_wandb(run: ExplainedBoxes, logged: Any, *, most: int = 50) -> Any:
     Raises:
         ImportError: wandb is not installed.
     """
-    try:
-        import wandb
-    except ImportError as error:
-        raise ImportError('wandb is not installed: pip install "detxai[wandb]"') from error
+    wandb = _wandb()
     chosen = worst(run, most)
     table = wandb.Table(columns=["explanation", *COLUMNS])
     with progress_bar(None, len(chosen), "to W&B", "box") as bar:
@@ -56,9 +53,14 @@ def log_to_project(run: ExplainedBoxes, project: str, folder: Path) -> None:
     Raises:
         ImportError: wandb is not installed.
     """
+    wandb = _wandb()
+    with wandb.init(project=project, dir=str(folder), job_type="detxai coco") as logged:
+        to_wandb(run, logged)
+
+
+def _wandb() -> Any:
     try:
         import wandb
     except ImportError as error:
         raise ImportError('wandb is not installed: pip install "detxai[wandb]"') from error
-    with wandb.init(project=project, dir=str(folder), job_type="detxai coco") as logged:
-        to_wandb(run, logged)
+    return wandb

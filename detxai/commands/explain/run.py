@@ -21,12 +21,12 @@ from detxai.commands.model_options import model_arguments
 from detxai.commands.options import (
     FAILED,
     REFUSED,
-    expect_file,
     one_line,
     shows_progress,
 )
 from detxai.commands.requested_detector import requested_detector
 from detxai.commands.requested_method import requested_settings
+from detxai.data.given_paths import expect_file
 from detxai.detections import Detections
 from detxai.explain import Method, explain, make_method, setting_names
 from detxai.explanation import Explanation, plain

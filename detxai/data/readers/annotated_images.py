@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detxai.data.error_kinds import UNANNOTATED
+from detxai.data.given_paths import expect_file
 from detxai.images import upright_size
 from detxai.messages import short_repr
 
@@ -115,14 +116,6 @@ def expect_images(names: Iterable[str], where: str) -> None:
         raise ValueError(f"{where} must hold images ({', '.join(SUFFIXES)}), got none")
 
 
-def expect_folder(path: Path, name: str) -> None:
-    """Raise where ``path`` is no folder; ``name`` is the argument."""
-    if not path.exists():
-        raise FileNotFoundError(f"{name}: no such folder: {path}")
-    if not path.is_dir():
-        raise ValueError(f"{name} must be a folder, got the file {path}")
-
-
 def read_text(path: str | PathLike[str], where: str) -> str:
     """The text of a UTF-8 file.
 
@@ -131,10 +124,7 @@ def read_text(path: str | PathLike[str], where: str) -> str:
         ValueError: it is a folder, or no UTF-8.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{where}: no such file: {path}")
-    if path.is_dir():
-        raise ValueError(f"{where} must be a file, got the folder {path}")
+    expect_file(path, where)
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

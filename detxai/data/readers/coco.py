@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from detxai.data.coco_files import check_annotations, read_json
-from detxai.data.readers.annotated_images import AnnotatedImages, expect_folder
+from detxai.data.given_paths import expect_folder
+from detxai.data.readers.annotated_images import AnnotatedImages
 
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from detxai.data.error_kinds import UNANNOTATED
-from detxai.data.readers.annotated_images import AnnotatedImages, CocoContent, expect_folder, expect_images, image_names
+from detxai.data.given_paths import expect_folder
+from detxai.data.readers.annotated_images import AnnotatedImages, CocoContent, expect_images, image_names
 
 
 def read_image_folder(path: Path, images: Path | None = None, split: str | None = None) -> AnnotatedImages:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from detxai.data.readers.annotated_images import AnnotatedImages, CocoContent, Size, expect_folder, number, read_text
+from detxai.data.given_paths import expect_folder
+from detxai.data.readers.annotated_images import AnnotatedImages, CocoContent, Size, number, read_text
 from detxai.messages import short_repr
 
 log = logging.getLogger(__name__)

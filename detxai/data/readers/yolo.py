@@ -10,11 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from detxai.data.given_paths import expect_folder
 from detxai.data.readers.annotated_images import (
     SUFFIXES,
     AnnotatedImages,
     CocoContent,
-    expect_folder,
     expect_images,
     image_names,
     number,
@@ -32,7 +34,6 @@ def read_yolo(path: Path, images: Path | None = None, split: str | None = None) 
     Raises:
         FileNotFoundError: a folder or list that the file names is not there.
         ValueError: the file or a line of the labels is wrong; the message names file, line and field.
-        ImportError: PyYAML is not installed.
     """
     where = f"annotations: {path}"
     described = _yaml(path, where)
@@ -52,10 +53,6 @@ def read_yolo(path: Path, images: Path | None = None, split: str | None = None) 
 
 def _yaml(path: Path, where: str) -> dict[str, Any]:
     text = read_text(path, "annotations")
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("a data.yaml needs PyYAML, which 'detxai[yolo]' brings") from error
     try:
         described = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
