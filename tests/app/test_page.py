@@ -256,7 +256,21 @@ def test_only_the_command_line_names_a_factory(tmp_path: Path) -> None:
     field.set_value(f"{tmp_path / 'evil.py'}:make").run()
     next(one for one in page.at.button if one.label == "Use this path").click().run()
     assert "start the page with --model" in page.text()
+    page.run()
+    assert "start the page with --model" in page.text(), "it stays when the script runs again, as it may at any moment"
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_an_upload_was_refused_for_stays_until_the_next(tmp_path: Path) -> None:
+    page = Page(tmp_path)
+    uploader = next(one for one in page.at.file_uploader if one.label == "Drop pictures here")
+    uploader.set_value([("text.png", b"I am text", "image/png")]).run()
+    page.run()
+    assert "text.png is not an image" in page.text()
+    uploader = next(one for one in page.at.file_uploader if one.label == "Drop pictures here")
+    uploader.set_value([("photo.png", (page.images / "photo-1.png").read_bytes(), "image/png")]).run()
+    page.run()
+    assert "text.png" not in page.text()
 
 
 def test_a_page_for_others_takes_no_paths(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from detxai.app.options import current_options
 from detxai.app.pictures import Picture
 from detxai.app.sentences import escaped, sentence
 from detxai.app.session import Session
-from detxai.app.views import address
+from detxai.app.views import address, notices
 from detxai.app.views.evaluation import evaluation_folders, show_evaluation
 from detxai.app.views.results import quick_picture
 from detxai.app.views.sidebar import Chosen, choices
@@ -74,19 +74,22 @@ def _start(session: Session, runs: Path) -> None:
         method = columns[1].selectbox("Method", names, index=names.index("layer_cam"))
         most = columns[2].number_input("Images at most (0: all)", min_value=0, value=20, step=1)
         wanted = st.form_submit_button("Start")
-    if not wanted:
-        return
-    if session.choice is None:
-        st.error("Choose a detector at the left first.")
-        return
-    if not current_options().is_local:
-        st.error("Runs are started on the machine itself: this page is served to others.")
-        return
-    try:
-        folder = start_run(runs, name, session.choice, Path(images), Path(annotations), method, int(most) or None)
-    except (ValueError, OSError) as error:
-        st.error(escaped(sentence(error)))
-        return
+    if wanted:
+        try:
+            if session.choice is None:
+                raise ValueError("Choose a detector at the left first.")
+            if not current_options().is_local:
+                raise ValueError("Runs are started on the machine itself: this page is served to others.")
+            folder = start_run(runs, name, session.choice, Path(images), Path(annotations), method, int(most) or None)
+        except (ValueError, OSError) as error:
+            notices.keep("start-run", [sentence(error)])
+        else:
+            notices.keep("start-run", [])
+            _open(folder)
+    notices.show("start-run")
+
+
+def _open(folder: Path) -> None:
     st.session_state.pop("run", None)
     st.query_params["run"] = folder.name
     st.rerun()

@@ -12,7 +12,7 @@ import torch
 from detxai.app.jobs import Job, MethodResult
 from detxai.app.sentences import escaped
 from detxai.app.session import Session
-from detxai.app.views import address
+from detxai.app.views import address, notices
 from detxai.app.views.components import box_label, clickable_boxes
 from detxai.app.views.results import details, summaries
 from detxai.app.views.settings_form import settings_form, settings_of
@@ -65,9 +65,16 @@ def choose_box(chosen: Chosen) -> int | None:
 def _take_wanted(chosen: Chosen) -> None:
     """The detection that a case of a run is now, where the page Data set sent one."""
     wanted = st.session_state.pop("wanted_box", None)
-    if wanted is None:
-        return
-    box, category, kind = wanted
+    if wanted is not None:
+        notices.keep("case", _choose_case(chosen, *wanted))
+    elif st.session_state.get("box") is not None or chosen.picture.name != st.session_state.get("case_image"):
+        notices.keep("case", [])
+    notices.show("case")
+
+
+def _choose_case(chosen: Chosen, box: Sequence[float], category: str, kind: str) -> list[str]:
+    """Choose the detection that lies where a case's box does; else why there is none."""
+    st.session_state["case_image"] = chosen.picture.name
     overlaps = [
         iou if chosen.detections.name(place) == category else 0.0
         for place, iou in enumerate(box_iou(torch.tensor([box]), chosen.detections.boxes.cpu()).tolist())
@@ -75,11 +82,9 @@ def _take_wanted(chosen: Chosen) -> None:
     best = max(range(len(overlaps)), key=overlaps.__getitem__, default=None)
     if best is not None and overlaps[best] >= SAME_BOX and best in chosen.places:
         st.session_state["box"] = best
-    else:
-        st.info(
-            f"This detector has no {escaped(category)} there above the threshold"
-            + (", as the run says: it was missed. The page Data set shows its map." if kind == "missed" else ".")
-        )
+        return []
+    missed = ", as the run says: it was missed. The page Data set shows its map." if kind == "missed" else "."
+    return [f"This detector has no {category} there above the threshold{missed}"]
 
 
 def _restore_box(places: Sequence[int]) -> None:

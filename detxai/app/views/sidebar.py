@@ -25,7 +25,7 @@ from detxai.app.options import MEGABYTE, ModelChoice, current_options
 from detxai.app.pictures import SUFFIXES, Picture, bundled_pictures, pictures_in, store_upload
 from detxai.app.sentences import escaped, sentence
 from detxai.app.session import Session
-from detxai.app.views import address
+from detxai.app.views import address, notices
 from detxai.detections import Detections
 
 BY_DEFAULT = 0.25  # the threshold of ``detxai explain``
@@ -113,6 +113,7 @@ def _more_models(session: Session) -> None:
         if files and st.button("Use the upload"):
             named = {file.name: file for file in files}
             _add(session, lambda: store_model(named, session.folder, builder, names), "models")
+        notices.show("models")
 
 
 def _add(session: Session, make: object, uploader: str | None = None) -> None:
@@ -120,8 +121,9 @@ def _add(session: Session, make: object, uploader: str | None = None) -> None:
     try:
         choice: ModelChoice = make()
     except (ValueError, TypeError, OSError) as error:
-        st.error(escaped(sentence(error, session.folder)))
+        notices.keep("models", [sentence(error, session.folder)])
         return
+    notices.keep("models", [])
     session.models[choice.name] = choice
     st.session_state["next_model"] = choice.name
     if uploader is not None:
@@ -160,8 +162,7 @@ def _take_uploads(session: Session) -> None:
         "Drop pictures here", [suffix[1:] for suffix in SUFFIXES], accept_multiple_files=True,
         key=f"pictures-{_round('pictures')}", max_upload_size=min(options.max_upload, 64 * MEGABYTE) // MEGABYTE or 1,
     )  # fmt: skip
-    for problem in st.session_state.pop("upload_problems", []):
-        st.error(escaped(problem))
+    notices.show("pictures")
     if not files:
         return
     problems, newest = [], None
@@ -173,7 +174,7 @@ def _take_uploads(session: Session) -> None:
             continue
         session.uploads[newest.name] = newest
     _drop_oldest(session, options.max_images)
-    st.session_state["upload_problems"] = problems
+    notices.keep("pictures", problems)
     if newest is not None:
         st.session_state["next_image"] = newest.name
         _forget_box()
