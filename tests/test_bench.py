@@ -67,6 +67,7 @@ def _command(what: str, tmp_path: Path) -> list[str]:
     return ["bench", what, "--model", model, "--image", str(image), "--score-threshold", "0.05"]
 
 
+@pytest.mark.slow
 def test_d_rise_is_timed_beside_bare_passes_and_the_published_algorithm(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

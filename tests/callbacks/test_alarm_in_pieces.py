@@ -74,6 +74,7 @@ class TimedAlarm(ShortcutAlarm):
         return super().window_effects(*arguments, **settings)
 
 
+@pytest.mark.slow
 def test_with_two_pieces_an_epoch_it_rings_all_the_same(tmp_path: Path) -> None:
     """The recorded checkpoint that learned the watermark, at the end of epoch after epoch."""
     now = [0.0]

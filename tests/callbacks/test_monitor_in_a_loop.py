@@ -56,7 +56,7 @@ def watched(out: Path, **settings: Any) -> ExplanationMonitor:
     ("method", "accumulate", "precision"),
     [
         pytest.param(None, 1, None, id="default"),
-        pytest.param(None, 2, None, id="accumulating"),
+        pytest.param(None, 2, None, id="accumulating", marks=pytest.mark.slow),
         pytest.param(None, 2, torch.bfloat16, id="mixed precision", marks=pytest.mark.slow),
         pytest.param(Careless(), 2, None, id="drawing random numbers"),
         pytest.param(Careless(RuntimeError("boom")), 2, None, id="failing"),

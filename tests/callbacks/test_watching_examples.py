@@ -26,6 +26,7 @@ def check(folder: Path, logs: Path) -> None:
         assert logged[int(row["epoch"])] == pytest.approx(float(row["score"]), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_watch_loop(tmp_path: Path) -> None:
     out = tmp_path / "out"
     printed = run_example("watch_loop.py", "--epochs", 2, "--scenes", 8, "--panel", 2, "--budget", 0, "--out", out)
@@ -33,6 +34,7 @@ def test_watch_loop(tmp_path: Path) -> None:
     check(out, out / "tensorboard")
 
 
+@pytest.mark.slow
 def test_watch_ultralytics(tmp_path: Path) -> None:
     pytest.importorskip("ultralytics")
     out = tmp_path / "out"
@@ -43,6 +45,7 @@ def test_watch_ultralytics(tmp_path: Path) -> None:
     check(out / "train" / "detxai", out / "train" / "detxai" / "tensorboard")
 
 
+@pytest.mark.slow
 def test_watch_lightning(tmp_path: Path) -> None:
     pytest.importorskip("lightning")
     out = tmp_path / "out"

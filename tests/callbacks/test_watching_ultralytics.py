@@ -124,6 +124,7 @@ def test_training_with_amp_is_the_same_training(data: Path, plain: list[Any], tm
     assert [len(report.snapshots) for report in watcher.reports] == [3, 3]
 
 
+@pytest.mark.slow
 def test_training_in_mixed_precision_is_the_same_training(data: Path, plain: list[Any], tmp_path: Path) -> None:
     """Switched on after ultralytics has said no: its loop then runs under autocast, in bfloat16."""
 
@@ -234,6 +235,7 @@ def test_callbacks_travel_to_other_processes() -> None:
     assert len(pickle.dumps(watcher)) < 10**6  # the panel, not the network
 
 
+@pytest.mark.slow
 def test_the_processes_of_several_gpus_explain(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ultralytics' own file for such a process, run as it stands, on a CPU and alone."""
     pytest.importorskip("cloudpickle")

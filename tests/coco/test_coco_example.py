@@ -29,6 +29,7 @@ def cost_curve() -> Any:
     return module
 
 
+@pytest.mark.slow
 def test_evaluate_and_explain(tmp_path: Path) -> None:
     data = detected_dataset(tmp_path, n_images=4)
     out = tmp_path / "out"
@@ -43,6 +44,7 @@ def test_evaluate_and_explain(tmp_path: Path) -> None:
     assert (out / "report.html").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("from_file", [False, True])
 def test_coco_overhead_counts_every_round(tmp_path: Path, from_file: bool) -> None:
     data = detected_dataset(tmp_path, n_images=3)

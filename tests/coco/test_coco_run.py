@@ -386,6 +386,7 @@ def test_out_of_memory_and_a_failing_box_are_rows(
     assert there == {row["row"] for row in expected} - gone
 
 
+@pytest.mark.slow
 def test_a_setting_that_fails_everywhere_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = detected_dataset(tmp_path / "data", n_images=26)
     given = ("--method", "eigen_cam", "--set", "layers=roi_heads.box_predictor.cls_score")  # a layer without places

@@ -28,6 +28,7 @@ def test_explain_photo_offline_with_nothing_given(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"00.png", "00.npz", "00.json"}
 
 
+@pytest.mark.slow
 def test_grad_cam_on_a_faster_rcnn(tmp_path: Path, image: Path) -> None:
     model = f"{MODELS}:small_faster_rcnn"
     out = tmp_path / "out"
@@ -38,6 +39,7 @@ def test_grad_cam_on_a_faster_rcnn(tmp_path: Path, image: Path) -> None:
     assert {file.stem for file in out.iterdir()} == {"GradCAM", "HiResCAM", "LayerCAM", "EigenCAM"}
 
 
+@pytest.mark.slow
 def test_grad_cam_on_a_yolo(tmp_path: Path, image: Path) -> None:
     pytest.importorskip("ultralytics")
     factory = tmp_path / "yolos.py"
@@ -53,6 +55,7 @@ def test_grad_cam_on_a_yolo(tmp_path: Path, image: Path) -> None:
     assert {file.stem for file in out.iterdir()} == {"GradCAM", "HiResCAM", "LayerCAM", "EigenCAM"}
 
 
+@pytest.mark.slow
 def test_explain_onnx_agrees_with_pytorch(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
@@ -77,6 +80,7 @@ def test_d_rise_convergence_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert record["rank_correlation"]["regression"][-1] > record["rank_correlation"]["none"][0]
 
 
+@pytest.mark.slow
 def test_ablation_ratio_prints_what_few_channels_give(tmp_path: Path) -> None:
     PIL.Image.fromarray(generate(seed=501, kind="local").image).save(tmp_path / "a.png")
     printed = run_example(

@@ -112,6 +112,7 @@ def _half(first: int) -> Tensor:
     return ViewScorer(detector, canvas, targets).under_masks(masks, range(first, first + 50))
 
 
+@pytest.mark.slow
 def test_one_map_for_two_processes() -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         halves = [part.numpy() for part in pool.map(_half, [0, 50])]

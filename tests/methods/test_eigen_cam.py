@@ -71,6 +71,7 @@ def test_flat_features_give_a_zero_map_and_bad_ones_an_error() -> None:
         principal_projection(torch.zeros(4, 5))
 
 
+@pytest.mark.slow
 def test_projection_is_100_times_faster_than_grad_cams_in_this_process() -> None:
     features = torch.randn(1, 256, 80, 80, generator=torch.Generator().manual_seed(0))
     principal_projection(features)

@@ -12,6 +12,7 @@ def told(*arguments: str) -> str:
     return run_example("insertion_deletion_cost.py", "--model", "scenes-frcnn", *arguments)
 
 
+@pytest.mark.slow
 def test_both_are_timed_on_the_same_images() -> None:
     text = told("--steps", "4", "--rounds", "1", "--n-boxes", "1")
     assert text.startswith(

@@ -46,6 +46,7 @@ print([name for name, _ in stop.options], stop.value, picture.value[:4] == b"\\x
 """
 
 
+@pytest.mark.slow
 def test_moving_the_slider_in_a_notebook_changes_the_picture() -> None:
     for package in ("ipykernel", "ipywidgets"):
         pytest.importorskip(package)
