@@ -38,7 +38,7 @@ FLOORS = (  # from the ground up: a floor uses only itself and the floors below 
     {"methods"},
     {"explain", "low_passed", "metrics", "data", "pages"},
     {"bench", "evaluate", "demo"},
-    {"callbacks", "coco"},
+    {"callbacks", "coco", "concepts"},
     {"app", "commands", "cli"},
 )
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
@@ -175,6 +175,7 @@ def test_importing_detxai_leaves_the_heavy_friends_alone() -> None:
         "transformers",
         "sahi",
         "streamlit",
+        "sklearn",
     )
     code = f"import sys, detxai; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
