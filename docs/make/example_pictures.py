@@ -1,4 +1,4 @@
-"""Draw the pictures of the front page and of the pages about methods: python docs/make/example_pictures.py [PICTURE ...]
+"""Draw the pictures of the front page and about methods: python docs/make/example_pictures.py [PICTURE ...]
 
 Scenes and bundled detectors alone, so that anybody gets the same pictures, in docs/pictures.
 """
@@ -53,7 +53,7 @@ def methods_on_a_scene(path: Path) -> None:
 
 
 def side_by_side(explanations: Sequence[Explanation], path: Path) -> None:
-    panels = [PIL.Image.open(explanation.save(path.with_name(f"{i}.png"))) for i, explanation in enumerate(explanations)]
+    panels = [PIL.Image.open(one.save(path.with_name(f"{i}.png"))) for i, one in enumerate(explanations)]
     grid(panels, len(panels)).save(path)
 
 
@@ -64,7 +64,9 @@ DRAWN: dict[str, Callable[[Path], None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", nargs="*", metavar="PICTURE", help=f"only these of {', '.join(DRAWN)}; default: all")
+    parser.add_argument(
+        "pictures", nargs="*", metavar="PICTURE", help=f"only these of {', '.join(DRAWN)}; default: all"
+    )
     for name in parser.parse_args(arguments).pictures or DRAWN:
         with tempfile.TemporaryDirectory() as folder:
             drawn = Path(folder) / "drawn.png"

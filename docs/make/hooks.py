@@ -18,6 +18,7 @@ from notebook_pages import notebook_page
 ROOT = Path(__file__).parents[2]
 BESIDE_DOCS = ("CHANGELOG.md", "BENCHMARKS.md", "CONTRIBUTING.md")
 LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#]+)(#[^)]*)?\)")
+OF_THE_REPOSITORY = re.compile(rf"\]\(((?:\.\./)*tutorials/\w+\.ipynb|(?:\.\./)+(?:{'|'.join(BESIDE_DOCS)}))")
 TABLES = {
     "<!-- table of methods -->": methods_table,
     "<!-- table of families -->": families_table,
@@ -54,7 +55,8 @@ def _link_on_the_site(link: re.Match[str]) -> str:
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """Complete the pages of methods and families; fill in the tables."""
+    """Links as the site has them; complete the pages of methods and families; fill in the tables."""
+    markdown = OF_THE_REPOSITORY.sub(_page_of_a_file, markdown)
     folder, _, name = page.file.src_uri.removesuffix(".md").rpartition("/")
     if folder == "methods":
         return method_page(name, markdown)
@@ -64,6 +66,15 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
         if marker in markdown:
             markdown = markdown.replace(marker, table())
     return markdown
+
+
+def _page_of_a_file(link: re.Match[str]) -> str:
+    """The page that the site has of a notebook, or of a file beside docs/."""
+    target = link[1]
+    if target.endswith(".ipynb"):
+        return f"]({target.removesuffix('ipynb')}md"
+    above, name = target.rsplit("../", 1)
+    return f"]({above}{name.lower()}"
 
 
 def on_page_content(html: str, **_: Any) -> str:

@@ -50,6 +50,16 @@ def test_the_page_of_a_method_is_whole(name: str) -> None:
     assert "$$" in page
 
 
+def test_every_link_leads_to_a_file_of_the_repository() -> None:
+    """So that the documents can be read without the site: on GitHub, or in a clone."""
+    link = re.compile(r"\]\(((?!https?:|mailto:|#)[\w./-]+)(?:#[^)]*)?\)")
+    pages = [*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")]
+    assert len(pages) > 40
+    lost = [f"{page}: {target}" for page in pages for target in link.findall(page.read_text(encoding="utf-8"))
+            if not (page.parent / target).exists()]  # fmt: skip
+    assert not lost
+
+
 def test_a_page_without_a_section_is_refused() -> None:
     with pytest.raises(ValueError, match="must have the sections"):
         method_page("layer_cam", "## What it asks\n\nNothing.\n")
