@@ -68,6 +68,12 @@ class MethodResult:
         return (time.perf_counter() - self.began) * max(0, most - done) / done
 
     @property
+    def is_start(self) -> bool:
+        """Whether the map so far is what a method begins with, before it asked anything about parts of the image."""
+        details = {} if self.explanation is None else self.explanation.details
+        return details.get("kept") == "start" and "n_draws" not in details
+
+    @property
     def agreement(self) -> dict[str, float]:
         """How well others of the map's random parts would correlate with these, as far as the method tells: by part."""
         details = {} if self.explanation is None else self.explanation.details
@@ -97,6 +103,7 @@ class Job:
     results: Sequence[MethodResult]
     wants_curves: bool = True
     _stop: threading.Event = field(default_factory=threading.Event)
+    _has_map: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -111,6 +118,10 @@ class Job:
         """Until the work has ended, but at most so long."""
         if self._thread is not None:
             self._thread.join(seconds)
+
+    def wait_for_map(self, seconds: float) -> None:
+        """Until the first map is there or the work has ended, but at most so long."""
+        self._has_map.wait(seconds)
 
     def stop(self) -> None:
         """End the work as Ctrl-C does: at the next step, or, in a method that tells none, at once."""
@@ -139,6 +150,7 @@ class Job:
                 log.info("%s failed", result.method.name, exc_info=error)
                 result.status, result.error = "failed", sentence(error)
                 release_tensors(error)
+        self._has_map.set()
 
     def _explain(self, result: MethodResult) -> None:
         def on_step(done: int, most: int, doing: str) -> None:
@@ -169,6 +181,7 @@ class Job:
             result.first_seconds = time.perf_counter() - result.began
         result.explanation = explanation
         result.n_rounds += 1
+        self._has_map.set()
 
     def _measure(self, result: MethodResult) -> None:
         if not self.wants_curves or self._stop.is_set() or result.explanation is None:

@@ -163,8 +163,10 @@ class PixelEvidence:
             detector: what is explained.
             image: the image.
             detections: the boxes.
-            on_round: called after every round with the explanations so far, which are marked ``partial``: the start
-                first, then with the soft masks, then after each round of draws. It changes nothing in the result.
+            on_round: called with the explanations so far, which are marked ``partial``: the start, as soon as its one
+                pass is done; several times with the soft masks; after each round of draws. The start then shares out
+                the detection's score, as no view has told yet what nothing shown scores. It changes nothing in the
+                result.
 
         Raises:
             ValueError: a setting or a label is wrong.
@@ -174,6 +176,8 @@ class PixelEvidence:
             return []
         canvas = Canvas.with_fills(detector, image, fills_of(self.fill), self.seed)
         start = self._start(detector, image, canvas, detections)
+        if on_round is not None:
+            on_round(self._start_alone(detector, canvas, detections, start, started))
 
         def report(views: EvidenceViews, kept: Tensor | None = None) -> None:
             if on_round is not None:
@@ -183,10 +187,20 @@ class PixelEvidence:
 
         most = self.most_passes(len(detections))
         with detector.borrowed(), progress_bar(self.progress, most, "showing regions", "view") as bar:
-            views = self._views(detector, canvas, detections, bar.update, report)
+            views = self._views(detector, canvas, detections, bar.update, report, reports_parts=on_round is not None)
             kept = self._best_maps(views, start.shapes)
             self._improve(views, kept, report)
         return self._explanations(detector, canvas, detections, start, views, kept, started, decisive=self.decisive)
+
+    def _start_alone(
+        self, detector: Detector, canvas: Canvas, detections: Detections, start: _Start, started: float
+    ) -> list[Explanation]:
+        """The start before any view."""
+        shared_out = start.shapes * detections.scores.to(start.shapes)[:, None, None]
+        return explanations(
+            self, detector, canvas.clean, detections, density_per_image_pixel(canvas, shared_out), started=started,
+            passes=start.n_passes, details={"start": start.names, "kept": CANDIDATES[0]}, partial=True,
+        )  # fmt: skip
 
     def _explanations(
         self,
@@ -228,6 +242,8 @@ class PixelEvidence:
         detections: Detections,
         on_views: Callable[[int], object],
         report: Callable[[EvidenceViews], None],
+        *,
+        reports_parts: bool,
     ) -> EvidenceViews:
         """The soft masks of the image and the first draws of each box."""
         n_boxes = len(detections)
@@ -240,11 +256,15 @@ class PixelEvidence:
         rivals = ContrastTarget.of(detections) if self.target is ClassScoreTarget else []
         ends = replace(sampler.scorer, targets=[*sampler.scorer.targets, *rivals]).ends()
         views = EvidenceViews.from_ends(sampler, rivals, *ends)
-        report(views)
         if n_masks:
-            views.masks = soft_masks(views.scorer, sampler.boxes, n_masks, self.seed)
-            views.agreement = views.masks.expected_correlation
-            views.n_shared += n_masks
+            before = views
+            views = before.with_masks(
+                soft_masks(
+                    before.scorer, sampler.boxes, n_masks, self.seed,
+                    (lambda masks, n_so_far: report(before.with_masks(masks, n_so_far))) if reports_parts else None,
+                ),
+                n_masks,
+            )  # fmt: skip
             report(views)
         if n_first:
             views.partial = is_interrupted(

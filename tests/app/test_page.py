@@ -21,6 +21,7 @@ from app_pages import FEW, NAMES, SMALL, Page, small_detector, write_names, writ
 import detxai
 import detxai.coco
 from detxai.adapters.network import require_network
+from detxai.app.jobs import Job, MethodResult
 from detxai.app.options import AppOptions, ModelChoice, set_options
 from detxai.app.sentences import escaped
 from detxai.app.session import Session
@@ -143,6 +144,31 @@ def test_stop_keeps_the_map_so_far_and_says_so(tmp_path: Path) -> None:
     assert result.explanation is not None
     assert result.explanation.partial
     assert "stopped: the map so far" in page.text()
+
+
+def test_the_first_map_is_on_the_page_with_the_click_and_told_to_be_a_start(tmp_path: Path) -> None:
+    page = Page(tmp_path, {"set": "pixel_evidence.max_passes=20000"})
+    first: list[MethodResult] = []
+    take = Job._take
+
+    def take_the_first_alone(job: Job, result: MethodResult, explanation: detxai.Explanation) -> None:
+        take(job, result, explanation)
+        first.append(result)
+        while not job._stop.wait(0.05):
+            pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Job, "_take", take_the_first_alone)
+        page.at.selectbox(key="box").set_value(0).run()
+        assert "the start: a first guess" in page.text()
+        assert "1 pass" in page.text()
+        page.at.button(key="stop").click().run()
+        page.finish()
+    (result,) = first
+    assert result.is_start
+    detection = result.explanation.detection  # type: ignore[union-attr]
+    total = result.explanation.values.sum()  # type: ignore[union-attr]
+    assert total == pytest.approx(float(detection.scores[0]), rel=1e-3)  # type: ignore[union-attr]
 
 
 def test_a_new_method_appears_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

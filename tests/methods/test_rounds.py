@@ -37,6 +37,12 @@ def test_rounds_change_nothing_and_know_more_each_time(name: str) -> None:
     passes = [one.cost.forward_passes for one in [*rounds, found]]
     assert passes == sorted(passes)
     assert passes[0] < passes[-1]
+    if name == "pixel_evidence":
+        start = rounds.pop(0)
+        assert start.cost.forward_passes == 0, "nothing is asked of a black box before its start is handed on"
+        assert start.values.sum() == pytest.approx(float(start.detection.scores[0]), rel=1e-3)
+        parts = [one for one in rounds if one.details["n_draws"] == 0]
+        assert len(parts) >= 3, "maps of the soft masks, while they are scored"
     agreement = [one.details["expected_correlation"] for one in rounds]
     assert agreement[0] <= agreement[-1]
     whole = found.details["clean_score"] - np.mean(found.details["hidden_scores"])
@@ -50,7 +56,7 @@ def test_stopped_in_a_round_the_map_so_far_is_kept(name: str) -> None:
 
     def stop(so_far: list[detxai.Explanation]) -> None:
         rounds.extend(so_far)
-        if so_far[0].details["n_draws"] >= 2:
+        if so_far[0].details.get("n_draws", 0) >= 2:
             raise KeyboardInterrupt
 
     found = explained(name, stop)

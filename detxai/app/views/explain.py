@@ -24,6 +24,7 @@ from detxai.methods import METHODS
 MOST_METHODS = 4
 SAME_BOX = 0.5  # IoU from which a detection is the case of a run
 EVERY = 0.4  # seconds between two looks at the work
+FIRST_LOOK = 1.5  # seconds that the page waits for the first map at most, so that it is there when it is drawn
 Key = tuple[Any, ...]
 
 
@@ -211,6 +212,7 @@ def _start(session: Session, chosen: Chosen, box: int, missing: dict[Key, Method
         curves = bool(st.session_state.get("wants_curves", True))
         session.job = Job(chosen.detector, chosen.image, chosen.detections[box], list(work.values()), curves)
         session.job.start()
+        session.job.wait_for_map(FIRST_LOOK)
 
 
 def _made(method: str) -> Any:

@@ -60,11 +60,15 @@ def _summary(method: str, result: MethodResult, detection: Detections) -> None:
 
 def _facts(result: MethodResult) -> list[str]:
     facts = []
+    if result.is_start:
+        follow = "" if result.has_ended else "; rounds follow"
+        facts.append(f"the start: a first guess, before any part of the picture was hidden{follow}")
     if result.agreement:
         parts = ", ".join(f"{part} {value:.2f}" for part, value in result.agreement.items())
         facts.append(f"expected agreement with another seed: {parts}")
     if result.explanation is not None:
-        facts.append(f"{result.explanation.cost.forward_passes} passes")
+        n_passes = result.explanation.cost.forward_passes
+        facts.append(f"{n_passes} pass{'' if n_passes == 1 else 'es'}")
     if result.has_ended and result.seconds:
         facts.append(f"{result.seconds:.1f} s")
     if result.curves is not None:

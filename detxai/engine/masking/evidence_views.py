@@ -62,6 +62,10 @@ class EvidenceViews:
         known = Densities.empty(sampler.canvas.size, hidden[:n_boxes], whole[:n_boxes])
         return cls(sampler, scorer, contrast, hidden[place], whole[place], known, hidden.shape[1] + 1)
 
+    def with_masks(self, masks: Estimate, n_masks: int) -> EvidenceViews:
+        """The same with soft masks, which took so many views."""
+        return replace(self, masks=masks, agreement=masks.expected_correlation, n_shared=self.n_shared + n_masks)
+
     @property
     def n_passes(self) -> int:
         return self.n_shared + int(self.known.n_views.sum())

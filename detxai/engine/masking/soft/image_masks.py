@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from detxai.engine.masking.soft.masks import RiseMasks
 
 CELLS_A_BOX = 2  # cells across the smallest box, so that its parts can be told apart
 CELLS = (5, 24)  # across the shorter side: at least, at most
+FIRST_PART = 30  # masks, after which maps are handed on; then whenever their number has doubled
 SHOWN = 0.65  # of the image, in every view: a box that is hard to find is lost when half is hidden
 
 
@@ -30,7 +33,13 @@ def grid_for(size: tuple[int, int], boxes: Tensor) -> tuple[int, int]:
     return round(size[0] / cell), round(size[1] / cell)
 
 
-def soft_masks(scorer: ViewScorer, boxes: Tensor, n_masks: int, seed: int) -> Estimate:
+def soft_masks(
+    scorer: ViewScorer,
+    boxes: Tensor,
+    n_masks: int,
+    seed: int,
+    on_part: Callable[[Estimate, int], object] | None = None,
+) -> Estimate:
     """D-RISE's slopes for T boxes, by regression, under the last of the canvas's fillings: maps (T, h, w) over it.
 
     Args:
@@ -38,10 +47,23 @@ def soft_masks(scorer: ViewScorer, boxes: Tensor, n_masks: int, seed: int) -> Es
         boxes: (T, 4) xyxy in pixels of the canvas.
         n_masks: views, shared by all boxes.
         seed: of the masks.
+        on_part: called with the maps of the masks so far, and how many these are, after some 30 of them and whenever
+            there are twice as many. An estimate for many small cells takes as long as several views: more often would
+            slow the work down.
     """
     canvas = scorer.canvas
     lattice = Lattice(RiseMasks(canvas.size, grid_for(canvas.size, boxes), seed, SHOWN))
     last = torch.full((n_masks,), len(canvas.filling) - 1, device=boxes.device)
-    scores = scorer.under_masks(lattice.masks, range(n_masks), last)
-    found = estimate(scores, lattice, "slope", "regression")
-    return Estimate(*(lattice.to_pixels(one, canvas.size) for one in (found.values, found.standard_error)))
+
+    def maps(scores: Tensor) -> Estimate:
+        found = estimate(scores, lattice, "slope", "regression")
+        return Estimate(*(lattice.to_pixels(one, canvas.size) for one in (found.values, found.standard_error)))
+
+    scores, next_part = last.new_zeros(len(scorer.targets), 0, dtype=torch.float32), FIRST_PART
+    for batch in scorer.batches(lattice.masks, range(n_masks), last):
+        scores = torch.cat([scores, batch], 1)
+        n_so_far = scores.shape[1]
+        if on_part is not None and next_part <= n_so_far < n_masks:
+            on_part(maps(scores), n_so_far)
+            next_part = 2 * n_so_far
+    return maps(scores)
