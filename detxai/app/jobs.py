@@ -16,7 +16,7 @@ import numpy.typing as npt
 from detxai.adapters.detector import Detector
 from detxai.app.sentences import sentence
 from detxai.detections import Detections
-from detxai.explain import Method, explain
+from detxai.explain import Method, explain, setting_names
 from detxai.explanation import Explanation
 from detxai.metrics import Case, Curves, InsertionDeletion
 from detxai.progress import following
@@ -124,14 +124,15 @@ class Job:
         self._has_map.wait(seconds)
 
     def stop(self) -> None:
-        """End the work as Ctrl-C does: at the next step, or, in a method that tells none, at once."""
+        """End the work as Ctrl-C does: at the next step, or, in a method without a progress bar, at once."""
         if not self.is_running or self._stop.is_set():
             return
         self._stop.set()
         running = next((one for one in self.results if one.status == "running"), None)
         thread = self._thread
-        if running is not None and running.steps is None and thread is not None and thread.ident is not None:
-            # the same exception that Ctrl-C raises in the main thread
+        tells_steps = running is not None and "progress" in setting_names(running.method.name)
+        if running is not None and not tells_steps and thread is not None and thread.ident is not None:
+            # the same exception that Ctrl-C raises in the main thread: nothing else reaches a method that tells nothing
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt)
             )

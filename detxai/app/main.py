@@ -5,7 +5,15 @@ from __future__ import annotations
 
 def show_page() -> None:
     """The page as it is now."""
+    from contextlib import nullcontext
+
     import streamlit as st
+
+    from detxai.app.warm_up import has_imported, wait_until_imported
+
+    st.set_page_config(page_title="detxai: why is this box there?", layout="wide")
+    with nullcontext() if has_imported() else st.spinner("Starting: PyTorch is being loaded …"):
+        wait_until_imported()
 
     from detxai.app.session import Session
     from detxai.app.views import address, data_set, detector, explain, what_if
@@ -15,7 +23,6 @@ def show_page() -> None:
     def visitor() -> Session:
         return Session.open()
 
-    st.set_page_config(page_title="detxai: why is this box there?", layout="wide")
     session = visitor()
     apply_pending()
     pages = {

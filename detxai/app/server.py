@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from detxai.app.folders import temporary_root
 from detxai.app.gate import Gate
 from detxai.app.options import LOOPBACK, MEGABYTE, AppOptions, set_options
-from detxai.app.session import temporary_root
+from detxai.app.warm_up import warm_up_in_background
 
 log = logging.getLogger("detxai")
 
@@ -35,6 +36,7 @@ def serve(options: AppOptions) -> None:
     hosts = LOOPBACK if options.is_local else None
     gate = Middleware(Gate, token=options.token, hosts=hosts)
     with temporary_root():
+        warm_up_in_background()
         app = streamlit.App(SCRIPT, middleware=[gate], on_script_error=_log_error)
         app.run(config=settings(options))
 

@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
+import time
+import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from detxai.adapters.detector import Detector
+from detxai.app.detectors.shared_weights import SharedWeights
+from detxai.app.folders import visitor_folder
 from detxai.app.jobs import Job, MethodResult
-from detxai.app.models import load_detector
 from detxai.app.options import ModelChoice
 from detxai.app.pictures import Picture
 from detxai.detections import Detections
 
 LOWEST_SCORE = 0.05  # of the detections that the page has; its slider hides some of them
 MOST_RESULTS = 40  # explanations kept: each has a map and a picture
+MOST_RESULT_BYTES = 256 * 2**20  # that these may take
+ALWAYS_KEPT = 4  # of them, the newest: as many as stand side by side
+MOST_DETECTORS = 16  # of all visitors; who has not used theirs for longest gets it again when they come back
 MOST_DETECTIONS = 60  # pictures whose detections are kept
 
 
-class _Root:
-    folder: Path | None = None
-
-
-@contextmanager
-def temporary_root() -> Iterator[Path]:
-    """A folder for everything that visitors upload, gone at the end."""
-    with tempfile.TemporaryDirectory(prefix="detxai-app-", ignore_cleanup_errors=True) as folder:
-        _Root.folder = Path(folder)
-        try:
-            yield _Root.folder
-        finally:
-            _Root.folder = None
+WEIGHTS = SharedWeights()
+_OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 @dataclass(eq=False)
@@ -47,6 +39,7 @@ class Session:
     Attributes:
         folder: of what was uploaded; removed at the end.
         choice, detector: the detector in use.
+        used: when it was asked for last, as ``time.monotonic`` counts.
         models, uploads: what was uploaded: detectors, and pictures by name.
         detections: what the detector finds, by detector and picture.
         results: explanations by what they answer, the oldest first.
@@ -56,6 +49,7 @@ class Session:
     folder: Path
     choice: ModelChoice | None = None
     detector: Detector | None = None
+    used: float = 0.0
     models: dict[str, ModelChoice] = field(default_factory=dict)
     uploads: dict[str, Picture] = field(default_factory=dict)
     detections: OrderedDict[tuple[str, str], Detections] = field(default_factory=OrderedDict)
@@ -64,7 +58,9 @@ class Session:
 
     @classmethod
     def open(cls) -> Session:
-        return cls(Path(tempfile.mkdtemp(prefix="session-" if _Root.folder else "detxai-app-", dir=_Root.folder)))
+        session = cls(visitor_folder())
+        _OPEN.add(session)
+        return session
 
     def close(self) -> None:
         """Stop the work, and remove what was uploaded."""
@@ -86,12 +82,15 @@ class Session:
         Raises:
             ValueError, TypeError, LookupError, ImportError, OSError: it cannot be loaded.
         """
-        if self.detector is None or self.choice != choice:
+        self.used = time.monotonic()
+        detector = self.detector
+        if detector is None or self.choice != choice:
             self.stop()
             self.detector, self.choice = None, None
-            detector = load_detector(choice)
+            detector = WEIGHTS.detector(choice)
             self.detector, self.choice = detector, choice
-        return self.detector
+            close_idle_detectors()
+        return detector
 
     def detect(self, picture: Picture) -> Detections:
         """What the detector finds in a picture, from ``LOWEST_SCORE`` on.
@@ -109,6 +108,23 @@ class Session:
         return self.detections[key]
 
     def keep(self, key: tuple[Any, ...], result: MethodResult) -> None:
+        """Keep a result as the newest; the oldest make room, but never one of the ``ALWAYS_KEPT`` newest."""
         self.results[key] = result
-        while len(self.results) > MOST_RESULTS:
+        self.results.move_to_end(key)
+        while len(self.results) > ALWAYS_KEPT and (
+            len(self.results) > MOST_RESULTS or self._result_bytes() > MOST_RESULT_BYTES
+        ):
             self.results.popitem(last=False)
+
+    def _result_bytes(self) -> int:
+        found = [one.explanation for one in self.results.values() if one.explanation is not None]
+        arrays = [array for one in found for array in (one.values, one.standard_error, one.image)]
+        return sum(array.nbytes for array in arrays if array is not None)
+
+
+def close_idle_detectors() -> None:
+    """Let go of detectors beyond ``MOST_DETECTORS``, those unused for longest first; none that works."""
+    holding = sorted((one for one in list(_OPEN) if one.detector is not None), key=lambda one: one.used)
+    for session in holding[: max(0, len(holding) - MOST_DETECTORS)]:
+        if not session.is_working:
+            session.detector, session.job = None, None

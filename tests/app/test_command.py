@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,12 @@ def test_without_streamlit_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "streamlit", None)
     assert main(["app"]) == 2
     assert 'pip install "detxai[app]"' in capsys.readouterr().err
+
+
+def test_the_server_listens_before_anything_heavy_is_imported() -> None:
+    code = "import sys, detxai.commands.app.run; print(sorted({'torch', 'numpy', 'matplotlib'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_the_help_names_every_option() -> None:

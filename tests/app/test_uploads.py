@@ -20,10 +20,11 @@ from faster_rcnns import small_faster_rcnn
 from safetensors.torch import save_file
 
 import detxai
-from detxai.app.models import CONSENT, NeedsPickleError, check_path, load_detector, store_model
+from detxai.app.detectors.models import CONSENT, NeedsPickleError, check_path, load_detector, store_model
+from detxai.app.folders import temporary_root
 from detxai.app.options import ModelChoice
 from detxai.app.pictures import bundled_pictures, store_upload
-from detxai.app.session import Session, temporary_root
+from detxai.app.session import Session
 
 MOST = 25_000_000
 

@@ -39,6 +39,7 @@ def test_rounds_change_nothing_and_know_more_each_time(name: str) -> None:
     assert passes[0] < passes[-1]
     if name == "pixel_evidence":
         start = rounds.pop(0)
+        assert start.detection is not None
         assert start.cost.forward_passes == 0, "nothing is asked of a black box before its start is handed on"
         assert start.values.sum() == pytest.approx(float(start.detection.scores[0]), rel=1e-3)
         parts = [one for one in rounds if one.details["n_draws"] == 0]

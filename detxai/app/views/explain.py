@@ -188,6 +188,9 @@ def _wanted(session: Session, chosen: Chosen, box: int, methods: Sequence[str]) 
             missing[method] = MethodResult(_made(method))
         except (ValueError, TypeError, ImportError) as error:
             missing[method] = MethodResult(METHODS[DEFAULT_METHOD](), "failed", error=f"{method}: {error}")
+    for key in keys.values():
+        if key in session.results:
+            session.results.move_to_end(key)  # in use: not among the first to make room
     running = set(map(id, session.job.results)) if session.job is not None and session.is_working else set()
     abandoned = running - {id(session.results[key]) for key in keys.values() if key in session.results}
     if missing or abandoned:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import streamlit as st
 
 from detxai.adapters.detector import Detector
-from detxai.app.models import (
+from detxai.app.detectors.models import (
     CONSENT,
     UPLOADS,
     NeedsPickleError,
