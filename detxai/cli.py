@@ -20,6 +20,8 @@ from detxai.commands.coco_export.arguments import add_coco_export
 from detxai.commands.coco_merge.arguments import add_coco_merge
 from detxai.commands.coco_status.arguments import add_coco_status
 from detxai.commands.completion.arguments import add_completion
+from detxai.commands.concepts_attack.arguments import add_concepts_attack
+from detxai.commands.concepts_channels.arguments import add_concepts_channels
 from detxai.commands.config import with_config
 from detxai.commands.demo.arguments import add_demo
 from detxai.commands.doctor.arguments import add_doctor
@@ -39,6 +41,8 @@ COMMANDS = (
     add_coco_merge,
     add_coco_export,
     add_evaluate,
+    add_concepts_channels,
+    add_concepts_attack,
     add_app,
     add_bench,
     add_methods,

@@ -36,11 +36,14 @@ PEERS = (
 BASELINES = ("random", "box", "box_centre", "planted", "planted_object")
 MEASURES = (
     "insertion_deletion", "road", "average_drop", "infidelity", "pointing_game", "energy", "visual_accuracy", "leakage",
-    "compactness", "sparseness", "stability", "randomisation", "evidence_mass", "evidence_auc", "causes_found",
+    "compactness", "sparseness", "stability", "randomisation", "attack_agreement", "evidence_mass", "evidence_auc",
+    "causes_found",
 )  # fmt: skip
-COSTLY_MEASURES = ("stability", "randomisation", "road", "infidelity")
+COSTLY_MEASURES = ("stability", "randomisation", "attack_agreement", "road", "infidelity")
 FILLINGS = ("black", "mean", "blur", "noise")
 UNITS = ("pixel", "superpixel")
 SCORE_FUNCTIONS = ("class_score", "similarity", "gated_score")
 REFERENCES = ("detection", "object")
 SCENE_KINDS = ("local", "spread", "context", "redundant", "joint", "shortcut")
+ATTACK_GOALS = ("vanish", "class", "move")
+ATTACK_NORMS = ("linf", "l2")

@@ -26,9 +26,9 @@ from detxai.metrics import MEASURES, Case, InsertionDeletion, Measure
 from detxai.metrics.inputs.case import Redo
 from detxai.settings import check_settings
 
-# measured only where asked for by name: the first two take a method's own time many times over, the others as much as
-# insertion_deletion or more
-COSTLY = ("stability", "randomisation", "road", "infidelity")
+# measured only where asked for by name: the first two take a method's own time many times over, the third some thirty
+# gradients a box, the others as much as insertion_deletion or more
+COSTLY = ("stability", "randomisation", "attack_agreement", "road", "infidelity")
 
 
 def make_measures(

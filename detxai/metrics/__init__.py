@@ -4,6 +4,7 @@
 ['energy_box', 'energy_box_chance', 'energy_mask', 'energy_mask_chance']
 """
 
+from detxai.metrics.attack_agreement import AttackAgreement
 from detxai.metrics.average_drop import AverageDrop
 from detxai.metrics.compactness import Compactness
 from detxai.metrics.energy import EnergyPointingGame
@@ -36,6 +37,7 @@ MEASURES: dict[str, type[Measure]] = {
         Sparseness,
         Stability,
         Randomisation,
+        AttackAgreement,
         EvidenceMass,
         EvidenceAUC,
         CausesFound,
@@ -45,6 +47,7 @@ MEASURES: dict[str, type[Measure]] = {
 __all__ = [
     "MEASURES",
     "ROAD",
+    "AttackAgreement",
     "AverageDrop",
     "Case",
     "CausesFound",

@@ -20,6 +20,8 @@ from detxai.coco.options import EngineName
 from detxai.commands import choices
 from detxai.data.error_kinds import ERRORS, FALSE_POSITIVES, KINDS
 from detxai.data.readers import FORMATS
+from detxai.engine.attacks.goals import GOALS
+from detxai.engine.attacks.pgd import NORMS
 from detxai.engine.masking.canvas import FILLINGS
 from detxai.evaluate.contestants import BASELINES, PEERS
 from detxai.evaluate.measuring import COSTLY
@@ -131,6 +133,8 @@ LISTED: dict[str, tuple[Any, Any]] = {
     "UNITS": (choices.UNITS, UNITS),
     "SCORE_FUNCTIONS": (choices.SCORE_FUNCTIONS, SCORE_FUNCTIONS),
     "REFERENCES": (choices.REFERENCES, REFERENCES),
+    "ATTACK_GOALS": (choices.ATTACK_GOALS, GOALS),
+    "ATTACK_NORMS": (choices.ATTACK_NORMS, NORMS),
     "SCENE_KINDS": (choices.SCENE_KINDS, SCENE_KINDS),
 }
 

@@ -515,7 +515,9 @@ def test_shared_settings_go_where_there_are_such() -> None:
     assert energy.reference == "object"  # type: ignore[attr-defined]
     several, drop = make_measures(["insertion_deletion", "average_drop"], fill=["mean", "blur"])
     assert (several.fill, drop.fill) == (["mean", "blur"], "mean")  # type: ignore[attr-defined]
-    assert not {"stability", "randomisation", "road", "infidelity"} & {measure.name for measure in make_measures()}
+    assert not {"stability", "randomisation", "attack_agreement", "road", "infidelity"} & {
+        measure.name for measure in make_measures()
+    }
 
 
 def test_a_method_runs_again_once_for_all_detections(frcnn: Detector) -> None:

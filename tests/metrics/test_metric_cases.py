@@ -181,11 +181,15 @@ FEW: dict[str, dict[str, Any]] = {
     "infidelity": {"n_patches": 3},
     "road": {"fractions": (0.5,)},
     "stability": {"n_repeats": 1},
+    "attack_agreement": {"steps": 1},
     "randomisation": {"n_stages": 1},
 }
 
 
-@pytest.mark.parametrize("name", MEASURES)
+CHEAP = [pytest.param(name, marks=pytest.mark.slow) if name == "attack_agreement" else name for name in MEASURES]
+
+
+@pytest.mark.parametrize("name", CHEAP)
 def test_every_measure_gives_a_number_a_detection_within_its_range(name: str) -> None:
     height, width = scene_image().shape[:2]
     masks = torch.stack([box_masks(scene_detections().boxes, (height, width))[i] for i in (0, 1)])
@@ -210,7 +214,7 @@ def test_every_measure_gives_a_number_a_detection_within_its_range(name: str) ->
     assert all(values.shape == (0,) for values in measure(nobody).values())
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", CHEAP)
 def test_each_detection_is_measured_by_itself(name: str) -> None:
     """Both at once, in the other order, or one alone: the same numbers."""
     found = scene_detections()
@@ -265,6 +269,9 @@ def test_large_maps_are_ranked_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch)
         ("visual_accuracy", {"thresholds": (1.0,)}, "thresholds"),
         ("stability", {"n_repeats": 0}, "n_repeats"),
         ("stability", {"noise": 2}, "noise"),
+        ("attack_agreement", {"steps": 0}, "steps"),
+        ("attack_agreement", {"norm": "l1"}, "norm"),
+        ("attack_agreement", {"epsilon": -1.0}, "epsilon"),
         ("randomisation", {"n_stages": 0}, "n_stages"),
         ("causes_found", {"threshold": 0.5}, "threshold"),
     ],

@@ -10,6 +10,7 @@ from torch import Tensor
 from detxai.adapters.detector import Features
 from detxai.adapters.network import NetworkDetector
 from detxai.detections import Candidates
+from detxai.engine.ablation.channels import Channels
 from detxai.engine.ablation.tail import Tail
 from detxai.engine.batching import ACTIVATIONS, is_out_of_memory
 from detxai.targets import Target, score_targets
@@ -38,6 +39,22 @@ class FullTail(Tail):
         changed = self.features.levels[level].repeat(len(channels), 1, 1, 1)
         changed[torch.arange(len(channels)), channels] = fill[:, None, None]
         return score_targets(self.targets, self.resumed(self.features.with_levels({level: changed})))
+
+    def scores_of_sets(self, kept: Tensor, fill: Tensor) -> Tensor:
+        """(T, B): the targets' scores with all channels but B sets of them ablated at once.
+
+        Args:
+            kept: (B, C) bool, all levels' channels in pyramid order: those that stay.
+            fill: (C,) what the others are set to.
+        """
+        if self._one_by_one and len(kept) > 1:
+            return torch.cat([self.scores_of_sets(row, fill) for row in kept.split(1)], 1)
+        channels = Channels.from_features(self.features)
+        fills, levels = channels.split(fill), {}
+        for name, shown in channels.split(kept).items():
+            level = self.features.levels[name]
+            levels[name] = torch.where(shown[:, :, None, None], level, fills[name][None, :, None, None].to(level))
+        return score_targets(self.targets, self.resumed(self.features.with_levels(levels)))
 
     def _mixes_images(self) -> bool:
         """Whether an image's answer depends on what else is in its batch, as with statistics of the batch."""

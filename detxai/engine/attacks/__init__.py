@@ -1,0 +1,1 @@
+"""Attacks on one box: what they aim at, and projected gradient descent."""
