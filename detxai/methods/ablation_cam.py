@@ -82,47 +82,45 @@ class AblationCAM:
     ``values = sum over levels of sum_c alpha_c A_c``, each level brought to the image at its own resolution. The
     heatmap is the positive part; negative values are evidence against the box.
 
-    One ablation serves all detections of the image, and recomputes only what the channel can change; the scores equal,
-    to rounding, those of a full pass in which a hook sets that channel of that layer. A network that was changed
-    (by hooks, patches or custom layers) is recomputed in full behind the layers; ``details["tail"]`` says why.
+    One ablation serves all detections of the image. It recomputes only what the channel can change, and its scores
+    equal, to rounding, those of a full pass in which a hook sets that channel. A network that was changed by hooks,
+    patches or custom layers is recomputed in full behind the layers; ``details["tail"]`` says why.
 
     Args:
         ratio_channels_to_ablate: r in (0, 1]: exactly ``ceil(r * C)`` channels are ablated, those expected to matter
             most to these detections; ``unablated_weights`` says what the others weigh.
         batch_size: ablations at once; None: what fits the device.
-        target: from a detection's box and label to the question asked of it.
-        layers: names of the layers; default: the adapter's.
-        propagate: where one of ``layers`` reads another (on a YOLO, model.18 and model.21 read model.15): False holds
-            the outputs of the others as they were, so that a drop is what is lost along the direct path to the head;
-            True lets the change run on through them, as in a network without the channel, at the price of recomputing
-            all that lies behind each layer. On 31 boxes of yolov8n in 12 photos of COCO, True gave .033 more insertion
-            less deletion, as a share of the clean score (standard error .017): too little to be the default at that
-            price.
-        fill: what an ablated channel is set to: ``"zero"`` (the paper), a number (the map still shows A_c, as
-            grad-cam's does), or its own ``"mean"``: the map then shows A_c less that mean, which is what the ablation
-            takes away, without the background that depends on where a channel's zero lies.
-        ranking: what "expected to matter most" means: ``"tracked"`` (the drop of the candidate that answers each
-            target now, followed through every ablation: a small part of an exact one), ``"first_order"`` (one backward
-            pass), ``"energy"`` (no gradients), or a callable from ``Features`` to (C,) numbers, larger first. Where
-            there is nothing to track and ``unablated_weights`` is another, ``"tracked"`` means ``"first_order"``, and
-            ``"energy"`` without gradients.
-        unablated_weights: what a channel weighs that was not ablated: the ``"tracked"`` drop, the ``"first_order"``
-            drop, at the price of a backward pass for each detection, or ``"zero"``. Tracked, a tenth of the channels
-            gives the map of all (BENCHMARKS.md). Where no candidate can be tracked by itself (a full tail, or a target
-            that may read any candidate), every channel is ablated for all candidates: the map is that of all channels
-            and takes as long, which is logged; ``"first_order"`` and ``"zero"`` keep to the ratio there, for a rougher
-            map.
-        fidelity: in (0, 1): ablate in that order, at most as many as the ratio allows, until every map has at least
-            this rank correlation with the map of a twentieth of the channels fewer; None: all that the ratio allows.
-        margin: in (0, 1): of the proposals that an ablation moves, only those are scored that, in the clean pass,
-            reached ``1 - margin`` of the best score that is left. With 0.5 an ablation costs half, and every map
-            measured had a rank correlation of at least 0.995 with the exact one (BENCHMARKS.md). None: all within the
-            target's reach, exact. For two-stage detectors; one-stage detectors are exact at the same cost.
-        precision: ``"full"`` (the model's own), ``"bf16"`` or ``"fp16"`` autocast, up to the ablated layers only: a
-            drop is often smaller than what half precision rounds off.
-        channels_last: give the model its image in the channels-last format, which some devices convolve faster in
-            half precision.
-        progress: a bar; None: where standard error is a terminal.
+        target: the question about a box: a function from its box and label to a target.
+        layers: names of the layers; default: those that the adapter chooses.
+        propagate: for layers that read one another (on a YOLO, model.18 and model.21 read model.15). False: the outputs
+            of the others stay as they are, so a drop is what is lost on the direct path to the head. True: the change
+            runs on through the others, as in a network without the channel; everything behind each layer is then
+            recomputed. On 31 boxes of yolov8n in 12 photos of COCO, insertion minus deletion was .033 of the clean
+            score higher with True (standard error .017): too little to make the slower way the default.
+        fill: what an ablated channel is set to: ``"zero"`` (the paper), a number, or its own ``"mean"``. With
+            ``"mean"`` the map shows A_c less its mean, which is what the ablation takes away. Zero or a number shows
+            A_c itself, as grad-cam does; where a channel does not rest at zero, the background then shows too.
+        ranking: which channels are expected to matter most. ``"tracked"``: for each target, follow the one candidate
+            that answers it now through every ablation; this costs a small part of an exact ablation. ``"first_order"``:
+            one backward pass. ``"energy"``: the size of the features, without gradients. Or a callable from
+            ``Features`` to (C,) numbers, the largest first. If no candidate can be tracked and ``unablated_weights`` is
+            not ``"tracked"``, then ``"tracked"`` means ``"first_order"``, or ``"energy"`` without gradients.
+        unablated_weights: what channels weigh that were not ablated: their ``"tracked"`` drop, their ``"first_order"``
+            drop (one backward pass for each detection), or ``"zero"``. With ``"tracked"``, a tenth of the channels
+            gives the map of all (BENCHMARKS.md). If no candidate can be tracked (a full tail, or a target that may read
+            any candidate), ``"tracked"`` ablates every channel, which takes as long as a ratio of 1 and is logged.
+            ``"first_order"`` and ``"zero"`` keep to the ratio there, for a rougher map.
+        fidelity: in (0, 1): stop when every map has at least this rank correlation with the map of a twentieth of the
+            channels fewer, and at the ratio in any case; None: ablate as many as the ratio says.
+        margin: in (0, 1), for two-stage detectors: an ablation scores only those proposals again that reached
+            ``1 - margin`` of the best remaining score in the clean pass. With 0.5 an ablation costs half, and every map
+            measured had a rank correlation of at least 0.995 with the exact one (BENCHMARKS.md). None: every proposal
+            that can answer the target is scored, which is exact. One-stage detectors are exact at the same cost.
+        precision: ``"full"`` (the model's own), ``"bf16"`` or ``"fp16"`` autocast. Only the layers up to the ablated
+            ones run in half precision, because a drop is often smaller than its rounding error.
+        channels_last: whether the model gets its image in the channels-last memory format, with which some devices are
+            faster in half precision.
+        progress: whether to show a progress bar; None: only in a terminal.
 
     Source: Desai & Ramaswamy, 2020, Ablation-CAM (WACV). Differs in dividing by ``|y|`` (a score below zero keeps its
     sign; a score of zero is not divided by: the drop itself weighs), in several levels, and in the signed map.
@@ -131,7 +129,7 @@ class AblationCAM:
     name: ClassVar[str] = "ablation_cam"
     asks_about_boxes: ClassVar[bool] = True
     needs: ClassVar[str] = "network"
-    passes: ClassVar[str] = "1 pass, and a part of one for each channel; shared by all boxes"
+    passes: ClassVar[str] = "1 pass, and a part of a pass for each channel; shared by all boxes"
 
     ratio_channels_to_ablate: float = 1.0
     batch_size: int | None = None

@@ -22,21 +22,24 @@ from detxai.methods.results import explanations
 
 @dataclass(frozen=True)
 class Attention:
-    """Where the query behind a box read the image, which is not yet what made it find the box.
+    """Where the query behind a box read the image. This is not yet what made it find the box.
 
     A query detector reads the image through attention: each layer of its decoder adds to each query a weighted sum of
-    values at the places of the encoder's levels. ``values`` is that weight, averaged over layers and heads, summed over
-    levels, per pixel of the image: they sum to about 1, less what was read outside it. For dense attention (DETR,
-    Conditional and DAB DETR) the weights are those of the cross-attention's softmax; for deformable attention
-    (Deformable DETR, RT-DETR, D-FINE, RF-DETR, LW-DETR) those of the sampled points, each shared out over the four
-    cells around it; for YOLOS those of the query's own token for the patches, in every block.
+    values at the places of the encoder's levels. ``values`` is that weight, averaged over layers and heads and summed
+    over levels, per pixel of the image. The values sum to about 1, less what was read outside the image. Which weights
+    are taken depends on the detector:
 
-    The query of a box is the one whose own box and class match it best: the largest product of IoU and class score.
-    Where no query overlaps the box, the map is flat.
+    - dense attention (DETR, Conditional and DAB DETR): those of the cross-attention's softmax;
+    - deformable attention (Deformable DETR, RT-DETR, D-FINE, RF-DETR, LW-DETR): those of the sampled points, each
+      shared between the four cells around it;
+    - YOLOS: those of the query's own token for the patches, in every block.
 
-    Attention is not cause. It shows where values were read, not what they held or what they changed: values mix the
-    whole image before, in the encoder, and a place that is read much may change nothing. No gradient of the score is
-    in it, and no class: ask another method what the box depends on.
+    The query of a box is the one with the largest product of IoU and class score. If no query overlaps the box, the map
+    is flat.
+
+    Attention is not cause. It shows where values were read, and not what they held or what they changed. The encoder
+    has mixed the whole image before, and a place that is read much may change nothing. The map uses neither the score
+    nor the class: ask another method what the box depends on.
 
     Source: Carion et al., 2020, DETR (arXiv 2005.12872), figure 6; Zhu et al., 2021, Deformable DETR (arXiv
     2010.04159), figure 6. Differs in the average over all layers, where they show the last.

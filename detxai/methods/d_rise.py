@@ -76,33 +76,34 @@ class MaskScores:
 class DRISE:
     """How much the score of a detection rises with each pixel that a random view of the image shows.
 
-    The detector sees the image through random smooth masks M; the score ``w`` of a view is how similar the most similar
-    candidate is to the detection in question. ``values = Cov(w, M(x)) / Var(M(x))``: how much higher the score is where
-    pixel x is shown, in units of the score. One set of masked images serves all detections. Only inputs and outputs
-    are needed, so that any detector can be explained (``detxai.wrap(function)``).
+    The detector sees the image through random smooth masks M. The score ``w`` of a view says how similar its most
+    similar candidate is to the detection. ``values = Cov(w, M(x)) / Var(M(x))``: how much higher the score is when
+    pixel x is shown, in units of the score. One set of masked images serves all detections. The method needs nothing
+    but the detector's answers, so it works with any detector (``detxai.wrap(function)``).
 
     Args:
-        n_masks: how many masks, at least 16; or ``"auto"``: until ``tolerance`` holds for every detection.
+        n_masks: how many masks, at least 16; ``"auto"`` makes as many as ``tolerance`` needs.
         seed: of the masks; mask number i depends on (seed, i) alone, so batch size and stopping change nothing.
-        tolerance: for ``"auto"``, in (0, 1): stop when the map of another seed would correlate with this one by
-            1 - ``tolerance`` or more, for every detection. The correlation is estimated from the standard errors.
-        most_masks: where ``"auto"`` stops in any case.
-        grid: cells of a mask, (rows, columns) or one number for both; None: square cells of half the smallest box
-            (the square root of its area), at least 5 and at most 24 across the image's shorter side.
-        p: probability that a cell shows the image, in (0, 1). Raise it where the detector finds little in the views.
+        tolerance: for ``"auto"``, in (0, 1): stop when, for every detection, the map of another seed would correlate
+            with this one by 1 - ``tolerance`` or more. The correlation is estimated from the standard errors.
+        most_masks: for ``"auto"``: the largest number of masks.
+        grid: cells of a mask, (rows, columns) or one number for both; None: square cells whose side is half that of the
+            smallest box (the square root of its area), at least 5 and at most 24 across the image's shorter side.
+        p: probability that a cell shows the image, in (0, 1). Raise it if the detector finds little in the views.
         fill: what is seen where the image is hidden: ``"black"`` (the paper), ``"mean"``, ``"blur"``, ``"noise"`` or
             an RGB colour in [0, 1].
-        target: from a detection's box and label to the question asked of it; the default takes the class vector of
-            the candidate behind each detection.
+        target: the question about a box: a function from its box and label to a target. The default compares
+            candidates with the class scores of the candidate that became the detection.
         normalisation: see ``detxai.engine.masking.soft.estimating.estimate``; ``"sum"`` is the paper's.
         variance_reduction: ``"control_variate"`` (unbiased), ``"regression"`` (less error on real images with few
-            masks, but small effects are shrunk) or ``"none"``: see ``estimate``. For ``"slope"`` only.
-        batch_size: masked images at once; None: what fits the device.
+            masks, but small effects are shrunk) or ``"none"``: see ``estimate``. Only for the normalisation
+            ``"slope"``.
+        batch_size: masked images at once; None: as many as fit on the device.
         precision: ``"full"`` (the model's own), ``"bf16"`` or ``"fp16"`` autocast.
-        channels_last: hand the detector its images in that memory format.
-        keep_partial: whether Ctrl-C ends the work and gives the map of the masks so far, marked ``partial``; by
-            default it raises ``KeyboardInterrupt`` as usual.
-        progress: a bar; None: where standard error is a terminal.
+        channels_last: whether the detector gets its images in the channels-last memory format.
+        keep_partial: if True, Ctrl-C stops the work and returns the map so far, marked ``partial``; if False, it raises
+            ``KeyboardInterrupt``.
+        progress: whether to show a progress bar; None: only in a terminal.
 
     Source: Petsiuk et al., 2021, D-RISE (CVPR), section 3; masks of RISE (BMVC 2018). Differs in the normalisation,
     the class vectors from before suppression, the standard errors and the control variate.

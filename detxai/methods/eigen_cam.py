@@ -27,16 +27,16 @@ class EigenCAM:
     """The features of a layer, projected onto their first principal component.
 
     With X the (pixels x channels) matrix of a level's features, centred, and v the top eigenvector of XᵀX, the map
-    is Xv. Cells that are all padding have no part in the mean nor in v. Every level is projected by itself, scaled to a
-    largest absolute value of 1, brought to the image at its own resolution, and the levels are averaged.
+    is Xv. Cells that are all padding are left out. Every level is projected by itself, scaled to a largest absolute
+    value of 1, and brought to the image at its own resolution; then the levels are averaged.
 
     It asks no question of a box: the map is of the image, the same for every detection and class. Do not crop it to
     a box and call it that box's explanation.
 
     Args:
-        layers: names of the layers; default: the adapter's.
-        reshape_transform: brings each layer's levels to one tensor *before* the projection, which then shares one
-            component between levels; default: none, every level keeps its own resolution.
+        layers: names of the layers; default: those that the adapter chooses.
+        reshape_transform: joins each layer's levels to one tensor *before* the projection, so that all levels share one
+            component; default: none, every level has its own component and resolution.
 
     Source: Muhammad & Yeasin, 2020, Eigen-CAM (IJCNN). Differs in the centring (without it the first component is
     nearly the mean activation) and in the sign, which the paper leaves open: see ``principal_projection``.

@@ -24,16 +24,18 @@ from detxai.targets import ClassScoreTarget, Target
 class ODAM:
     """Gradient times feature at each place, of the score or of a side of the box, on the level the box came from.
 
-    ``values = relu(sum_c dY/dA_c A_c)``, element by element, A the features of the level that the box's candidate was
-    read from, brought to the image; in units of Y. Y is the box's score, or the coordinate in image pixels of one of
-    its sides: what is high then pushes that side to the right or down. A side that is cut off at the image's edge
+    ``values = relu(sum_c dY/dA_c A_c)``, element by element, in units of Y, brought to the image. A are the features of
+    the level that the box's candidate was read from. Y is the box's score, or the coordinate of one of its sides in
+    image pixels; high values then push that side to the right or down. A side that is cut off at the image's edge
     depends on nothing, and its map is flat.
 
     Args:
-        attribute: ``"score"``: Y is what ``target`` asks; ``"left"``, ``"top"``, ``"right"`` or ``"bottom"``: where did
-            that side come from? ``"combined"``: the five maps, each scaled from 0 to 1, the largest at each pixel.
-        layers: names of the layers; default: the adapter's. Others are held while a change of one is traced.
-        target: from a detection's box and label to the question asked of its score.
+        attribute: what is explained. ``"score"``: what ``target`` asks. ``"left"``, ``"top"``, ``"right"`` or
+            ``"bottom"``: the coordinate of that side. ``"combined"``: the five maps, each scaled to [0, 1], and the
+            largest of them at each pixel.
+        layers: names of the layers; default: those that the adapter chooses. While one is traced, the outputs of the
+            others stay as they are.
+        target: the question about a box's score: a function from its box and label to a target.
 
     Source: Zhao et al., 2023, ODAM (ICLR), and its released code. Differs in Y: the coordinate of a side where the code
     takes the number regressed, and the box's question where it takes a class score.

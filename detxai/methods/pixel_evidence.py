@@ -52,54 +52,56 @@ N_COMPARISON_VIEWS = len(CANDIDATES) * VIEWS_PER_MAP
 class PixelEvidence:
     """How much each pixel adds to the box's score, averaged over what else of the image can be seen.
 
-    A map distributes ``score(whole image) - score(nothing shown)`` over the pixels, as a density. Three estimates of it
-    are made:
+    A map distributes ``score(whole image) - score(nothing shown)`` over the pixels, as a density. It is estimated in
+    three ways:
 
-    - *Draws* D: the density of Shapley values for one random partition of the image, under every filling (the page of
-      ``RegionShapley`` derives it). Sharp, right on average, noisy where there are few.
-    - The *start* S costs one pass: half of it is a hill over the box, since objects are mostly in the middle of their
-      boxes, and half LayerCAM, where the detector is a network.
-    - *Soft masks* R, one set for all boxes of the image: the positive part of D-RISE's slopes by regression (the page
-      of ``DRISE``). Coarse and stable: they find a small cause, in the box or far away, that few draws miss. They ask
-      ``ContrastTarget``, the score of the class less that of its strongest rival in the same view, wherever the image
-      itself leaves little doubt between the two: what is evidence of either class does not hide what decides between
-      them.
+    - *Draws* D: the density of Shapley values for one random partition of the image, under every fill
+      (``RegionShapley`` derives it). Draws are sharp and right on average; a few of them are noisy.
+    - The *start* S costs one pass. Half of it is a Gaussian over the box, because objects mostly lie in the middle of
+      their boxes. The other half is LayerCAM, if the detector is a network.
+    - *Soft masks* R, one set for all boxes of the image: the positive part of D-RISE's slopes by regression (see
+      ``DRISE``). They are coarse and stable, and find a small cause, in the box or far away, that a few draws miss. If
+      the image leaves little doubt between the class and its strongest rival, they ask ``ContrastTarget``: the score
+      of the class less that of the rival in the same view. Evidence that both classes share then cancels, and what
+      decides between them is left.
 
-    They are combined as priors and data are, S counting as k draws and R as m, which gives three maps: S;
-    ``(sum of n draws + k S + m R) / (n + k + m)``; and R. Each is tested on views that none was made from: its best
-    pixels, from a hundred-and-twenty-eighth to half of the image, are shown alone, and hidden alone. The map is kept
-    whose two curves of the masks' question have the largest area between them, over the share of the image, plus
-    their mean distance over the three smallest shares, where a small cause shows that the area hardly measures. R is
-    kept also where it falls short by no more than .03 of the clean score.
+    S counts as k draws and R as m draws. This gives three maps: S; ``(sum of n draws + k S + m R) / (n + k + m)``; and
+    R. Each map is tested on new views: its best pixels, from 1/128 to half of the image, are shown alone, and hidden
+    alone. That gives two curves of the score that the masks ask for, over the share of the image. A map's result is the
+    area between its curves, plus their mean distance at the three smallest shares: a small cause shows there, and
+    hardly changes the area. The map with the best result is kept, or R, if it falls short by no more than .03 of the
+    clean score.
 
-    The last sixth of the passes improves the map that was kept: by more draws where it is the combined map; where it is
-    the masks', by *fine masks* of that box alone, over what is high in its coarse map, while everything else is shown;
-    a pixel gains up to twice its value by them. ``details["kept"]`` says which map it is, ``details["tried"]`` how each
-    did, ``details["contrast"]`` whether masks and test asked for the contrast.
+    The last sixth of the passes improves the map that was kept. The combined map gets more draws. R gets *fine masks*
+    of that box alone: they hide only where R is high, and show everything else. They can raise the value of a pixel up
+    to twofold. S stays as it is. ``details["kept"]`` says which map was kept, ``details["tried"]`` the result of each,
+    and ``details["contrast"]`` whether masks and test asked for the contrast.
 
     Args:
-        max_passes: views of the image for each box; several boxes share the coarse masks, so that ten boxes take two
-            thirds of ten times as many. Boxes whose map is known well enough stop early. With fewer than about 115 the
-            map is the start, with fewer than about 255 there are no draws.
-        tolerance: in (0, 1): a box needs no more draws when another seed's would correlate with these by
-            1 - ``tolerance`` or more.
+        max_passes: views of the image for each box, at most. Several boxes share the soft masks: ten boxes take two
+            thirds of ten times as many. A box stops early when its map is known well enough. With fewer than about 115
+            the map is the start; with fewer than about 255 there are no draws.
+        tolerance: in (0, 1): draws stop when those of another seed would correlate with them by 1 - ``tolerance`` or
+            more.
         start_draws: k, how many draws the start counts as; 0 leaves it out.
         mask_draws: m, how many draws the soft masks count as; 0 leaves the masks out altogether.
-        mask_share: in [0, 1), how much of ``max_passes`` goes to the soft masks.
-        ignore_below: in [0, 1), as a share of the clean score: smaller changes of the score are not refined.
-        refine: how many large regions of each partition to cut in four, where the density so far is largest.
-        decisive: whether to search, with some 20 more passes a box, for the smallest sets of cells, in the order of the
-            map, that keep the box and whose removal loses it: ``details["sufficient"]`` and ``details["necessary"]``.
-        fill: what is seen where the image is hidden, or several such, over which the draws are averaged: see
-            ``RegionShapley``. Soft masks take the last of them.
-        seed: of the draws; batch size changes nothing.
-        target: from a detection's box and label to the question asked of it. With any but ``ClassScoreTarget`` the soft
-            masks ask the same.
-        batch_size: views at once; None: what fits the device.
+        mask_share: in [0, 1), the share of ``max_passes`` that the soft masks take.
+        ignore_below: in [0, 1), a share of the clean score: where the score changes by less, no further views are
+            spent.
+        refine: how many large regions of each partition are cut in four: those where the map so far is highest.
+        decisive: whether to search, with some 20 more passes a box, for the smallest part of the image that keeps the
+            box (``details["sufficient"]``) and the smallest part without which it is lost (``details["necessary"]``),
+            in cells taken in the order of the map.
+        fill: what is seen where the image is hidden, or several such: see ``RegionShapley``. Draws are averaged over
+            them; soft masks take the last.
+        seed: of everything random; the batch size changes nothing.
+        target: the question about a box: a function from its box and label to a target. With any but
+            ``ClassScoreTarget`` the soft masks ask the same question.
+        batch_size: views at once; None: as many as fit on the device.
         precision: ``"full"`` (the model's own), ``"bf16"`` or ``"fp16"`` autocast.
-        keep_partial: whether Ctrl-C, once the soft masks or the first draws are there, ends the work and gives the map
-            so far, marked ``partial``.
-        progress: a bar; None: where standard error is a terminal.
+        keep_partial: if True, Ctrl-C stops the work and returns the map so far, marked ``partial``, once there are soft
+            masks or the first draws; if False, it raises ``KeyboardInterrupt``.
+        progress: whether to show a progress bar; None: only in a terminal.
 
     Source: detxai's own; the parts are those of ``RegionShapley``, ``LayerCAM`` and ``DRISE``.
     """
@@ -107,7 +109,7 @@ class PixelEvidence:
     name: ClassVar[str] = "pixel_evidence"
     asks_about_boxes: ClassVar[bool] = True
     needs: ClassVar[str] = "answers"
-    passes: ClassVar[str] = "max_passes a box at most; several boxes share the coarse masks"
+    passes: ClassVar[str] = "at most max_passes a box; boxes of one image share the soft masks"
     in_rounds: ClassVar[bool] = True
 
     max_passes: int = 300
@@ -333,7 +335,7 @@ class PixelEvidence:
         views.partial = is_interrupted(improve, views.known, self.keep_partial, least_draws=0)
 
     def _start(self, detector: Detector, image: Image, canvas: Canvas, detections: Detections) -> _Start:
-        """A hill over each box and, where the detector is a network, LayerCAM."""
+        """A Gaussian over each box and, where the detector is a network, LayerCAM."""
         parts, names, n_passes = [box_gaussians(canvas.size, boxes_on(canvas, detections))], ["box_centre"], 0
         if detector.network is not None:
             try:

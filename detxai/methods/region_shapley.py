@@ -36,40 +36,44 @@ Fill: TypeAlias = Filling | Sequence[float] | Sequence[Filling]
 class RegionShapley:
     """The Shapley values of regions, spread over their pixels and averaged over random ways to cut the image.
 
-    The image is cut into n regions, which appear in a random order on a background that hides the others. A region's
-    *gain* is the change of the box's score when it appears; its mean over all orders is its Shapley value, the only way
-    to distribute the score that is symmetric, adds up, and gives nothing to a region without effect. Divided by the
-    region's area it is a density, and the densities of different partitions average to
+    The image is cut into n regions. They appear one by one, in a random order, on a background that hides the others. A
+    region's *gain* is the change of the box's score when it appears; its mean over all orders is its Shapley value. No
+    other way to distribute the score is symmetric, adds up, and gives nothing to a region without effect. Divided by
+    the region's area, the Shapley value is a density. The map is the mean of the densities of different partitions:
 
         ``values(x) = mean over partitions of (Shapley value of the region at x) / (its area)``
 
     signed, in units of the score a pixel; their sum is ``score(whole image) - score(nothing shown)``.
 
     - A partition is a grid of about 6 x 6 over the box and a quarter of its sides around it, and of 3 x 3 over the
-      rest, both at random offsets, new for every pair of orders.
-    - An order is taken with its reverse, so that showing a region first and hiding it first count alike.
-    - The score along an order is known at both ends. Where the ends of an interval differ by less than ``tolerance`` it
-      is not refined, and the change is spread over its regions; otherwise its middle is scored. That takes about
-      log2(n) rounds, each with all boxes' views in one batch.
+      rest. Both grids have random offsets, new for every pair of orders.
+    - Each order is also run in reverse, so that showing a region first and hiding it first count alike.
+    - The score along an order is known at both ends. If the scores at the ends of an interval differ by less than
+      ``tolerance``, the change is spread over the regions of the interval. Otherwise the middle is scored, and both
+      halves are treated in the same way. That takes about log2(n) rounds, each with the views of all boxes in one
+      batch.
 
-    Each round spends half of the remaining views on the boxes whose error is largest, so that hard boxes get what easy
-    ones do not need.
+    Each round spends half of the remaining views on the boxes with the largest errors. So hard boxes get the views that
+    easy ones do not need.
 
     Args:
         max_passes: views of the image for each box, on average over the boxes; at least 64.
-        tolerance: in [0, 1), as a share of the clean score: smaller changes are not refined. 0 scores every step.
-        explore: chance in [0, 1] that a small change is refined anyway, with a weight that makes up for the chance. 0
-            is cheapest, and misses opposite changes that cancel; any other value gives every gain without that bias.
-        refine: how many large regions of each partition to cut in four, where the density so far is largest: for small
-            causes far from the box. 0: none.
+        tolerance: in [0, 1), a share of the clean score: where the score changes by less, no further views are spent. 0
+            scores every step.
+        explore: chance in [0, 1] that a small change is followed anyway, with a weight that makes up for the chance. 0
+            is cheapest, but misses opposite changes that cancel. Any other value has no such bias.
+        refine: how many large regions of each partition are cut in four, those where the map so far is highest: for
+            small causes far from the box. 0: none.
         fill: what is seen where the image is hidden: ``"black"``, ``"mean"``, ``"blur"``, ``"noise"``, an RGB colour in
-            [0, 1], or several of them, averaged over: every background has effects of its own.
-        seed: of partitions and orders; batch size changes nothing.
-        target: from a detection's box and label to the question asked of it.
-        batch_size: views at once; None: what fits the device.
+            [0, 1], or several of them, over which the values are averaged, because every background has effects of its
+            own.
+        seed: of partitions and orders; the batch size changes nothing.
+        target: the question about a box: a function from its box and label to a target.
+        batch_size: views at once; None: as many as fit on the device.
         precision: ``"full"`` (the model's own), ``"bf16"`` or ``"fp16"`` autocast.
-        keep_partial: whether Ctrl-C ends the work and gives the map of the draws so far, marked ``partial``.
-        progress: a bar; None: where standard error is a terminal.
+        keep_partial: if True, Ctrl-C stops the work and returns the map so far, marked ``partial``; if False, it raises
+            ``KeyboardInterrupt``.
+        progress: whether to show a progress bar; None: only in a terminal.
 
     Source: Shapley, 1953; Castro et al., 2009 (Computers & Operations Research 36), sampled orders; Mitchell et al.,
     2022 (JMLR 23), antithetic pairs; Covert et al., 2021 (JMLR 22), removal-based explanations. The partitions,
@@ -79,7 +83,7 @@ class RegionShapley:
     name: ClassVar[str] = "region_shapley"
     asks_about_boxes: ClassVar[bool] = True
     needs: ClassVar[str] = "answers"
-    passes: ClassVar[str] = "max_passes a box on average; hard boxes of an image get what easy ones leave"
+    passes: ClassVar[str] = "max_passes a box on average; hard boxes of an image take what easy ones leave"
     in_rounds: ClassVar[bool] = True
 
     max_passes: int = 300

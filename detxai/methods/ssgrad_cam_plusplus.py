@@ -23,7 +23,7 @@ from detxai.targets import ClassScoreTarget, Target
 
 @dataclass(frozen=True)
 class SSGradCAMPlusPlus:
-    """Grad-CAM++ made spatially sensitive, so that the map is of this box and not of all like it.
+    """Grad-CAM++ restricted to places that this box's score reacts to.
 
     ``values = relu(sum_c w_c S_c A_c)`` over the features A of the level that the box came from, brought to the image:
 
@@ -32,15 +32,16 @@ class SSGradCAMPlusPlus:
     - ``alpha_c = g_c^2 / (2 g_c^2 + sum(M A_c) g_c^3)`` for places in the box with a gradient, 0 for all others: M is
       1 in the box and 0 elsewhere, so that other objects that light up the channel do not take part.
 
-    Where a channel's features in the box are negative in sum, as those of SiLU may be, the divisor of alpha may come
-    close to 0 and its weight dominate the map: the formula was made for features from a ReLU.
+    The formula was made for features from a ReLU. Features from a SiLU may have a negative sum in the box. The divisor
+    of alpha can then come close to 0, and one channel dominates the map.
 
     Args:
-        attribute: ``"score"``: Y is what ``target`` asks; ``"left"``, ``"top"``, ``"right"`` or ``"bottom"``: the
-            coordinate of that side in image pixels; ``"combined"``: the five maps, each scaled from 0 to 1, the largest
-            at each pixel, as in ``odam``.
-        layers: names of the layers; default: the adapter's. Others are held while a change of one is traced.
-        target: from a detection's box and label to the question asked of its score.
+        attribute: what is explained, as in ``odam``. ``"score"``: what ``target`` asks. ``"left"``, ``"top"``,
+            ``"right"`` or ``"bottom"``: the coordinate of that side in image pixels. ``"combined"``: the five maps,
+            each scaled to [0, 1], and the largest of them at each pixel.
+        layers: names of the layers; default: those that the adapter chooses. While one is traced, the outputs of the
+            others stay as they are.
+        target: the question about a box's score: a function from its box and label to a target.
 
     Source: Yamauchi, 2024, SSGrad-CAM++ (CVPR workshops), and Yamauchi & Ishikawa, 2022, SSGrad-CAM (ICIP), for S and
     the product with it; formulas as re-implementations with equation numbers have them, not read in the papers. These

@@ -27,8 +27,8 @@ class AverageDrop:
         fill: what shows where the heatmap is 0: see ``InsertionDeletion``.
         score: what is left of the detection: see ``detxai.metrics.inputs.scores.detection_targets``.
         reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
-        seed: of the noise.
-        batch_size: images at once; None: what fits the device.
+        seed: of the random noise.
+        batch_size: images at once; None: as many as fit on the device.
 
     Raises:
         ValueError: a setting is wrong.

@@ -85,7 +85,7 @@ class InsertionDeletion:
         score: what is left of the detection: see ``detxai.metrics.inputs.scores.detection_targets``.
         reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
         seed: of the ties and of the noise.
-        batch_size: images at once; None: what fits the device.
+        batch_size: images at once; None: as many as fit on the device.
 
     Raises:
         ValueError: a setting is wrong.

@@ -30,7 +30,7 @@ class Saliency(GradientMethod):
     """How much the box's score changes with each pixel: ``values = max over colours of |dy / dx|``, unsigned.
 
     Args:
-        target: from a detection's box and label to the question asked of it.
+        target: the question about a box: a function from its box and label to a target.
 
     Source: Simonyan et al., 2014, section 3.1, which takes that maximum; by Captum's ``Saliency``.
     """
@@ -58,7 +58,7 @@ class InputXGradient(GradientMethod):
     for a torchvision model.
 
     Args:
-        target: from a detection's box and label to the question asked of it.
+        target: the question about a box: a function from its box and label to a target.
 
     Source: Shrikumar et al., 2016 (arXiv:1605.01713); by Captum's ``InputXGradient``.
     """
@@ -81,19 +81,19 @@ class InputXGradient(GradientMethod):
 
 @dataclass(frozen=True)
 class IntegratedGradients(GradientMethod):
-    """The difference of the scores of the image and of a baseline, shared out over the pixels, signed.
+    """The difference between the scores of the image and of a baseline, distributed over the pixels, signed.
 
     ``values = sum over colours of (x - b) * mean over the straight line from b to x of dy / dx``. In the limit of many
     steps they add up to ``score(x) - score(b)``, both at the proposals of x (``details`` has the three numbers).
-    Detectors' scores take the best of many candidates, which changes along the way, so that more steps are needed than
-    for a classifier.
+    A detector's score is that of the best of many candidates. The best one changes along the way, so more steps are
+    needed than for a classifier.
 
     Args:
         baseline: ``"black"``, the image's ``"mean"`` colour, a ``"blur"`` of it, an RGB colour in [0, 1], or an image
             of the same size. A pixel that equals its baseline gets nothing.
         steps: points on the line, at least 2: those of a Gauss-Legendre quadrature.
-        target: from a detection's box and label to the question asked of it.
-        progress: a bar; None: where standard error is a terminal.
+        target: the question about a box: a function from its box and label to a target.
+        progress: whether to show a progress bar; None: only in a terminal.
 
     Source: Sundararajan et al., 2017 (ICML); by Captum's ``IntegratedGradients``.
     """
@@ -136,19 +136,20 @@ class IntegratedGradients(GradientMethod):
 
 @dataclass(frozen=True)
 class GradientShap(GradientMethod):
-    """Integrated gradients from random points of the lines to random baselines, with noise: signed.
+    """Integrated gradients averaged over several baselines and over noisy copies of the image, signed.
 
     ``values = sum over colours of the mean over n_samples of (x' - b) * dy / dx at b + a (x' - b)``, with x' the image
-    with Gaussian noise, b one of the baselines and a uniform in [0, 1]: an expectation that is the Shapley value of
-    each pixel where the score is linear.
+    with Gaussian noise, b one of the baselines and a uniform in [0, 1]. If the score is linear, the expectation is the
+    Shapley value of each pixel.
 
     Args:
-        baselines: fillings or colours from which one is drawn for each sample.
+        baselines: several of ``"black"``, ``"mean"``, ``"blur"``, ``"noise"`` and RGB colours in [0, 1]; each sample
+            takes one of them at random.
         n_samples: how many samples.
-        stdev: of the noise, as a share of the range of the prepared image's values, from 0.
-        seed: of the samples.
-        target: from a detection's box and label to the question asked of it.
-        progress: a bar; None: where standard error is a terminal.
+        stdev: standard deviation of the noise, as a share of the range of the prepared image's values, from 0.
+        seed: of the random samples.
+        target: the question about a box: a function from its box and label to a target.
+        progress: whether to show a progress bar; None: only in a terminal.
 
     Source: Lundberg & Lee, 2017 (NeurIPS), as the package shap's ``GradientExplainer``; by Captum's ``GradientShap``.
     """

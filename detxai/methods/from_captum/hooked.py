@@ -22,16 +22,16 @@ from detxai.targets import ClassScoreTarget, Target
 
 @dataclass(frozen=True)
 class GuidedBackprop(GradientMethod):
-    """The gradient of the box's score, of which every ReLU lets only the positive part pass back.
+    """The gradient of the box's score, where every ReLU passes back only positive gradients.
 
-    ``values = max over colours of |g|``, unsigned. It needs a network whose ReLUs are modules, and is refused where
-    there is none (a YOLO's SiLU has no such rule). ReLUs that are called as functions keep their own gradient, as
-    Captum documents: ``details`` counts both, a warning is logged, and where most are functions it is refused too.
+    ``values = max over colours of |g|``, unsigned. It needs a network whose ReLUs are modules, and refuses any other (a
+    YOLO has SiLUs, for which there is no rule). ReLUs that are called as functions keep their own gradient, as Captum
+    documents. ``details`` counts both kinds, and a warning is logged; if most are functions, the network is refused.
 
-    It is known to show edges of the image more than what the network answers by (Adebayo et al., 2018).
+    It is known to show the edges of the image rather than what the network uses (Adebayo et al., 2018).
 
     Args:
-        target: from a detection's box and label to the question asked of it.
+        target: the question about a box: a function from its box and label to a target.
 
     Source: Springenberg et al., 2015 (arXiv:1412.6806); by Captum's ``GuidedBackprop``.
     """
@@ -55,13 +55,13 @@ class GuidedBackprop(GradientMethod):
 
 @dataclass(frozen=True)
 class Deconvolution(GradientMethod):
-    """The box's score carried back through the network by a ReLU of what comes from behind, at every ReLU.
+    """The gradient of the box's score, where every ReLU is replaced by a ReLU of the gradient.
 
-    ``values = max over colours of |g|``, unsigned. Like ``GuidedBackprop``, but whether a ReLU was open does not count.
-    The same ReLUs are meant, and the same networks refused.
+    ``values = max over colours of |g|``, unsigned. It is like ``GuidedBackprop``, but whether the ReLU's input was
+    positive does not count. It changes the same ReLUs and refuses the same networks.
 
     Args:
-        target: from a detection's box and label to the question asked of it.
+        target: the question about a box: a function from its box and label to a target.
 
     Source: Zeiler & Fergus, 2014 (ECCV), in the form of Springenberg et al., 2015; by Captum's ``Deconvolution``.
     """
@@ -85,22 +85,22 @@ class Deconvolution(GradientMethod):
 
 @dataclass(frozen=True)
 class DeepLift(GradientMethod):
-    """The difference to a baseline carried back by slopes between the two, instead of gradients: signed.
+    """The difference between image and baseline, traced back by slopes between the two instead of gradients, signed.
 
-    ``values = sum over colours of (x - b) * m``, where the multiplier m passes an activation by (its output for x less
-    that for b) over (its input for x less that for b). Only the Rescale rule, and only at modules. What a detector does
-    in functions (the last sigmoid or softmax, the best of all candidates, in torchvision's heads also ReLU) counts as
-    linear at x, as does a custom activation module, so the values need not add up to
+    ``values = sum over colours of (x - b) * m``. At each activation, the multiplier m takes the slope (output for x
+    less output for b) / (input for x less input for b). This is the Rescale rule; it applies to modules only. What a
+    detector computes in functions (the last sigmoid or softmax, the best of all candidates, in torchvision's heads also
+    ReLU) counts as linear at x, and so does a custom activation module. So the values need not add up to
     ``score(x) - score(b)``: ``details`` has the three numbers.
 
-    Refused, by name, where Captum would be wrong without saying so: activation modules that it has no rule for (SiLU),
-    a module that runs several times in one pass (a YOLO's activations are one module, a ResNet block's ReLU runs
-    twice), ReLUs that are mostly functions, and no activation module at all.
+    Networks for which Captum would be wrong without saying so are refused, with the reason: activation modules without
+    a rule (SiLU), a module that runs several times in one pass (a YOLO's activations are one module, a ResNet block's
+    ReLU runs twice), ReLUs that are mostly functions, no activation module at all.
 
     Args:
         baseline: ``"black"``, the image's ``"mean"`` colour, a ``"blur"`` of it, an RGB colour in [0, 1], or an image
             of the same size.
-        target: from a detection's box and label to the question asked of it.
+        target: the question about a box: a function from its box and label to a target.
 
     Source: Shrikumar et al., 2017 (ICML), in the form of Ancona et al., 2018 (ICLR); by Captum's ``DeepLift``.
     """

@@ -33,20 +33,21 @@ WINDOWS_A_SIDE = 8  # of the default size, side by side along the image's shorte
 
 @dataclass(frozen=True)
 class Occlusion:
-    """For each pixel, how much of the box's score goes away while it is hidden, on average over the windows that do so.
+    """How far the box's score falls while a pixel is hidden, averaged over the windows that hide it.
 
     ``values = mean over the windows that cover the pixel of score(image) - score(image without the window)``, signed,
     in units of the score.
 
     Args:
-        window: what is hidden at a time, in pixels of the image (a side, or (height, width)), or a share in (0, 1] of
-            the box's sides, as a float; None: a square of an eighth of the image's shorter side. In the model's input
-            it is rounded to whole pixels. With a share every box has its own windows, and the passes are not shared.
-        stride: from one window to the next, in the same words; at most the window. None: half the window.
+        window: the size of what is hidden at a time: in pixels of the image (a side, or (height, width)), or, as a
+            float, a share in (0, 1] of the box's sides. None: a square of an eighth of the image's shorter side. The
+            size is rounded to whole pixels of the model's input. With a share every box has its own windows and passes.
+        stride: the distance from one window to the next, given like ``window`` and at most as large. None: half the
+            window.
         fill: what is seen inside the window: ``"black"``, ``"mean"``, ``"blur"``, ``"noise"`` or an RGB colour.
-        target: from a detection's box and label to the question asked of it.
-        batch_size: views at once; None: what fits the device.
-        progress: a bar; None: where standard error is a terminal.
+        target: the question about a box: a function from its box and label to a target.
+        batch_size: views at once; None: as many as fit on the device.
+        progress: whether to show a progress bar; None: only in a terminal.
 
     Source: Zeiler & Fergus, 2014 (ECCV), section 4.2; by Captum's ``Occlusion``.
     """
@@ -55,7 +56,7 @@ class Occlusion:
     asks_about_boxes: ClassVar[bool] = True
     needs: ClassVar[str] = "answers"
     is_signed: ClassVar[bool] = True
-    passes: ClassVar[str] = "1 + the number of windows; all boxes share them where the window is in pixels"
+    passes: ClassVar[str] = "1 + the number of windows; all boxes share them if the window is given in pixels"
 
     window: Extent = None
     stride: Extent = None

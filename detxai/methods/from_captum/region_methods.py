@@ -26,9 +26,9 @@ class FeatureAblation(RegionMethod):
         regions: ``"superpixels"`` (needs scikit-image) or ``"grid"``.
         n_regions: about how many, at least 2, over the whole image.
         fill: what is seen where a region is hidden: ``"black"``, ``"mean"``, ``"blur"``, ``"noise"`` or an RGB colour.
-        target: from a detection's box and label to the question asked of it.
-        batch_size: views at once; None: what fits the device.
-        progress: a bar; None: where standard error is a terminal.
+        target: the question about a box: a function from its box and label to a target.
+        batch_size: views at once; None: as many as fit on the device.
+        progress: whether to show a progress bar; None: only in a terminal.
 
     Source: Captum's ``FeatureAblation``.
     """
@@ -57,20 +57,20 @@ class FeatureAblation(RegionMethod):
 
 @dataclass(frozen=True)
 class ShapleySampling(RegionMethod):
-    """The Shapley values of the regions, by random orders in which they appear one by one.
+    """The Shapley values of the regions, from random orders in which they appear one by one.
 
     ``effect = mean over orders of the change of the score when the region appears``. The effects add up to
     ``score(image) - score(nothing shown)``, exactly, whatever the number of orders.
 
     Args:
-        n_orders: random orders.
+        n_orders: how many random orders.
         regions: ``"superpixels"`` (needs scikit-image) or ``"grid"``.
         n_regions: about how many, at least 2, over the whole image.
-        fill: what is seen where a region is hidden.
-        seed: of the orders.
-        target: from a detection's box and label to the question asked of it.
-        batch_size: views at once; None: what fits the device.
-        progress: a bar; None: where standard error is a terminal.
+        fill: what is seen where a region is hidden, as for ``FeatureAblation``.
+        seed: of the random orders.
+        target: the question about a box: a function from its box and label to a target.
+        batch_size: views at once; None: as many as fit on the device.
+        progress: whether to show a progress bar; None: only in a terminal.
 
     Source: Castro et al., 2009 (Computers & Operations Research 36); Strumbelj & Kononenko, 2010 (JMLR 11); by Captum's
     ``ShapleyValueSampling``.
@@ -105,21 +105,21 @@ class ShapleySampling(RegionMethod):
 
 @dataclass(frozen=True)
 class KernelShap(RegionMethod):
-    """The Shapley values of the regions, by the linear model of the score that fits random sets of shown regions best.
+    """The Shapley values of the regions, from a linear model of the score fitted to random sets of shown regions.
 
-    Sets are drawn by the Shapley kernel's weight; the empty and the full one weigh 1,000,000 times as much, so that
-    the effects add up to ``score(image) - score(nothing shown)`` but for rounding. Fewer samples than regions are
-    refused, and several times as many are needed for values that another seed would give too.
+    Sets are drawn with the weights of the Shapley kernel. The empty and the full set weigh 1,000,000 times as much, so
+    the effects add up to ``score(image) - score(nothing shown)`` up to rounding. Fewer samples than regions are
+    refused. Another seed gives the same values only if there are several times as many samples as regions.
 
     Args:
         n_samples: sets of regions shown, with the full and the empty one; at least two more than there are regions.
         regions: ``"superpixels"`` (needs scikit-image) or ``"grid"``.
         n_regions: about how many, at least 2, over the whole image.
-        fill: what is seen where a region is hidden.
-        seed: of the sets.
-        target: from a detection's box and label to the question asked of it.
-        batch_size: views at once; None: what fits the device.
-        progress: a bar; None: where standard error is a terminal.
+        fill: what is seen where a region is hidden, as for ``FeatureAblation``.
+        seed: of the random sets.
+        target: the question about a box: a function from its box and label to a target.
+        batch_size: views at once; None: as many as fit on the device.
+        progress: whether to show a progress bar; None: only in a terminal.
 
     Source: Lundberg & Lee, 2017 (NeurIPS), theorem 2; by Captum's ``KernelShap``.
     """
@@ -152,23 +152,24 @@ class KernelShap(RegionMethod):
 
 @dataclass(frozen=True)
 class Lime(RegionMethod):
-    """The effects of regions on the score in a sparse linear model, fitted to random views near the image.
+    """The effects of the regions on the score, from a sparse linear model fitted to random views of the image.
 
-    Each view shows half of the regions, on average. It weighs ``exp(-d^2 / (2 kernel_width^2))``, d the cosine distance
-    between which regions it shows and all of them, as in LIME's own code for images. The model is the Lasso.
+    Each view shows half of the regions, on average. Its weight in the fit is ``exp(-d^2 / (2 kernel_width^2))``, d the
+    cosine distance between the regions it shows and all regions, as in LIME's own code for images. The model is the
+    Lasso.
 
     Args:
         n_samples: views; at least two more than there are regions.
-        alpha: of the Lasso's penalty, in units of the score, from 0: effects of about this size and below become 0.
-            Captum's own default is .01.
-        kernel_width: of the weights, above 0.
+        alpha: the strength of the Lasso's penalty, above 0, in units of the score: smaller effects become 0. Captum's
+            own default is .01.
+        kernel_width: above 0; smaller values give more weight to views that show nearly everything.
         regions: ``"superpixels"`` (needs scikit-image) or ``"grid"``.
         n_regions: about how many, at least 2, over the whole image.
-        fill: what is seen where a region is hidden.
-        seed: of the views.
-        target: from a detection's box and label to the question asked of it.
-        batch_size: views at once; None: what fits the device.
-        progress: a bar; None: where standard error is a terminal.
+        fill: what is seen where a region is hidden, as for ``FeatureAblation``.
+        seed: of the random views.
+        target: the question about a box: a function from its box and label to a target.
+        batch_size: views at once; None: as many as fit on the device.
+        progress: whether to show a progress bar; None: only in a terminal.
 
     Source: Ribeiro et al., 2016 (KDD); by Captum's ``Lime``.
     """

@@ -33,26 +33,26 @@ SIGNED = ("input_x_gradient", "integrated_gradients")
 
 @dataclass(frozen=True)
 class SmoothGrad(GradientMethod):
-    """A gradient method's attributions over copies of the image with Gaussian noise: their mean, or how they spread.
+    """A gradient method's attributions for noisy copies of the image: their mean, or how much they vary.
 
-    - ``"smoothgrad"``: the mean; colours are combined as by the method itself: the largest magnitude, or a signed sum.
+    - ``"smoothgrad"``: the mean. Colours are combined as in the method itself: largest magnitude, or signed sum.
     - ``"smoothgrad_sq"``: the mean of the squares, summed over the colours.
     - ``"vargrad"``: the variance, summed over the colours.
 
     Gradients are averaged with their signs, as in the paper, and not by their magnitudes.
 
     Args:
-        of: ``"saliency"``, ``"input_x_gradient"``, ``"integrated_gradients"``, ``"guided_backprop"`` or
-            ``"deconvolution"``.
-        kind: what is made of the samples.
+        of: the gradient method: ``"saliency"``, ``"input_x_gradient"``, ``"integrated_gradients"``,
+            ``"guided_backprop"`` or ``"deconvolution"``.
+        kind: one of the three above.
         n_samples: noisy copies, at least 2.
-        stdev: of the noise, as a share of the range of the prepared image's values, from 0. The paper finds .1 to .2
-            good for classifiers; a detector may lose the box in that much noise.
-        steps: of integrated gradients, for each copy.
-        baseline: of integrated gradients.
-        seed: of the noise.
-        target: from a detection's box and label to the question asked of it.
-        progress: a bar; None: where standard error is a terminal.
+        stdev: standard deviation of the noise, as a share of the range of the prepared image's values, from 0. The
+            paper finds .1 to .2 good for classifiers; a detector may lose the box in that much noise.
+        steps: for ``"integrated_gradients"``: its points on the line, for each copy.
+        baseline: for ``"integrated_gradients"``: its baseline.
+        seed: of the random noise.
+        target: the question about a box: a function from its box and label to a target.
+        progress: whether to show a progress bar; None: only in a terminal.
 
     Source: Smilkov et al., 2017 (arXiv:1706.03825); Hooker et al., 2019 (NeurIPS), squares; Adebayo et al., 2018
     (arXiv:1810.03307), variance; by Captum's ``NoiseTunnel``.

@@ -31,16 +31,17 @@ class GradientCAM:
     """What grad-cam's gradient methods have in common; each says by its formula what becomes of a level.
 
     One forward pass for the image and one backward pass a box give the features A of each level and the gradients g of
-    the box's score y; the formula in grad-cam's own class makes a map over the level's cells of them. ``values`` is
-    that map, signed, before grad-cam clips it at 0 and scales it to [0, 1] (the heatmap is the positive part over its
-    peak, as grad-cam's own picture), brought to the image. Several levels: see ``join_levels``.
+    the box's score y. The formula of grad-cam's own class turns them into a map over the level's cells. ``values`` is
+    that map, brought to the image. It keeps its sign, because it is taken before grad-cam clips it at 0 and scales it
+    to [0, 1]; the heatmap is the positive part over its peak, as in grad-cam's own picture. Several levels: see
+    ``join_levels``.
 
     Args:
-        layers: names of the layers; default: the adapter's.
-        propagate: where one of ``layers`` reads another (on a YOLO, model.18 and model.21 read model.15): True lets a
-            change of one run on through the others, as hooks of grad-cam on the network itself would see it; False
-            holds the outputs of the others, as grad-cam on ``detxai.adapters.GradCamView`` sees it.
-        target: from a detection's box and label to the question asked of it, y.
+        layers: names of the layers; default: those that the adapter chooses.
+        propagate: for layers that read one another (on a YOLO, model.18 and model.21 read model.15). True: a change of
+            one runs on through the others, as for grad-cam's hooks on the network itself. False: the outputs of the
+            others stay as they are, as for grad-cam on ``detxai.adapters.GradCamView``.
+        target: the question about a box: a function from its box and label to a target, whose score is y.
     """
 
     name: ClassVar[str]
@@ -103,7 +104,7 @@ class GradientCAM:
 class GradCAM(GradientCAM):
     """Grad-CAM: each channel weighed by the mean of its gradient, ``sum_c mean(g_c) A_c``.
 
-    The mean forgets where the gradient was, so other objects that light up the same channels light up in the map.
+    The mean forgets where the gradient was, so other objects with the same features light up in the map too.
     Settings and ``values``: see ``GradientCAM``.
 
     Source: Selvaraju et al., 2017 (ICCV), by grad-cam's ``GradCAM``.
@@ -115,11 +116,11 @@ class GradCAM(GradientCAM):
 
 @dataclass(frozen=True)
 class GradCAMPlusPlus(GradientCAM):
-    """Grad-CAM++: each channel weighed by its positive gradients, small causes as much as large ones.
+    """Grad-CAM++: each channel weighed by its positive gradients, so that small causes count as much as large ones.
 
     ``sum_c w_c A_c`` with ``w_c = sum(alpha relu(g))`` and ``alpha = g^2 / (2 g^2 + sum(A) g^3 + 1e-6)``, 0 where g is
-    0. The gradients of a detector's scores are often so small that the 1e-6, which is grad-cam's, outweighs them: alpha
-    then grows with g^2, and a few places decide. Settings and ``values``: see ``GradientCAM``.
+    0. The gradients of a detector's scores are often so small that grad-cam's 1e-6 outweighs them. Then alpha grows
+    with g^2, and a few places decide. Settings and ``values``: see ``GradientCAM``.
 
     Source: Chattopadhay et al., 2018 (WACV), equations 7 and 19, by grad-cam's ``GradCAMPlusPlus``.
     """
@@ -130,7 +131,7 @@ class GradCAMPlusPlus(GradientCAM):
 
 @dataclass(frozen=True)
 class HiResCAM(GradientCAM):
-    """HiResCAM: gradient times feature at each place, ``sum_c g_c A_c``, so that the map is of this box alone.
+    """HiResCAM: gradient times feature at each place, ``sum_c g_c A_c``: where features speak for or against this box.
 
     Settings and ``values``: see ``GradientCAM``. The paper has no clipping at 0, so overlays show both signs.
 
@@ -144,10 +145,10 @@ class HiResCAM(GradientCAM):
 
 @dataclass(frozen=True)
 class XGradCAM(GradientCAM):
-    """XGrad-CAM: each channel weighed by its gradient, on average over where the channel is strong.
+    """XGrad-CAM: each channel weighed by its mean gradient, which counts most where the channel is strong.
 
-    ``sum_c w_c A_c`` with ``w_c = sum(g A) / sum(A)``. A channel whose features nearly cancel, as those of SiLU may,
-    is divided by nearly nothing. Settings and ``values``: see ``GradientCAM``.
+    ``sum_c w_c A_c`` with ``w_c = sum(g A) / sum(A)``. If the features of a channel nearly cancel, as those of a SiLU
+    may, the divisor is nearly 0. Settings and ``values``: see ``GradientCAM``.
 
     Source: Fu et al., 2020 (BMVC), by grad-cam's ``XGradCAM``.
     """
@@ -158,7 +159,7 @@ class XGradCAM(GradientCAM):
 
 @dataclass(frozen=True)
 class GradCAMElementWise(GradientCAM):
-    """Gradient times feature at each place, what is evidence for the box only: ``sum_c relu(g_c A_c)``.
+    """Gradient times feature at each place, of which only the positive part counts: ``sum_c relu(g_c A_c)``.
 
     Settings and ``values``: see ``GradientCAM``.
 
@@ -175,9 +176,10 @@ class EigenGradCAM(GradientCAM):
 
     Settings and ``values``: see ``GradientCAM``.
 
-    Source: grad-cam's ``EigenGradCAM``. Differs in the sign, which grad-cam leaves to chance and then clips: here the
-    projection goes along with ``sum_c g_c A_c``, so that positive is evidence for the box; and in the decomposition, by
-    ``principal_projection``: grad-cam's full SVD holds a matrix of places x places, 12 GB for a large photo.
+    Source: grad-cam's ``EigenGradCAM``. Differs in two ways. The sign, which grad-cam leaves to chance before it clips,
+    is chosen so that the projection goes along with ``sum_c g_c A_c``: positive is evidence for the box. The
+    decomposition is that of ``principal_projection``; grad-cam's full SVD needs a matrix of places x places, 12 GB for
+    a large photo.
     """
 
     name: ClassVar[str] = "eigen_grad_cam"
@@ -201,7 +203,7 @@ class FinerCAM(GradientCAM):
     Args:
         layers, propagate, target: as for ``GradientCAM``; ``values`` too.
         alpha: from 0, how much the other classes count; 0 is Grad-CAM.
-        n_similar: how many classes the label is held against, at least 1.
+        n_similar: with how many classes the label is compared, at least 1.
 
     Source: Zhang et al., 2025 (CVPR), by grad-cam's ``FinerWeightedTarget`` and ``GradCAM``. Differs in that y are the
     scores of a box in the place of a classifier's logits.
@@ -245,7 +247,7 @@ class ShapleyCAM(GradientCAM):
     """ShapleyCAM: Grad-CAM whose gradient is corrected by the curvature along the features.
 
     ``sum_c mean(g_c - (H A)_c / 2) A_c`` with H the second derivatives of y: an estimate of each channel's Shapley
-    value to the second order. It needs a network that can be differentiated twice; torchvision's RoIAlign cannot, so
+    value to the second order. It needs a network that can be differentiated twice. torchvision's RoIAlign cannot, so
     its two-stage detectors are refused. Settings and ``values``: see ``GradientCAM``.
 
     Source: Cai, 2025 (arXiv 2501.06261); the formula of grad-cam's ``ShapleyCAM``, whose own code frees the graph after

@@ -36,8 +36,8 @@ class FEM:
     It asks no question of a box: the map is of the image, the same for every detection and class.
 
     Args:
-        layers: names of the layers; default: the adapter's.
-        k: from 0.
+        layers: names of the layers; default: those that the adapter chooses.
+        k: from 0, how many standard deviations above its mean a place must lie to stand out.
 
     Source: Fuad et al., 2020 (IPTA), by grad-cam's ``FEM``.
     """
@@ -83,7 +83,7 @@ class KPCACAM:
     It asks no question of a box: the map is of the image, the same for every detection and class.
 
     Args:
-        layers: names of the layers; default: the adapter's.
+        layers: names of the layers; default: those that the adapter chooses.
         kernel: ``"sigmoid"``, ``"rbf"``, ``"poly"``, ``"cosine"`` or ``"linear"``.
         gamma: of the kernel, above 0; None: 1 / channels.
         max_cells: levels with more places are left out, for the kernel takes a matrix of places x places (0.3 GB for

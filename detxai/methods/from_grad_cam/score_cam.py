@@ -29,7 +29,7 @@ from detxai.targets import ClassScoreTarget, Target, ask_about, score_targets
 
 @dataclass(frozen=True)
 class ScoreCAM:
-    """Each channel weighed by the box's score where the image is shown only as far as the channel lights up.
+    """Each channel weighed by the score that the box has when only what lights up the channel is shown.
 
     A channel, enlarged to the model's input and scaled to [0, 1], multiplies that input: what is hidden fades to 0,
     which is black to a YOLO and the training images' mean colour to torchvision's detectors. With y_c the score of the
@@ -38,14 +38,15 @@ class ScoreCAM:
 
     It takes one pass of the whole detector for each channel: 448 for a YOLOv8n, 1,280 for a Faster R-CNN with an FPN.
 
-    The scores of a detector lie in [0, 1], and so the softmax makes all weights nearly alike: the map is then close to
-    the mean feature, and to the same map for every box. grad-cam's has the same flaw, which a classifier's logits hide.
+    The scores of a detector lie in [0, 1], so the softmax makes all weights nearly alike. The map is then close to the
+    mean feature, and nearly the same for every box. grad-cam's Score-CAM has the same weakness; it does not show with
+    the logits of a classifier, which differ more.
 
     Args:
-        layers: names of the layers; default: the adapter's.
-        target: from a detection's box and label to the question asked of it.
-        batch_size: masked images at once; None: what fits the device.
-        progress: a bar; None: where standard error is a terminal.
+        layers: names of the layers; default: those that the adapter chooses.
+        target: the question about a box: a function from its box and label to a target.
+        batch_size: masked images at once; None: as many as fit on the device.
+        progress: whether to show a progress bar; None: only in a terminal.
 
     Source: Wang et al., 2020, Score-CAM (CVPR workshops), as grad-cam's ``ScoreCAM`` has it, of which this is the
     formula. Differs in that one masked image serves all boxes, in batches that fit the device; grad-cam makes all

@@ -26,7 +26,7 @@ def impute(image: Tensor, keep: Tensor, noise: float = 0.01, seed: int = 0) -> T
         image: (3, h, w), in any affine scale of the pixel values.
         keep: (B, h, w) bool; False where a pixel is missing.
         noise: standard deviation of what is added to the missing pixels, as a share of the image's own.
-        seed: of the noise.
+        seed: of the random noise.
 
     Returns:
         (B, 3, h, w), dtype of the image; with nothing kept, the image's mean colour.
