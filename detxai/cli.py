@@ -11,7 +11,6 @@ import importlib
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from detxai.commands.app.arguments import add_app
 from detxai.commands.bench.arguments import add_bench
@@ -30,6 +29,7 @@ from detxai.commands.explain.arguments import add_explain
 from detxai.commands.families.arguments import add_families
 from detxai.commands.methods.arguments import add_methods
 from detxai.commands.options import EXIT_CODES, INTERRUPTED, REFUSED, one_line
+from detxai.commands.parser import Parser, commands_of
 from detxai.commands.version import PrintVersions
 from detxai.runs.interrupting import stops_on_ctrl_c
 
@@ -79,29 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """The parser of each command, by its name."""
-    return {
-        name: command
-        for action in parser._actions
-        if isinstance(action, argparse._SubParsersAction)
-        for name, command in action.choices.items()
-    }
-
-
-class _Parser(argparse.ArgumentParser):
-    """Also takes commands of two words, such as ``coco status``."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        words = list(sys.argv[1:] if args is None else args)
-        if " ".join(words[:2]) in commands_of(self):
-            words[:2] = [" ".join(words[:2])]
-        return super().parse_known_args(words, namespace)
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; which one was given is in ``command``."""
-    parser = _Parser(
+    parser = Parser(
         prog="detxai",
         description="Explain object detections: which pixels made this detector put this box, with this class, here?",
         epilog=f"'detxai COMMAND --help' describes a command, with examples.\n\n{EXIT_CODES}",
@@ -110,9 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action=PrintVersions, nargs=0, help="show the versions of detxai, Python, torch and others"
     )
-    commands = parser.add_subparsers(
-        metavar="COMMAND", dest="command", required=True, parser_class=argparse.ArgumentParser
-    )
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for add in COMMANDS:
         add(commands)
     return parser

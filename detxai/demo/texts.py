@@ -16,20 +16,24 @@ HEADLINES: Final[dict[Kind, str]] = {
 LESSONS: Final[dict[Kind, str]] = {
     "local": "A good map lights up the mark, not the whole parcel.",
     "spread": "A good map covers the egg.",
-    "context": "A good map must leave the box. Cropped to the box, it would be wrong.",
+    "context": "A good map lights up the cause outside the box. If it is cropped to the box, it is wrong.",
     "redundant": "Taking away one of two sufficient marks changes little, so methods that remove one thing at a time "
     "see little here.",
     "joint": "A good map lights up both marks.",
-    "shortcut": "A good map points at the corner of the picture, and so unmasks a detector that reads the watermark.",
+    "shortcut": "A good map lights up the watermark in the corner: it shows that the detector reads the watermark.",
 }
 
 METHOD_NOTES: Final = {
-    "pixel_evidence": "parts of the picture appear one after another in random orders, or are hidden at random; of "
-    "the maps that tell what raises the score, the one that proves itself is kept. The default.",
-    "eigen_cam": "what the detector's features have most in common. It asks nothing about a box, so cannot tell why.",
-    "ablation_cam": "feature channels are switched off one by one; those this box loses score without light up.",
-    "layer_cam": "features light up that lie in the box's reach and whose strengthening would raise its score.",
-    "attention": "where the query behind the box looked, which is not yet what it found the box by. Only detectors "
+    "pixel_evidence": "the default method. It shows and hides parts of the picture at random, makes three maps of what "
+    "raises the score, and keeps the map that does best in a test.",
+    "eigen_cam": "what the detector's features have most in common. Its map is of the whole picture, so it cannot tell "
+    "why there is a box.",
+    "ablation_cam": "switches feature channels off one by one. The channels without which the box's score falls light "
+    "up.",
+    "layer_cam": "lights up the features that the box was read from and that would raise its score if they were "
+    "stronger.",
+    "attention": "where the query behind the box looked. This need not be what made it find the box. Only detectors "
     "with queries have it.",
-    "d_rise": "parts of the picture are hidden at random, hundreds of times; what must stay visible lights up.",
+    "d_rise": "hides parts of the picture at random, hundreds of times. What must be visible for the box to be found "
+    "lights up.",
 }

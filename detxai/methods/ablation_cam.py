@@ -102,7 +102,7 @@ class AblationCAM:
             A_c itself, as grad-cam does; where a channel does not rest at zero, the background then shows too.
         ranking: which channels are expected to matter most. ``"tracked"``: for each target, follow the one candidate
             that answers it now through every ablation; this costs a small part of an exact ablation. ``"first_order"``:
-            one backward pass. ``"energy"``: the size of the features, without gradients. Or a callable from
+            one backward pass. ``"energy"``: how far a channel is from its fill, without gradients. Or a callable from
             ``Features`` to (C,) numbers, the largest first. If no candidate can be tracked and ``unablated_weights`` is
             not ``"tracked"``, then ``"tracked"`` means ``"first_order"``, or ``"energy"`` without gradients.
         unablated_weights: what channels weigh that were not ablated: their ``"tracked"`` drop, their ``"first_order"``

@@ -18,15 +18,15 @@ from detxai.metrics.inputs.scores import ScoreFunction, check_score, distinct, s
 
 @dataclass(frozen=True)
 class AverageDrop:
-    """What the detection's score loses when the image is shown through its heatmap, as a share of the clean score.
+    """The share of the score that is lost when only what the heatmap marks is shown.
 
-    The heatmap, in [0, 1], blends each pixel with the filling. ``increase`` is 1 where the score rises.
-    A map that is 1 everywhere loses nothing: read it beside a measure of how much the map shows.
+    The heatmap, in [0, 1], blends each pixel with the fill: 1 shows the pixel, 0 the fill. ``increase`` is 1 if the
+    score rises. A map that is 1 everywhere loses nothing, so read this beside a measure of how much the map shows.
 
     Args:
         fill: what shows where the heatmap is 0: see ``InsertionDeletion``.
-        score: what is left of the detection: see ``detxai.metrics.inputs.scores.detection_targets``.
-        reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
+        score: how the detection is scored: see ``detxai.metrics.inputs.scores.detection_targets``.
+        reference: which box and class are meant: those of the ``"detection"``, or those of its annotated ``"object"``.
         seed: of the random noise.
         batch_size: images at once; None: as many as fit on the device.
 
@@ -39,8 +39,8 @@ class AverageDrop:
 
     name: ClassVar[str] = "average_drop"
     quantities: ClassVar[Mapping[str, Quantity]] = {
-        "average_drop": Quantity("share of the score lost behind the heatmap", 0, 1, "lower"),
-        "increase": Quantity("1 where the score rises behind the heatmap, else 0", 0, 1, "higher"),
+        "average_drop": Quantity("share of the score lost", 0, 1, "lower"),
+        "increase": Quantity("1 if the score rises, else 0", 0, 1, "higher"),
     }
 
     fill: Filling | Sequence[float] = "black"

@@ -15,10 +15,10 @@ from detxai.metrics.inputs.maps import where_known
 
 @dataclass(frozen=True)
 class Compactness:
-    """How far the map's positive part lies from its highest point, in half diagonals of the box.
+    """How far the map's positive part lies from the map's highest point, in half diagonals of the box.
 
     Args:
-        reference: whose box: the ``"detection"``'s, or that of the annotated ``"object"`` it is of.
+        reference: which box is meant: that of the ``"detection"``, or that of its annotated ``"object"``.
 
     Source: Zhao et al., 2023, ODAM (ICLR). Differs where several pixels share the maximum: the mean of the squared
     distances to each of them.

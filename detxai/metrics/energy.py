@@ -15,13 +15,13 @@ from detxai.metrics.inputs.on_object import on_box_and_mask
 
 @dataclass(frozen=True)
 class EnergyPointingGame:
-    """The share of the map's positive sum within the box, and within the object's mask, beside chance.
+    """The share of the map's positive sum that lies within the box, and within the object's mask.
 
-    A map without a positive value has 0, and is counted. A flat map has the chance level: the share of the image's
-    pixels that the box or mask covers; VPS, which scales maps to [0, 1] first, gives it 0.
+    A map without a positive value counts as 0. A flat map has the chance level: the share of the image's pixels that
+    the box or mask covers. (VPS scales maps to [0, 1] first, and so gives a flat map 0.)
 
     Args:
-        reference: whose box: the ``"detection"``'s, or that of the annotated ``"object"`` it is of.
+        reference: which box is meant: that of the ``"detection"``, or that of its annotated ``"object"``.
 
     Source: Wang et al., 2020, Score-CAM (CVPR workshops); also called relevance mass accuracy.
     """

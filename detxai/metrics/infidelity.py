@@ -19,20 +19,20 @@ from detxai.metrics.inputs.scores import ScoreFunction, check_score, scorer_of
 
 @dataclass(frozen=True)
 class Infidelity:
-    """Mean squared error of the drop in score that the map predicts when a square patch is hidden.
+    """Mean squared error of the drop in score that the map predicts for a hidden square patch.
 
-    The map's sum over the patch predicts the drop, up to a positive factor, the best one. The raw map is taken: what
-    speaks against the box predicts a rise. All detections of the image are asked about the same patches.
-    ``infidelity_normalised`` is the error over that of a map of zeros, so 1 is a map that predicts nothing, or the
-    opposite; it is NaN where no patch changes the score. Larger patches do more, which any positive map predicts: the
-    chance level is that of a flat map, and a map of random numbers is near it.
+    The map's sum over the patch predicts the drop, times the positive factor that fits best. The raw map is taken, so
+    evidence against the box predicts a rise. All detections of the image are asked about the same patches.
+    ``infidelity_normalised`` is the error divided by that of a map of zeros: a map that predicts nothing, or the
+    opposite, has 1. It is NaN if no patch changes the score. Any positive map predicts that larger patches do more, so
+    the chance level is that of a flat map; a map of random numbers comes near it.
 
     Args:
         n_patches: how many squares are tried.
         smallest, largest: their sides, as shares of the image's shorter side.
         fill: what shows in the patch: see ``InsertionDeletion``.
-        score: what is left of the detection: see ``detxai.metrics.inputs.scores.detection_targets``.
-        reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
+        score: how the detection is scored: see ``detxai.metrics.inputs.scores.detection_targets``.
+        reference: which box and class are meant: those of the ``"detection"``, or those of its annotated ``"object"``.
         seed: of the patches and of the noise.
         batch_size: images at once; None: as many as fit on the device.
 
@@ -46,8 +46,10 @@ class Infidelity:
 
     name: ClassVar[str] = "infidelity"
     quantities: ClassVar[Mapping[str, Quantity]] = {
-        "infidelity": Quantity("squared error of the predicted drop", 0, 1, "lower"),
-        "infidelity_normalised": Quantity("the error over that of zeros", 0, 1, "lower", "infidelity_chance"),
+        "infidelity": Quantity("mean squared error of the predicted drop", 0, 1, "lower"),
+        "infidelity_normalised": Quantity(
+            "the error divided by that of a map of zeros", 0, 1, "lower", "infidelity_chance"
+        ),
         "infidelity_chance": Quantity("the same for a map that is 1 everywhere", 0, 1, None),
     }
 

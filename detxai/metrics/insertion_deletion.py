@@ -53,12 +53,12 @@ class Curves:
 
 
 QUANTITIES: dict[str, Quantity] = {
-    "insertion": Quantity("area under the score while pixels appear", 0, 1, "higher"),
-    "deletion": Quantity("area under the score while pixels vanish", 0, 1, "lower"),
+    "insertion": Quantity("area under the curve of the score while pixels appear", 0, 1, "higher"),
+    "deletion": Quantity("area under the curve of the score while pixels are hidden", 0, 1, "lower"),
     "overall": Quantity("insertion minus deletion", -1, 1, "higher", 0.0),
-    "insertion_normalised": Quantity("insertion over the clean score", 0, float("inf"), "higher"),
-    "deletion_normalised": Quantity("deletion over the clean score", 0, float("inf"), "lower"),
-    "overall_normalised": Quantity("overall over the clean score", -float("inf"), float("inf"), "higher", 0.0),
+    "insertion_normalised": Quantity("insertion divided by the clean score", 0, float("inf"), "higher"),
+    "deletion_normalised": Quantity("deletion divided by the clean score", 0, float("inf"), "lower"),
+    "overall_normalised": Quantity("overall divided by the clean score", -float("inf"), float("inf"), "higher", 0.0),
     "clean_score": Quantity("the score on the whole image", 0, 1, None),
 }
 
@@ -68,12 +68,12 @@ class InsertionDeletion:
     """Area under the detection's score while the pixels appear, and while they vanish, in the order of the map.
 
     Pixels of the model's input are ranked by the raw map: evidence against the box comes last. A seed decides ties. At
-    each step an equal number of pixels is added. ``overall`` is insertion minus deletion. A confident detector scores
-    higher on both whatever the map, so the areas divided by the clean score are given too; these are NaN where the
-    clean score is 0.
+    each step an equal number of pixels is added. ``overall`` is insertion minus deletion. A confident detector has
+    larger areas whatever the map is, so the areas divided by the clean score are given too. These are NaN if the clean
+    score is 0.
 
-    Figures compare only where fill, steps, unit and score function are the same. A fill that a method used inside
-    favours it, so take several. T detections cost ``2 T F (steps - 1) + F + 1`` passes under F fills.
+    Compare only figures with the same fill, steps, unit and score function. A method that uses the same fill itself is
+    favoured, so take several fills. T detections cost ``2 T F (steps - 1) + F + 1`` passes under F fills.
 
     Args:
         steps: how many; the curves have one point more. The default is what two processor cores afford for a few dozen
@@ -82,8 +82,8 @@ class InsertionDeletion:
             several of the names, and every quantity but ``clean_score`` then ends in its fill: ``overall_blur``.
         unit: what comes and goes: a ``"pixel"``, or a ``"superpixel"``, one of about 100 that follow the image's edges
             (SLIC, by scikit-image), ranked by the mean of the map. The areas are then over the share of the pixels.
-        score: what is left of the detection: see ``detxai.metrics.inputs.scores.detection_targets``.
-        reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
+        score: how the detection is scored: see ``detxai.metrics.inputs.scores.detection_targets``.
+        reference: which box and class are meant: those of the ``"detection"``, or those of its annotated ``"object"``.
         seed: of the ties and of the noise.
         batch_size: images at once; None: as many as fit on the device.
 

@@ -15,11 +15,11 @@ from detxai.metrics.inputs.maps import box_masks, where_known
 
 @dataclass(frozen=True)
 class Leakage:
-    """The share of the map's positive sum on annotated objects that lies on objects other than the detection's own.
+    """Of the map's positive sum on annotated objects, the share that lies on other objects than the detection's own.
 
-    By masks where they are annotated, else by boxes; what lies on the own object and on another counts as the
-    own object's. Unknown where the detection is of no annotated object, there is no other one, or nothing of the map
-    lies on any.
+    Objects are their annotated masks, or their boxes where there are no masks. Pixels that two objects share count for
+    the detection's own. The value is unknown if the detection is of no annotated object, if there is no other object,
+    or if no part of the map lies on an object.
 
     Source: Zhao et al., 2023, ODAM (ICLR), the object discrimination index (ODI). Differs in that shared pixels count
     once.

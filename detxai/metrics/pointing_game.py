@@ -14,14 +14,14 @@ from detxai.metrics.inputs.on_object import on_box_and_mask
 
 @dataclass(frozen=True)
 class PointingGame:
-    """Whether the map is highest within the box, and within the object's mask.
+    """Whether the map's highest point lies within the box, and within the object's mask.
 
-    Only what is evidence for the box counts: the positive part of the map. Where several pixels share the maximum, the
-    share of them that hits; a map without a positive value, or without a highest point because it is the same
-    everywhere, is a miss, and counted.
+    Only evidence for the box counts: the positive part of the map. If several pixels share the maximum, the value is
+    the share of them that lies within. A map without a positive value, or one that is the same everywhere, counts as a
+    miss.
 
     Args:
-        reference: whose box: the ``"detection"``'s, or that of the annotated ``"object"`` it is of.
+        reference: which box is meant: that of the ``"detection"``, or that of its annotated ``"object"``.
 
     Source: Zhang et al., 2016, Excitation Backprop (ECCV). Differs in having no tolerance of 15 pixels, and in
     what it does with plateaus, which others drop (ODAM) or count as hits (VPS).

@@ -22,16 +22,16 @@ from detxai.metrics.stability import redone
 
 @dataclass(frozen=True)
 class Randomisation:
-    """How much of the map is still there when the model's weights are random, from the head down to the input.
+    """How much of the map is left when the model's weights are made random, from the head down to the input.
 
-    In each stage a further part of the layers loses its weights, the head first; after the last all are random. The
-    method is run again in each stage, for the same boxes. Needs ``Case.redo``.
+    In each stage a further part of the layers gets random weights, the head first; after the last stage all are random.
+    The method is run again in each stage, for the same boxes. Needs ``Case.redo``.
 
-    Similarity is the rank correlation without its sign (a map that comes out upside down knows the weights no better)
-    and SSIM; averaged over the stages, and after the last one.
+    Two similarities are given, each averaged over the stages and after the last stage: SSIM, and the rank correlation
+    without its sign, because a map that comes out upside down depends on the weights no better.
 
-    The user's model is the one that runs: its parameters point to other numbers meanwhile, and back to their own,
-    which nothing wrote to, afterwards; also after an exception.
+    It runs the user's own model, whose parameters point to other numbers meanwhile. Nothing is written to the model's
+    own numbers, and the parameters point to them again afterwards, also after an exception.
 
     Args:
         n_stages: in how many parts the layers go.

@@ -23,14 +23,14 @@ from detxai.metrics.insertion_deletion import pixel_ranks
 class ROAD:
     """The score that is left when the pixels ranked first, or last, are replaced by what their neighbours suggest.
 
-    ``road`` is half the difference of the two, averaged over the fractions; 0 for a map that knows nothing. Ranks are
-    of the raw map, as in insertion and deletion. Scores are not divided by the clean one.
+    ``road`` is half the difference of these two scores, averaged over the fractions; it is 0 for a map that knows
+    nothing. Pixels are ranked by the raw map, as in insertion and deletion. Scores are not divided by the clean score.
 
     Args:
         fractions: which shares of the pixels are removed, in (0, 1).
         noise: standard deviation added to imputed pixels, as a share of the image's own.
-        score: what is left of the detection: see ``detxai.metrics.inputs.scores.detection_targets``.
-        reference: whose box and class: the ``"detection"``'s, or those of the annotated ``"object"`` it is of.
+        score: how the detection is scored: see ``detxai.metrics.inputs.scores.detection_targets``.
+        reference: which box and class are meant: those of the ``"detection"``, or those of its annotated ``"object"``.
         seed: of the ties and of the noise.
         batch_size: images at once; None: as many as fit on the device.
 
@@ -43,7 +43,7 @@ class ROAD:
 
     name: ClassVar[str] = "road"
     quantities: ClassVar[Mapping[str, Quantity]] = {
-        "road": Quantity("half of what the order of removal makes of the score", -0.5, 0.5, "higher", 0.0),
+        "road": Quantity("half the difference of the two scores below", -0.5, 0.5, "higher", 0.0),
         "road_most_first": Quantity("score left without the pixels ranked first", 0, 1, "lower"),
         "road_least_first": Quantity("score left without the pixels ranked last", 0, 1, "higher"),
     }

@@ -15,9 +15,9 @@ from detxai.metrics.inputs.case import Case, Quantity
 
 @dataclass(frozen=True)
 class Sparseness:
-    """Gini's index of the map's positive part: 0 where all pixels are alike, near 1 where one has everything.
+    """Gini index of the map's positive part: 0 if all pixels are alike, near 1 if one pixel has everything.
 
-    Says nothing about whether the pixels are the right ones.
+    It does not say whether these are the right pixels.
 
     Source: Chalasani et al., 2020, Concise explanations of neural networks using adversarial training (ICML),
     as in Quantus. Differs in looking at the positive part, not at absolute values.
@@ -25,7 +25,7 @@ class Sparseness:
 
     name: ClassVar[str] = "sparseness"
     quantities: ClassVar[Mapping[str, Quantity]] = {
-        "sparseness": Quantity("Gini's index of the map", 0, 1, "higher", 1 / 3),
+        "sparseness": Quantity("Gini index of the map", 0, 1, "higher", 1 / 3),
     }
 
     def __call__(self, case: Case) -> dict[str, Tensor]:

@@ -20,9 +20,9 @@ from detxai.metrics.inputs.case import Case, Quantity
 class Stability:
     """How well the map agrees with itself when it is made again.
 
-    Once on images with a little noise, once with other seeds; the questions asked stay those about the clean image's
-    detections. ``*_correlation`` is the mean rank correlation, ``*_sensitivity`` the largest relative change of the map
-    (Euclidean norm over all pixels). A method without chance has 1 and 0 under seed. Needs ``Case.redo``.
+    It is made again on images with a little noise, and with other seeds, always for the detections of the clean image.
+    ``*_correlation`` is the mean rank correlation, ``*_sensitivity`` the largest relative change of the map (Euclidean
+    norm over all pixels). A method that draws nothing at random has 1 and 0 for seeds. Needs ``Case.redo``.
 
     Args:
         n_repeats: how many times each.

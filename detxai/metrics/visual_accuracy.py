@@ -19,11 +19,11 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 class VisualAccuracy:
     """IoU of the thresholded heatmap with the object's mask, and with the box, averaged over the thresholds.
 
-    It asks whether the map *looks like* the object, which is not what made the detector see it.
+    It asks whether the map *looks like* the object. This is not the question what made the detector see it.
 
     Args:
         thresholds: of the heatmap, in [0, 1).
-        reference: whose box: the ``"detection"``'s, or that of the annotated ``"object"`` it is of.
+        reference: which box is meant: that of the ``"detection"``, or that of its annotated ``"object"``.
 
     Raises:
         ValueError: there is no threshold, or one is out of range.

@@ -41,5 +41,5 @@ def _chance(quantity: Quantity) -> str:
     if quantity.chance is None:
         return "no fixed level: compare with the method `random`"
     if isinstance(quantity.chance, str):
-        return f"`{quantity.chance}`, told for each box"
+        return f"`{quantity.chance}`, computed for each box"
     return f"{quantity.chance:.3g}"

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from detxai.cli import commands_of, main, make_parser
+from detxai.cli import main, make_parser
 from detxai.commands.config import LEFT_OUT, config_of, with_config
+from detxai.commands.parser import commands_of
 from detxai.scenes import export_coco
 
 CONFIGURABLE = ("explain", "coco", "evaluate", "bench")

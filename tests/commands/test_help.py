@@ -15,7 +15,7 @@ import detxai
 from detxai.adapters.exported import SUFFIXES
 from detxai.adapters.exported.layouts import LAYOUTS
 from detxai.adapters.loading import BUNDLED
-from detxai.cli import make_parser
+from detxai.cli import main, make_parser
 from detxai.coco.options import EngineName
 from detxai.commands import choices
 from detxai.data.error_kinds import ERRORS, FALSE_POSITIVES, KINDS
@@ -159,3 +159,31 @@ def test_the_names_and_where_they_are_imported_from_agree() -> None:
     packages = {name for name in public if name.islower() and name not in detxai._MODULES}
     assert public - packages == set(detxai._MODULES)
     assert all(detxai._module(name).__name__ == f"detxai.{name}" for name in packages)
+
+
+@pytest.mark.parametrize(
+    ("typed", "command", "hint"),
+    [
+        ("explian a.png", "detxai", "did you mean explain?"),
+        ("explain a.png --model m --out o --metod layer_cam", "detxai explain", "did you mean --method?"),
+        ("explain a.png --model m --out o --mode=signd", "detxai explain", "did you mean signed?"),
+        ("coco status run --jsn", "detxai coco status", "did you mean --json?"),
+    ],
+)
+def test_a_typo_names_the_nearest_word_and_the_help_to_read(
+    typed: str, command: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(typed.split())
+    shown = capsys.readouterr()
+    assert ended.value.code == 2
+    assert shown.out == ""
+    assert shown.err.startswith(f"{command}: error: ")
+    assert hint in shown.err
+    assert f"'{command} --help'" in shown.err
+
+
+def test_what_resembles_nothing_gets_no_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["explain", "a.png", "--model", "m", "--out", "o", "--elephant"])
+    assert "did you mean" not in capsys.readouterr().err

@@ -15,10 +15,10 @@ from detxai.metrics.inputs.roc_area import roc_area
 
 @dataclass(frozen=True)
 class CausesFound:
-    """Which of a detection's several causes the map ranks above what is no cause.
+    """How many of a detection's causes the map ranks above the pixels that are no cause.
 
-    Each cause by itself against all pixels that are no cause of this detection: the area under the ROC curve. A cause
-    is found from ``threshold`` on. Detections with fewer than two causes give NaN.
+    Each cause is compared, by the area under the ROC curve, with all pixels that are no cause of this detection. It is
+    found if this area is ``threshold`` or more. Detections with fewer than two causes give NaN.
 
     Args:
         threshold: in (0.5, 1]; 0.9 means that nine of ten pixels that are no cause lie below the cause's.
@@ -26,14 +26,14 @@ class CausesFound:
     Raises:
         ValueError: ``threshold`` is out of range.
 
-    Source: our own. A map of the least that is enough shows one cause of two, and is half the truth.
+    Source: our own. If either of two causes is enough, a map of the smallest sufficient part shows only one of them.
     """
 
     name: ClassVar[str] = "causes_found"
     quantities: ClassVar[Mapping[str, Quantity]] = {
-        "causes_all": Quantity("1 where every cause is found, else 0", 0, 1, "higher", 0.0),
+        "causes_all": Quantity("1 if every cause is found, else 0", 0, 1, "higher", 0.0),
         "causes_share": Quantity("share of the causes that are found", 0, 1, "higher", 0.0),
-        "causes_worst_auc": Quantity("ROC area of the cause found least", 0, 1, "higher"),
+        "causes_worst_auc": Quantity("area under the ROC curve of the cause that is found worst", 0, 1, "higher"),
     }
 
     threshold: float = 0.9

@@ -15,10 +15,10 @@ from detxai.metrics.inputs.roc_area import roc_area
 
 @dataclass(frozen=True)
 class EvidenceAUC:
-    """The area under the pixels' ROC curve against the known evidence.
+    """The area under the ROC curve when the map's values are used to tell evidence from other pixels.
 
-    Only the order of the pixels counts, so the raw map is taken, with what is evidence against the box at the far end.
-    Evidence that covers the whole image cannot be ranked, and gives NaN as no evidence does.
+    Only the order of the pixels counts. The raw map is taken, so evidence against the box comes last. NaN if there is
+    no evidence, or if it covers the whole image.
 
     Source: Fawcett, 2006, An introduction to ROC analysis (Pattern Recognition Letters): the area is the
     Mann-Whitney statistic; ties count half.

@@ -16,7 +16,7 @@ from detxai.metrics.inputs.maps import where_known
 
 @dataclass(frozen=True)
 class EvidenceMass:
-    """The share of the map's positive sum on the known evidence, beside the share that a flat map has there.
+    """The share of the map's positive sum that lies on the known evidence. A flat map has the chance level.
 
     Source: Arras et al., 2022, CLEVR-XAI (Information Fusion), relevance mass accuracy.
     """
