@@ -73,7 +73,8 @@ def test_the_minimal_channels_of_a_toy_are_those_of_its_formula() -> None:
     assert str(found).startswith("3 of 6 channels keep this box")
 
 
-@pytest.mark.parametrize("name", ["scenes-yolo", pytest.param("scenes-frcnn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scenes-yolo", "scenes-frcnn"])
 def test_on_a_trained_detector_no_channel_can_be_dropped(name: str) -> None:
     """Checked by hooks of the test's own on the model, which share nothing with the engine."""
     pytest.importorskip("ultralytics", reason="the extra yolo")
