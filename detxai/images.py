@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from io import BytesIO
 from os import PathLike, fspath
 from os.path import exists
 from pathlib import Path
@@ -54,6 +55,20 @@ def load_image(image: Image) -> Array:
     raise TypeError(f"image must be {EXPECTED}, got {type(image).__name__}")
 
 
+def load_image_bytes(content: bytes, name: str) -> Array:
+    """The image that the bytes of an encoded file hold, as ``load_image`` would give it.
+
+    Args:
+        content: of a JPEG, a PNG, ...
+        name: of the file, for messages.
+
+    Raises:
+        ValueError: it cannot be read as an image.
+    """
+    with _decoder(BytesIO(content), name) as opened:
+        return _from_pil(opened, name)
+
+
 def file_size(path: str | PathLike[str]) -> tuple[int, int]:
     """(height, width) of an image file by its header, before anything of it is decoded.
 
@@ -76,8 +91,13 @@ def _opened(path: Path) -> PIL.Image.Image:
         raise FileNotFoundError(f"image: no such file: {path}")
     if path.is_dir():
         raise ValueError(f"image must be a file, got the folder {path}")
+    return _decoder(path, path)
+
+
+def _decoder(source: Path | BytesIO, path: Path | str) -> PIL.Image.Image:
+    """The image of a file, not decoded yet; ``path`` is for messages."""
     try:
-        opened = _open(path)
+        opened = _open(source)
     except (PIL.UnidentifiedImageError, ImportError):
         raise ValueError(f"image: {path} is not an image that Pillow can read") from None
     except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
@@ -90,7 +110,7 @@ def _opened(path: Path) -> PIL.Image.Image:
     return opened
 
 
-def _from_pil(image: PIL.Image.Image, path: Path | None = None) -> Array:
+def _from_pil(image: PIL.Image.Image, path: Path | str | None = None) -> Array:
     if 0 in image.size:
         raise ValueError(f"image must not be empty, got {image.width} x {image.height} pixels")
     if image.mode == "F":
@@ -106,14 +126,14 @@ def _from_pil(image: PIL.Image.Image, path: Path | None = None) -> Array:
         raise _damaged(path, error) from error
 
 
-def _too_large(path: Path) -> ValueError:
+def _too_large(path: Path | str) -> ValueError:
     return ValueError(
         f"image: {path} is larger than Pillow's limit of {PIL.Image.MAX_IMAGE_PIXELS} pixels; "
         "resize it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
     )
 
 
-def _damaged(path: Path | None, error: Exception) -> ValueError:
+def _damaged(path: Path | str | None, error: Exception) -> ValueError:
     which = "the image" if path is None else path
     return ValueError(f"image: {which} is damaged or truncated ({' '.join(str(error).split())})")
 

@@ -88,6 +88,21 @@ def test_d_rise_is_timed_beside_bare_passes_and_the_published_algorithm(
         bench_d_rise(detxai.wrap(small_faster_rcnn(width=8)), photo(0), detxai.Detections([], [], []))
 
 
+def test_the_seed_decides_the_masks_of_both_maps() -> None:
+    def brightness(images: list[np.ndarray]) -> list[detxai.Detections]:
+        return [detxai.Detections([[0, 0, 20, 20]], [image[:9, :9].mean() / 255], [0]) for image in images]
+
+    detector, noise = detxai.wrap(brightness, class_names=["a"]), np.random.default_rng(0).integers(0, 255, (24, 32, 3))
+    image = noise.astype(np.uint8)
+    detections = detector.detect(image)
+
+    def note(seed: int) -> str:
+        rates = bench_d_rise(detector, image, detections, n_masks=8, agreement_masks=24, batch_size=8, seed=seed)
+        return rates[-1].note
+
+    assert note(0) == note(0) != note(1)
+
+
 def test_the_published_algorithm_finds_a_patch() -> None:
     """On a detector that sees one corner: the peer's map and ours both peak in that corner."""
 

@@ -52,6 +52,12 @@ def test_the_numeric_options_are_found() -> None:
     assert not [a for c in commands().values() for a in c._actions if a.type in (int, float)]
 
 
+@pytest.mark.parametrize("command", ["explain", "coco", "evaluate", "bench"])
+def test_each_command_that_explains_takes_seed_device_batch_size_and_input_size(command: str) -> None:
+    options = {option for action in commands()[command]._actions for option in action.option_strings}
+    assert {"--seed", "--device", "--batch-size", "--input-size"} <= options
+
+
 @pytest.mark.parametrize(("command", "option"), numeric_options())
 def test_what_is_no_number_or_makes_no_sense_is_refused_by_name(
     command: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

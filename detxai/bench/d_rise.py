@@ -57,6 +57,7 @@ def bench_d_rise(
     n_masks: int = 64,
     agreement_masks: int = 400,
     batch_size: int | None = None,
+    seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Rate]:
     """D-RISE's throughput, beside the limit and a peer's, and how far the two maps agree.
@@ -68,6 +69,7 @@ def bench_d_rise(
         n_masks: of ours, in each round; the peer, which takes one at a time, is timed on an eighth of them.
         agreement_masks: of both, for the comparison of the maps; 0 leaves it out.
         batch_size: for the bare passes and for ours; None: what fits the device.
+        seed: of the masks that the two maps are made of.
         say: called with the name of what runs next.
 
     Raises:
@@ -79,7 +81,7 @@ def bench_d_rise(
     size = batch_size or images_at_once(prepared.tensor)
     n_masks = max(size, n_masks // size * size)  # whole batches, as in a long run
     peer_masks = max(1, n_masks // 8)
-    sample = DRISE(n_masks=MIN_MASKS, batch_size=size, progress=False).sample(detector, image, detections)
+    sample = DRISE(n_masks=MIN_MASKS, batch_size=size, seed=seed, progress=False).sample(detector, image, detections)
     with torch.no_grad():
         targets = SimilarityTarget.seen_in(detector.candidates(prepared), detections)
 
@@ -91,7 +93,7 @@ def bench_d_rise(
         f"bare passes, {size} at once": (n_masks, lambda: _bare(detector, prepared, size, n_masks)),
         f"our loop, {len(detections)} boxes": (n_masks, lambda: loop(targets)),
         "our loop, 1 box": (n_masks, lambda: loop(targets[:1])),
-        "one mask a pass (Microsoft's)": (peer_masks, lambda: published(detector, image, detections, peer_masks)),
+        "one mask a pass (Microsoft's)": (peer_masks, lambda: published(detector, image, detections, peer_masks, seed)),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for round_ in range(-1, ROUNDS):  # the first to warm up
@@ -107,7 +109,7 @@ def bench_d_rise(
     ]
     if agreement_masks:
         say("agreement of the maps")
-        rates[-1] = replace(rates[-1], note=_agreement(detector, image, detections, agreement_masks, size))
+        rates[-1] = replace(rates[-1], note=_agreement(detector, image, detections, agreement_masks, size, seed))
     return rates
 
 
@@ -173,9 +175,10 @@ def _class_vectors(detections: Detections, n_classes: int) -> Tensor:
     return vectors
 
 
-def _agreement(detector: Detector, image: Image, detections: Detections, n: int, batch_size: int) -> str:
-    theirs = published(detector, image, detections, n)
-    ours = DRISE(n_masks=n, grid=PEERS_GRID, batch_size=batch_size, progress=False)(detector, image, detections)
+def _agreement(detector: Detector, image: Image, detections: Detections, n: int, batch_size: int, seed: int) -> str:
+    theirs = published(detector, image, detections, n, seed)
+    method = DRISE(n_masks=n, grid=PEERS_GRID, batch_size=batch_size, seed=seed, progress=False)
+    ours = method(detector, image, detections)
     found = [
         float(rank_correlation(torch.from_numpy(mine.values)[None], torch.from_numpy(other)[None]))
         for mine, other in zip(ours, theirs, strict=True)

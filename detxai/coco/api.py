@@ -13,7 +13,7 @@ from detxai.adapters.detector import Detector
 from detxai.adapters.registry import wrap
 from detxai.coco.dataset import ExplainedBoxes
 from detxai.coco.folder import CocoFolder
-from detxai.coco.options import Finished, Options
+from detxai.coco.options import Finished, Options, expect_whole
 from detxai.coco.report import write_report
 from detxai.coco.request import CocoRequest
 from detxai.coco.run import run
@@ -22,6 +22,8 @@ from detxai.data.categories import label_to_category
 from detxai.data.coco_files import as_annotations, as_predictions
 from detxai.data.cocoeval import finished
 from detxai.explain import Method, make_method
+from detxai.runs.remote.address import Address, path_or_address
+from detxai.runs.remote.copied_folder import working_folder
 from detxai.runs.tables import import_pyarrow
 
 
@@ -30,8 +32,8 @@ def explain_errors(
     coco_dt: Any | None,
     detector: Detector | Any,
     *,
-    images: str | PathLike[str],
-    out: str | PathLike[str],
+    images: str | PathLike[str] | Address,
+    out: str | PathLike[str] | Address,
     method: str | Method = "ablation_cam",
     settings: Mapping[str, Any] | None = None,
     evaluation: Any | None = None,
@@ -45,8 +47,9 @@ def explain_errors(
         coco_gt: a ``COCO`` of annotations, pycocotools' or faster-coco-eval's.
         coco_dt: a ``COCO`` of results, from ``coco_gt.loadRes``; None: the detector makes the predictions.
         detector: from ``detxai.wrap``, or anything ``wrap`` takes.
-        images: the folder that the annotations' ``file_name`` are in.
-        out: a new folder, or one of the same run, which then goes on where it stopped.
+        images: the folder that the annotations' ``file_name`` are in, or its address (``s3://...``).
+        out: a new folder, or one of the same run, which then goes on where it stopped; or an address, where what is
+            finished is copied to while the run goes on.
         method: a method's name, or a method with its settings.
         settings: the method's settings, where it is given by name.
         evaluation: a finished ``COCOeval`` of the two, whose matches are used; default: one is made.
@@ -67,10 +70,12 @@ def explain_errors(
     if unknown:
         raise TypeError(f"explain_errors has no option {', '.join(unknown)}; see detxai.coco.options.Options")
     chosen, made = Options(**options), quiet_method(method, settings or {})
-    if not Path(images).is_dir():
-        raise FileNotFoundError(f"images: no such folder: {Path(images)}")
-    if Path(out).exists() and not Path(out).is_dir():
+    photos, place = path_or_address(images), path_or_address(out)
+    if isinstance(photos, Path) and not photos.is_dir():
+        raise FileNotFoundError(f"images: no such folder: {photos}")
+    if isinstance(place, Path) and place.exists() and not place.is_dir():
         raise ValueError(f"out must be a folder, got the file {out}")
+    expect_whole(place, chosen)
     annotations = as_annotations(_content(coco_gt, "coco_gt"), "coco_gt")
     predictions = None
     if coco_dt is not None:
@@ -79,20 +84,13 @@ def explain_errors(
         evaluation = finished(evaluation)
         annotations, predictions = evaluation.cocoGt, evaluation.cocoDt
     wrapped = wrap(detector)
-    return run(
-        CocoRequest(
-            wrapped,
-            made,
-            Path(images),
-            annotations,
-            predictions,
-            label_to_category(wrapped, annotations, labels),
-            CocoFolder(Path(out)),
-            Selection() if selection is None else selection,
-            chosen,
-            evaluation,
+    pairs = label_to_category(wrapped, annotations, labels)
+    selected = Selection() if selection is None else selection
+    with working_folder(place) as folder:
+        request = CocoRequest(
+            wrapped, made, photos, annotations, predictions, pairs, CocoFolder(folder), selected, chosen, evaluation
         )
-    )
+        return dataclasses.replace(run(request), address=place if isinstance(place, Address) else None)
 
 
 def make_report(folder: str | PathLike[str], images: str | PathLike[str] | None = None) -> Path:

@@ -16,10 +16,12 @@ from detxai.coco.parts.stored_maps import LayerCells, StoredMap, load_map
 from detxai.coco.schema import EXPLANATION_COLUMNS
 from detxai.coco.stored.rows import Row, StoredRows
 from detxai.data.error_kinds import KINDS
+from detxai.data.image_files import ImageFolder, load_file
 from detxai.detections import Detections
 from detxai.explanation import Cost, Explanation
-from detxai.images import load_image, pixels_sha256, to_uint8
+from detxai.images import pixels_sha256, to_uint8
 from detxai.messages import short_repr
+from detxai.runs.remote.address import expect_path, path_or_address
 from detxai.runs.tables import import_pyarrow
 
 Names = str | Sequence[str]
@@ -30,14 +32,15 @@ class ExplainedBoxes(Sequence[Explanation]):
 
     Args:
         folder: of the run.
-        images: folder of the images; default: the one the run was given.
+        images: folder of the images, or its address; default: the one the run was given.
 
     Raises:
         FileNotFoundError: ``folder`` is not of a run.
-        ValueError: its manifest is damaged.
+        ValueError: its manifest is damaged, or ``folder`` is an address.
     """
 
-    def __init__(self, folder: str | PathLike[str], images: str | PathLike[str] | None = None) -> None:
+    def __init__(self, folder: str | PathLike[str], images: str | PathLike[str] | ImageFolder | None = None) -> None:
+        expect_path(folder, "folder", "copy it, or read its explanations/*.parquet with pyarrow, pandas or DuckDB")
         self.folder = CocoFolder(Path(folder))
         manifest = self.folder.root / "manifest.json"
         if not manifest.is_file():
@@ -46,7 +49,7 @@ class ExplainedBoxes(Sequence[Explanation]):
             self.manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"folder must be one that detxai coco wrote; {manifest} is damaged") from error
-        self.images = Path(self.manifest["images"] if images is None else images)
+        self.images = path_or_address(self.manifest["images"] if images is None else images)
         self._stored = StoredRows(self.folder)
         self._places: Sequence[int] = range(len(self._stored))
 
@@ -163,7 +166,7 @@ class ExplainedBoxes(Sequence[Explanation]):
         # a missed annotation has no score of its own: it was explained with that of the best candidate
         score = row["candidate_score"] if row["score"] is None else row["score"]
         detection = Detections([row["box"]], [min(max(score, 0.0), 1.0)], [row["label"]], names)
-        image = to_uint8(load_image(self.images / row["file_name"]))
+        image = to_uint8(load_file(self.images / row["file_name"]))
         if pixels_sha256(image) != row["image_sha256"]:
             raise ValueError(f"images: {self.images / row['file_name']} is not the picture that was explained")
         return Explanation(

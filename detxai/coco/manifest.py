@@ -15,8 +15,10 @@ import numpy as np
 from detxai.coco.folder import CocoFolder
 from detxai.coco.request import CocoRequest
 from detxai.coco.schema import FORMAT
+from detxai.data.image_files import ImageFolder, load_file
 from detxai.explanation import plain, settings_of
-from detxai.images import load_image, pixels_sha256, to_uint8
+from detxai.images import pixels_sha256, to_uint8
+from detxai.runs.remote.address import path_or_address
 from detxai.runs.request import different_entries
 from detxai.runs.tables import import_pyarrow, is_whole_table
 from detxai.runs.versions import installed_versions
@@ -92,7 +94,7 @@ def begin(folder: CocoFolder, question: Mapping[str, Any], about: Mapping[str, A
     if saved.get("versions") != content["versions"]:
         log.warning("this run was started with other versions (%s): maps may differ a little", saved.get("versions"))
     if saved.get("images") != about.get("images"):
-        _expect_same_images(folder, Path(str(about.get("images"))))
+        _expect_same_images(folder, path_or_address(str(about.get("images"))))
         folder.write_json(folder.request_path, {**saved, "images": about.get("images")})
 
 
@@ -143,7 +145,7 @@ def _refused(folder: CocoFolder) -> Path:
     return folder.parts / "refused.txt"
 
 
-def _expect_same_images(folder: CocoFolder, images: Path) -> None:
+def _expect_same_images(folder: CocoFolder, images: ImageFolder) -> None:
     """Raise where an image in ``images`` is another picture than the run has seen under its name.
 
     Images that are missing or damaged are skipped here: the run itself reports them where it needs them.
@@ -157,7 +159,7 @@ def _expect_same_images(folder: CocoFolder, images: Path) -> None:
     """
     for name, seen in sorted(_seen_images(folder).items()):
         try:
-            now = pixels_sha256(to_uint8(load_image(images / name)))
+            now = pixels_sha256(to_uint8(load_file(images / name)))
         except (OSError, ValueError):
             continue
         if now != seen:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from detxai.explain import check_threshold
 from detxai.progress import hides_bar
+from detxai.runs.remote.address import Address
 from detxai.runs.shards import Shard
 from detxai.settings import LARGEST
 
@@ -120,12 +121,13 @@ class Finished:
     """What a run returns.
 
     Attributes:
-        folder: where everything is.
+        folder: where everything is. Of a run at an address, the temporary one, which is gone by now.
         evaluation: AP, by class too, and how many boxes are of each kind: the content of ``evaluation.json``.
         n_selected: boxes to explain, in all shards.
         n_explained: of these, how many are explained, in all shards so far.
         failures: rows of ``failures.parquet``.
         complete: whether every part is there, in all shards.
+        address: where everything is, if the run was given an address.
     """
 
     folder: Path
@@ -134,3 +136,16 @@ class Finished:
     n_explained: int
     failures: Sequence[Mapping[str, Any]]
     complete: bool
+    address: Address | None = None
+
+
+def expect_whole(out: Path | Address, options: Options) -> None:
+    """Raise ``ValueError`` where one of several shards is to write to an address.
+
+    Shards share a folder by creating each file where there is none yet, which object storage cannot do.
+    """
+    if isinstance(out, Address) and options.shard.of > 1:
+        raise ValueError(
+            f"out: shards share a folder on a disk, got the address {out}; give each shard a folder of its own and "
+            "merge them (detxai coco merge), or spread the run with engine ray"
+        )

@@ -13,6 +13,7 @@ from detxai.coco.parts.misses import STAGES
 from detxai.coco.summaries.confusion import NOTHING, Confusion
 from detxai.coco.summaries.findings import EVERY_CLASS, Findings, Row, gather
 from detxai.data.error_kinds import KINDS, LabelledBox
+from detxai.data.image_files import ImageFolder
 from detxai.methods import METHODS
 from detxai.pages.coco_report import (
     AverageMap,
@@ -56,7 +57,7 @@ STAGE_MEANINGS = {
 
 
 def write_report(
-    folder: CocoFolder, evaluation: dict[str, Any], images: Path, tick: Callable[[int], object] = lambda n: None
+    folder: CocoFolder, evaluation: dict[str, Any], images: ImageFolder, tick: Callable[[int], object] = lambda n: None
 ) -> Path:
     """Write the page of a dataset; a pass over its rows, one part in memory at a time.
 

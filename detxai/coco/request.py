@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from detxai.adapters.detector import Detector
@@ -14,10 +13,12 @@ from detxai.coco.folder import CocoFolder
 from detxai.coco.options import Options
 from detxai.coco.selection import Selection, check_selection
 from detxai.data.cocoeval import expect_iou
-from detxai.data.image_files import ImageFile
+from detxai.data.image_files import ImageFile, ImageFolder
 from detxai.explain import Method
 from detxai.formats import category_names
+from detxai.runs.remote.address import OF_THIS_PROCESS, Address
 
+ASKED_FOR = 20  # images at an address: each costs a request
 DEFAULT_SCORE_THRESHOLD = 0.001  # the detector's own predictions are kept down to it, for the sake of AP
 
 
@@ -28,7 +29,7 @@ class CocoRequest:
     Attributes:
         detector: the detector.
         method: the method.
-        images: folder of the images.
+        images: folder of the images, or its address.
         annotations: a ``COCO``.
         predictions: a ``COCO``; None: the detector makes them.
         label_to_category: the detector's label -> category id; boxes of other classes are not explained.
@@ -45,7 +46,7 @@ class CocoRequest:
 
     detector: Detector
     method: Method
-    images: Path
+    images: ImageFolder
     annotations: Any
     predictions: Any | None
     label_to_category: Mapping[int, int]
@@ -113,6 +114,14 @@ class CocoRequest:
         layers = getattr(self.method, "layers", None)
         if layers is not None:
             require_network(self.detector).layer_names(layers)  # finds each of them
-        names = [image["file_name"] for image in content["images"]]
-        if names and not any((self.images / name).exists() for name in names):
-            raise ValueError(f"images: none of the {len(names)} images that are annotated is in {self.images}")
+        self._check_images([image["file_name"] for image in content["images"]])
+
+    def _check_images(self, names: Sequence[str]) -> None:
+        images, asked = self.images, names
+        if isinstance(images, Address):
+            if images.protocol in OF_THIS_PROCESS and self.options.engine == "ray":
+                raise ValueError(f"images: {images} is in the memory of this process, which Ray's workers do not see")
+            asked = names[:ASKED_FOR]
+        if asked and not any((images / name).exists() for name in asked):
+            first = f"first {len(asked)} of the " if len(asked) < len(names) else ""
+            raise ValueError(f"images: none of the {first}{len(names)} images that are annotated is in {images}")

@@ -15,6 +15,7 @@ from typing import Any
 
 from detxai.data.given_paths import expect_file
 from detxai.messages import short_repr
+from detxai.runs.remote.address import Address, is_address
 from detxai.settings import LARGEST, LARGEST_SEED
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit codes: some images failed; nothing was done; Ctrl-C
@@ -72,7 +73,24 @@ def a_path(text: str) -> Path:
     """A path that the file system can look up; others would fail later, without naming the argument."""
     if "\0" in text or len(text) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in re.split(r"[\\/]", text)):
         raise argparse.ArgumentTypeError(f"expected a path that this system can have, got {short_repr(text)}")
+    if is_address(text):
+        raise argparse.ArgumentTypeError(
+            f"expected a path on this machine, got {short_repr(text)}: only --images and --out of detxai coco take an "
+            "address"
+        )
     return Path(text)
+
+
+def a_path_or_address(text: str) -> Path | Address:
+    """A path, or an address that fsspec reaches, such as ``s3://bucket/folder``."""
+    if not is_address(text):
+        return a_path(text)
+    if "\0" in text or len(text) > LONGEST_PATH:
+        raise argparse.ArgumentTypeError(f"expected an address such as s3://bucket/folder, got {short_repr(text)}")
+    try:
+        return Address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def fraction(text: str) -> float:

@@ -7,14 +7,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from detxai.images import load_image, to_uint8
+from detxai.images import Array, load_image, load_image_bytes, to_uint8
+from detxai.runs.remote.address import Address, path_or_address
 
 Pixels = npt.NDArray[np.uint8]
+
+ImageFolder: TypeAlias = "Path | Address"
 
 PREFETCH = 4  # images held ready for each worker
 
@@ -26,7 +29,7 @@ class ImageFile:
     Attributes:
         image_id: its id.
         file_name: as in the annotation file.
-        path: where it lies.
+        path: where it lies, or its address (``s3://...``).
         size: (height, width) that the annotation file claims; None where it does not say.
     """
 
@@ -36,7 +39,7 @@ class ImageFile:
     size: tuple[int, int] | None = None
 
     @classmethod
-    def from_record(cls, record: dict[str, Any], folder: Path) -> ImageFile:
+    def from_record(cls, record: dict[str, Any], folder: ImageFolder) -> ImageFile:
         """Of an entry of the annotation file's ``images``, below ``folder``."""
         size = (record["height"], record["width"]) if {"height", "width"} <= set(record) else None
         return cls(record["id"], record["file_name"], str(folder / record["file_name"]), size)
@@ -48,13 +51,30 @@ class ImageFile:
             FileNotFoundError: no such file.
             ValueError: it cannot be read as an image, or its size is not the one annotated.
         """
-        array = to_uint8(load_image(self.path))
+        array = to_uint8(load_file(path_or_address(self.path)))
         if self.size is not None and array.shape[:2] != self.size:
             raise ValueError(
                 f"image: {self.path} is {array.shape[1]} x {array.shape[0]} pixels, but the annotation file says "
                 f"{self.size[1]} x {self.size[0]}: its boxes are of another picture"
             )
         return array
+
+
+def load_file(path: Path | Address) -> Array:
+    """The image of a file or at an address; see ``detxai.images.load_image``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read as an image.
+        ImportError: what reads such addresses is not installed.
+    """
+    if isinstance(path, Path):
+        return load_image(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"image: no such file: {path}") from error
+    return load_image_bytes(content, str(path))
 
 
 def decoded(files: Sequence[ImageFile], workers: int = 0) -> Iterator[tuple[ImageFile, Pixels | str]]:

@@ -21,7 +21,7 @@ _TEMPORARY = re.compile(r"\..*\.[\w-]+-\d+-[0-9a-f]{8}\.partial(\.\w+)?", re.DOT
 class WriteError(OSError):
     """A file of a run could not be written: the disk is full, the folder read-only."""
 
-    def __init__(self, path: Path, error: OSError) -> None:
+    def __init__(self, path: Path | str, error: OSError) -> None:
         why = str(error) if error.errno is None else os.strerror(error.errno)
         super().__init__(f"{path} cannot be written: {why}")
 

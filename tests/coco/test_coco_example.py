@@ -93,3 +93,16 @@ def test_coco_cost_curve_measures_and_simulates(tmp_path: Path) -> None:
     assert [int(row[0]) for row in rows] == [1, 2, 8, 64, 512]
     speeds = [float(row[1].replace(",", "")) for row in rows]
     assert speeds == sorted(speeds)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.parametrize("way", ["local", "ray-2"])
+def test_memory_is_flat_over_a_thousand_images(way: str, tmp_path: Path) -> None:
+    if way != "local":
+        pytest.importorskip("ray")
+    run_example("coco_memory.py", "--n-images", 1000, "--ways", way, "--json", tmp_path / "memory.json")
+    measured = json.loads((tmp_path / "memory.json").read_text())[way]
+    for whose in ("command", "all"):
+        _, second, _, last = measured[whose]
+        assert 0 < last < 1.15 * second

@@ -45,7 +45,19 @@ def local(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
 def command(data: dict[str, Path], out: Path, *more: str) -> subprocess.Popen[str]:
     """A run in a process of its own: D-RISE, so that workers are killed while they explain."""
     given = ["coco", "--model", MODEL, "--images", data["images"], "--annotations", data["annotations"], "--out", out]
-    given += ["--method", "d_rise", "--set", "n_masks=64", "--map-stride", 4, "--rows-per-part", 8, "--no-report"]
+    given += [
+        "--method",
+        "d_rise",
+        "--set",
+        "n_masks=16",
+        "--worst",
+        48,
+        "--map-stride",
+        4,
+        "--rows-per-part",
+        4,
+        "--no-report",
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "detxai", *map(str, given), *more]
     return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -104,7 +116,7 @@ def test_workers_killed_at_five_random_moments(local: Path, data: dict[str, Path
     out, chance, killed = tmp_path / "out", random.Random(0), 0
     process = on_ray(data, out)
     while process.poll() is None and killed < 5:
-        time.sleep(chance.uniform(0, 3))
+        time.sleep(chance.uniform(1, 6))
         workers = workers_of(process) if n_parts(out) else []  # before that, the model is built in the killed ones
         if workers:
             os.kill(chance.choice(workers), signal.SIGKILL)
@@ -211,7 +223,19 @@ def test_a_cluster_of_two_nodes(local: Path, data: dict[str, Path], tmp_path: Pa
         pytest.skip("network namespaces are not allowed here")
     out = tmp_path / "out"
     given = ["coco", "--model", MODEL, "--images", data["images"], "--annotations", data["annotations"], "--out", out]
-    given += ["--method", "d_rise", "--set", "n_masks=64", "--map-stride", 4, "--rows-per-part", 8, "--no-report"]
+    given += [
+        "--method",
+        "d_rise",
+        "--set",
+        "n_masks=16",
+        "--worst",
+        48,
+        "--map-stride",
+        4,
+        "--rows-per-part",
+        4,
+        "--no-report",
+    ]
     (tmp_path / "cluster.py").write_text(CLUSTER)
     inside = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, tmp_path / "cluster.py", *given]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}

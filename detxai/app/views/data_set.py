@@ -198,16 +198,15 @@ def _case(session: Session, folder: Path, boxes: ExplainedBoxes, place: int) -> 
             "method": row["method"],
         }
         st.table([{"": name, "this case": _text(value)} for name, value in facts.items() if value is not None])
-        if st.button("Explain this case", type="primary"):
-            _to_explain(session, folder, boxes, row)
+        if isinstance(boxes.images, Path) and st.button("Explain this case", type="primary"):
+            _to_explain(session, folder, boxes.images / row["file_name"], row)
 
 
 def _text(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else escaped(str(value))
 
 
-def _to_explain(session: Session, folder: Path, boxes: ExplainedBoxes, row: dict[str, Any]) -> None:
-    path = boxes.images / row["file_name"]
+def _to_explain(session: Session, folder: Path, path: Path, row: dict[str, Any]) -> None:
     name = str(row["file_name"])
     session.uploads[name] = Picture(name, str(path.resolve()), path)
     model = model_of(folder)

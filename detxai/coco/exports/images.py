@@ -36,10 +36,17 @@ class ExplainedImage:
 
 
 def explained_images(run: ExplainedBoxes) -> Iterator[ExplainedImage]:
-    """The images of a run that have explanations, in its order; one in memory at a time."""
+    """The images of a run that have explanations, in its order; one in memory at a time.
+
+    Raises:
+        ValueError: its images are at an address; the tools are given paths.
+    """
+    images = run.images
+    if not isinstance(images, Path):
+        raise ValueError(f"images must be on a disk of this machine, got the address {images}: give --images a copy")
     for _, rows in groupby(run.rows(), key=lambda row: row["image_id"]):
         of_image = list(rows)
-        yield ExplainedImage(run.images / of_image[0]["file_name"], of_image)
+        yield ExplainedImage(images / of_image[0]["file_name"], of_image)
 
 
 def heat_of(row: Row) -> Heat:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from detxai.coco.dataset import ExplainedBoxes
 from detxai.coco.folder import CocoFolder
 from detxai.coco.parts.plan import Part
+from detxai.data.image_files import ImageFolder
 from detxai.runs.failures import expect_item_failure
 from detxai.runs.files import make_folder, remove_abandoned
 from detxai.runs.interrupting import raise_if_interrupted
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def save_overlays(
-    folder: CocoFolder, images: Path, parts: Sequence[Part], tick: Callable[[int], object] = lambda n: None
+    folder: CocoFolder, images: ImageFolder, parts: Sequence[Part], tick: Callable[[int], object] = lambda n: None
 ) -> None:
     """Write ``overlays/000012_cat_localisation.png`` for row 12 and so on, where it is not there yet.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from detxai.commands.model_options import add_model_options
 from detxai.commands.options import a_path, add_config_option, fraction, new_command, whole
+from detxai.settings import LARGEST_SEED
 
 BENCHED = ("ablation", "d_rise", "eigen_cam")
 EXAMPLES = """
@@ -44,6 +45,11 @@ def add_bench(commands: Any) -> None:
         "default: 400",
     )  # fmt: skip
     command.add_argument(
-        "--batch-size", type=whole(1), metavar="B", help="for d_rise: images in one batch; default: what fits in memory"
-    )
+        "--batch-size", type=whole(1), metavar="N",
+        help="for d_rise: the images in one pass; default: what fits in memory; ablation and eigen_cam choose theirs",
+    )  # fmt: skip
+    command.add_argument(
+        "--seed", type=whole(0, LARGEST_SEED), metavar="N",
+        help="for d_rise: the seed of the masks; ablation and eigen_cam draw nothing at random; default: 0",
+    )  # fmt: skip
     command.add_argument("--json", action="store_true", help="print JSON")

@@ -62,7 +62,9 @@ def _measured(
     if given.what == "d_rise":
         settings = {} if given.n_masks is None else {"n_masks": given.n_masks}  # the library's own default
         settings["agreement_masks"] = given.compare_masks
-        rates = bench_d_rise(detector, image, detections, batch_size=given.batch_size, say=say, **settings)
+        rates = bench_d_rise(
+            detector, image, detections, batch_size=given.batch_size, seed=given.seed or 0, say=say, **settings
+        )
         return as_rate_records(rates), as_rate_table(rates)
     projections = bench_eigen_cam(detector, image)
     return [asdict(one) for one in projections], as_projection_table(projections)

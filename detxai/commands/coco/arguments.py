@@ -13,6 +13,7 @@ from detxai.commands.model_options import add_model_options
 from detxai.commands.options import (
     LARGEST_SIDE,
     a_path,
+    a_path_or_address,
     add_config_option,
     add_method_settings,
     add_output_options,
@@ -30,6 +31,7 @@ detxai coco --model best.pt --images val --annotations val.json --method layer_c
 detxai coco --model best.pt --images val --annotations val.json --method layer_cam --shard 1/4 --out why
 detxai coco --model best.pt --images val --annotations val.json --method layer_cam --engine ray --out why
 detxai coco --model best.pt --annotations data.yaml --split val --method layer_cam --out why
+detxai coco --model best.pt --images s3://data/val --annotations val.json --method layer_cam --out s3://data/why
 """
 
 
@@ -51,7 +53,7 @@ def add_coco(commands: Any) -> None:
 
 
 def _add_inputs(command: argparse.ArgumentParser) -> None:
-    add_annotation_options(command)
+    add_annotation_options(command, addresses=True)
     command.add_argument(
         "--predictions", type=a_path, metavar="FILE",
         help="COCO results, of any detector's run; default: --model makes the predictions",
@@ -62,8 +64,9 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
         "default: recognised from the names",
     )  # fmt: skip
     command.add_argument(
-        "--out", required=True, type=a_path, metavar="DIR", help="a new folder, or that of a run to go on with"
-    )
+        "--out", required=True, type=a_path_or_address, metavar="DIR",
+        help="a new folder, or that of a run to go on with; or an address such as s3://bucket/why",
+    )  # fmt: skip
     add_config_option(command)
     add_model_options(command)
     command.add_argument(

@@ -9,11 +9,13 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from detxai.coco.api import quiet_method
 from detxai.coco.folder import CocoFolder
 from detxai.coco.on_ray.detector_source import DetectorFiles
-from detxai.coco.options import Finished, Options, RayOptions
+from detxai.coco.options import Finished, Options, RayOptions, expect_whole
 from detxai.coco.request import CocoRequest
 from detxai.coco.run import run as run_coco
 from detxai.coco.selection import Selection
@@ -29,6 +31,8 @@ from detxai.data.coco_files import as_annotations, read_predictions
 from detxai.data.error_kinds import UNANNOTATED
 from detxai.evaluate.results.time_left import in_words
 from detxai.runs.files import WriteError
+from detxai.runs.remote.address import Address
+from detxai.runs.remote.copied_folder import working_folder
 from detxai.runs.shards import Shard
 from detxai.runs.tables import import_pyarrow
 
@@ -41,8 +45,9 @@ def run(given: argparse.Namespace) -> int:
     logging.getLogger("detxai.coco").setLevel(logging.INFO if not given.json else logging.WARNING)
     options = _options(given)
     method = quiet_method(given.method, requested_settings(given))
-    if given.out.exists() and not given.out.is_dir():
+    if isinstance(given.out, Path) and given.out.exists() and not given.out.is_dir():
         raise ValueError(f"--out must be a folder, got the file {given.out}")
+    expect_whole(given.out, options)
     source = requested_images(given)
     selection = _selection(given, annotated=source.annotated)
     where = given.annotations or given.images
@@ -58,21 +63,23 @@ def run(given: argparse.Namespace) -> int:
     about |= {} if given.predictions is None else {"predictions": str(given.predictions)}
     about |= {"weights": given.model if given.weights is None else str(given.weights)}
     request = CocoRequest(
-        detector, method, source.images, annotations, predictions, pairs, CocoFolder(given.out), selection, options,
-        about=about, device=given.device, config=config_of(given, given.parser),
+        detector, method, source.images, annotations, predictions, pairs, CocoFolder(Path(str(given.out))), selection,
+        options, about=about, device=given.device, config=config_of(given, given.parser),
         detector_source=source_of_detector(given) if options.engine == "ray" else None,
     )  # fmt: skip
     if given.dry_run:
         _print_estimate(estimate(request, _n_processes(given)), as_json=given.json)
         return 0
     try:
-        finished = run_coco(request)
+        with working_folder(given.out) as folder:
+            finished = run_coco(replace(request, folder=CocoFolder(folder)))
     except WriteError as error:
-        if given.debug or not (given.out / "manifest.json").is_file():
+        begun = not isinstance(given.out, Path) or (given.out / "manifest.json").is_file()
+        if given.debug or not begun:
             raise
         print(f"detxai: error: {error}; the same command goes on from here", file=sys.stderr)
         return FAILED
-    _print_summary(finished, as_json=given.json)
+    _print_summary(finished, given.out, as_json=given.json)
     return FAILED if finished.failures else 0
 
 
@@ -148,7 +155,7 @@ def _selection(given: argparse.Namespace, *, annotated: bool) -> Selection:
     )
 
 
-def _print_summary(finished: Finished, *, as_json: bool) -> None:
+def _print_summary(finished: Finished, out: Path | Address, *, as_json: bool) -> None:
     record = finished.evaluation
     counts = {"selected": finished.n_selected, "explained": finished.n_explained, "failures": len(finished.failures)}
     for failure in finished.failures[:SHOWN_FAILURES]:
@@ -156,7 +163,7 @@ def _print_summary(finished: Finished, *, as_json: bool) -> None:
     if len(finished.failures) > SHOWN_FAILURES:
         print(f"detxai: {len(finished.failures)} failures in all: failures.parquet", file=sys.stderr)
     if as_json:
-        print(json.dumps({"out": str(finished.folder), "complete": finished.complete, **counts, **record}, indent=2))
+        print(json.dumps({"out": str(out), "complete": finished.complete, **counts, **record}, indent=2))
         return
     left_out = record["images"]["left_out"]
     if left_out:
@@ -170,7 +177,7 @@ def _print_summary(finished: Finished, *, as_json: bool) -> None:
     for kind, count in record["kinds"].items():
         print(f"{kind.replace('_', ' '):<15} {count:7d}")
     print(f"  of the missed, {record['missed_alone']} that no misplaced or misclassified box lies on (TIDE's misses)")
-    print(f"\n{finished.n_explained} of {finished.n_selected} chosen boxes explained in {finished.folder}")
+    print(f"\n{finished.n_explained} of {finished.n_selected} chosen boxes explained in {out}")
     if not finished.complete:
         print("some parts of other shards are not done yet")
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from detxai.adapters.detector import Detector
@@ -122,7 +123,7 @@ def _photos(given: argparse.Namespace, detector: Detector) -> tuple[list[Photo],
     photos = annotated_photos(source, detector.class_names, where)
     content = json.dumps(source.content, sort_keys=True).encode() if where.is_dir() else where.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    return photos, {"images": source.images.name, "annotations": where.name, "sha256": digest}
+    return photos, {"images": Path(str(source.images)).name, "annotations": where.name, "sha256": digest}
 
 
 def _set_batch_size(settings: dict[str, dict[str, Any]], methods: Sequence[str], batch_size: int) -> None:

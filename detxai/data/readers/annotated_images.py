@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import Any
 
 from detxai.data.error_kinds import UNANNOTATED
 from detxai.data.given_paths import expect_file
+from detxai.data.image_files import ImageFolder
 from detxai.images import upright_size
 from detxai.messages import short_repr
+from detxai.runs.remote.address import Address
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +31,12 @@ class AnnotatedImages:
     Attributes:
         content: ``images``, ``annotations`` and ``categories``, as in a COCO annotation file; ``bbox`` is x, y, width
             and height in pixels of the upright image.
-        images: the folder that each ``file_name`` is in.
+        images: the folder that each ``file_name`` is in, or its address.
         format: the name of the reader.
     """
 
     content: dict[str, Any]
-    images: Path
+    images: ImageFolder
     format: str
 
     @property
@@ -106,8 +108,16 @@ class CocoContent:
 def image_names(folder: Path, below: Path) -> list[str]:
     """The images in ``folder`` and the folders in it, as paths relative to ``below``, sorted; hidden files are none."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    names = (path.relative_to(below).as_posix() for path in found)
-    return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+    return sorted(_shown(path.relative_to(below).as_posix() for path in found))
+
+
+def image_names_at(address: Address) -> list[str]:
+    """The same of a folder at an address."""
+    return sorted(_shown(name for name in address.files_below() if name.lower().endswith(SUFFIXES)))
+
+
+def _shown(names: Iterable[str]) -> Iterator[str]:
+    return (name for name in names if not any(part.startswith(".") for part in name.split("/")))
 
 
 def expect_images(names: Iterable[str], where: str) -> None:

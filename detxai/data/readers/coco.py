@@ -7,12 +7,13 @@ from typing import Any
 
 from detxai.data.coco_files import check_annotations, read_json
 from detxai.data.given_paths import expect_folder
+from detxai.data.image_files import ImageFolder
 from detxai.data.readers.annotated_images import AnnotatedImages
 
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
-def read_coco(path: Path, images: Path | None, split: str | None = None) -> AnnotatedImages:
+def read_coco(path: Path, images: ImageFolder | None, split: str | None = None) -> AnnotatedImages:
     """A COCO annotation file; see ``read_annotated_images``.
 
     Raises:
@@ -24,7 +25,8 @@ def read_coco(path: Path, images: Path | None, split: str | None = None) -> Anno
     check_annotations(content, where, ids=False, names=False)
     if images is None:
         raise ValueError("images must be given: a COCO file does not say which folder its images are in")
-    expect_folder(images, "images")
+    if isinstance(images, Path):
+        expect_folder(images, "images")
     return AnnotatedImages(content, images, "coco")
 
 

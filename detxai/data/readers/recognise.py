@@ -6,12 +6,14 @@ from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 
+from detxai.data.image_files import ImageFolder
 from detxai.data.readers.annotated_images import AnnotatedImages, image_names
 from detxai.data.readers.coco import read_coco
-from detxai.data.readers.folder import read_image_folder
+from detxai.data.readers.folder import read_image_folder, read_images_at
 from detxai.data.readers.huggingface import is_saved_dataset, read_huggingface
 from detxai.data.readers.voc import read_voc
 from detxai.data.readers.yolo import read_yolo
+from detxai.runs.remote.address import Address, path_or_address
 
 Reader = Callable[[Path, Path | None, str | None], AnnotatedImages]
 READERS: dict[str, Reader] = {
@@ -27,7 +29,7 @@ WITH_SPLITS = ("yolo", "voc", "huggingface")
 
 def read_annotated_images(
     annotations: str | PathLike[str] | None,
-    images: str | PathLike[str] | None = None,
+    images: str | PathLike[str] | ImageFolder | None = None,
     *,
     annotation_format: str | None = None,
     split: str | None = None,
@@ -42,7 +44,7 @@ def read_annotated_images(
         annotations: the file or folder; None: ``images`` is a folder of images without annotations.
         images: the folder that file names start from. ``coco`` needs it; ``huggingface`` too, to write its images
             there, as it keeps them inside its tables. For ``yolo`` it takes the place of the file's ``path``, for
-            ``voc`` that of ``JPEGImages``.
+            ``voc`` that of ``JPEGImages``. With ``coco`` and ``images`` it may be an address (``s3://...``).
         annotation_format: of ``FORMATS``; None: recognised by what is there.
         split: ``val``, ``test``, ... where the data set has several; None: ``val`` of a ``data.yaml``, every file of a
             VOC folder, the only one of a Hugging Face data set.
@@ -52,11 +54,16 @@ def read_annotated_images(
         ValueError: it is of none of these formats, or wrong; the message names file, entry and field.
         ImportError: a package that the format needs is not installed.
     """
+    folder = None if images is None else path_or_address(images)
+    path = folder if annotations is None else path_or_address(annotations)
+    if path is None:
+        raise ValueError("give annotations, or a folder of images without them")
     if annotations is None:
-        if images is None:
-            raise ValueError("give annotations, or a folder of images without them")
-        annotations, annotation_format = images, annotation_format or "images"
-    path = Path(annotations)
+        annotation_format = annotation_format or "images"
+    if isinstance(path, Address):
+        if annotations is None and annotation_format == "images":
+            return read_images_at(path)
+        raise ValueError(f"annotations must be on a disk of this machine, got the address {path}; copy them")
     if annotation_format is not None and annotation_format not in READERS:
         raise ValueError(f"annotation_format must be one of {', '.join(FORMATS)}, got {annotation_format!r}")
     if not path.exists():
@@ -64,7 +71,11 @@ def read_annotated_images(
     chosen = recognised(path) if annotation_format is None else annotation_format
     if split is not None and chosen not in WITH_SPLITS:
         raise ValueError(f"split is for {', '.join(WITH_SPLITS)}; {path} is read as {chosen}, which has one split")
-    return READERS[chosen](path, None if images is None else Path(images), split)
+    if chosen == "coco":
+        return read_coco(path, folder)
+    if isinstance(folder, Address):
+        raise ValueError(f"images: an address ({folder}) is for COCO annotations; {path} is read as {chosen}")
+    return READERS[chosen](path, folder, split)
 
 
 def recognised(path: Path) -> str:

@@ -58,6 +58,8 @@ def annotated_photos(
         ValueError: a segmentation is none, or no category is a class of the detector; the message names the entry.
     """
     folder, content = source.images, source.content
+    if not isinstance(folder, Path):
+        raise ValueError(f"images must be on a disk of this machine, got the address {folder}; copy them")
     _check_segmentations(content, f"annotations: {where}")
     labels = labels_of_categories(class_names, content["categories"], where) if source.annotated else {}
     of_image: dict[int, list[dict[str, Any]]] = {}

@@ -1,0 +1,1 @@
+"""Object storage and other places that fsspec reaches: ``s3://``, ``gs://``, ``memory://``, ``file://`` and more."""
