@@ -83,7 +83,7 @@ def test_hugging_face_datasets(explained: detxai.coco.ExplainedBoxes, tmp_path: 
         assert np.array_equal(values.astype(np.float32), detxai.coco.dataset.values_of(ours))
         assert theirs["image"].size == (ours["image_width"], ours["image_height"])
     moved = tmp_path / "moved"
-    shutil.copytree(explained.images, moved)
+    shutil.copytree(str(explained.images), moved)
     assert back[0]["image"].convert("RGB").tobytes() == PIL.Image.open(
         moved / chosen.row(0)["file_name"]
     ).convert("RGB").tobytes()  # fmt: skip

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def local(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
-def command(data: dict[str, Path], out: Path, *more: str) -> subprocess.Popen[str]:
+def command(data: Mapping[str, Path | str], out: Path | str, *more: str) -> subprocess.Popen[str]:
     """A run in a process of its own: D-RISE, so that workers are killed while they explain."""
     given = ["coco", "--model", MODEL, "--images", data["images"], "--annotations", data["annotations"], "--out", out]
     given += [
@@ -68,7 +69,7 @@ def read(process: subprocess.Popen[str]) -> str:
     return process.stdout.read()
 
 
-def on_ray(data: dict[str, Path], out: Path, *more: str) -> subprocess.Popen[str]:
+def on_ray(data: Mapping[str, Path | str], out: Path | str, *more: str) -> subprocess.Popen[str]:
     return command(data, out, "--engine", "ray", "--workers", "2", *more)
 
 
@@ -165,6 +166,13 @@ def test_ctrl_c_stops_it_and_it_goes_on(local: Path, data: dict[str, Path], tmp_
     assert process.wait(120) == 130, read(process)
     assert on_ray(data, out).wait(SECONDS) in (0, 1)
     assert rows(out) == rows(local)
+
+
+def test_images_and_output_at_an_address(local: Path, data: dict[str, Path], tmp_path: Path) -> None:
+    images, out = (f"file://{path.as_posix()}" for path in (data["images"], tmp_path / "out"))
+    process = on_ray({**data, "images": images}, out)
+    assert process.wait(SECONDS) in (0, 1), read(process)
+    assert rows(tmp_path / "out") == rows(local)
 
 
 LISTENING = """
