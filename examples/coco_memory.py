@@ -22,7 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import detxai.coco
 from detxai.scenes import export_coco
+from detxai.scenes.world import DEFAULT_SIZE
 
 BETWEEN = 0.5  # seconds from one reading to the next
 
@@ -33,11 +35,13 @@ class Watched:
 
     Attributes:
         seconds: of the whole command; ``working``: from the first predictions to the end.
+        boxes: that were explained.
         readings: time since the first predictions, MiB of the command, MiB of it and all it started.
     """
 
     seconds: float = 0.0
     working: float = 0.0
+    boxes: int = 0
     readings: list[tuple[float, float, float]] = field(default_factory=list)
 
     def quarters(self, column: int) -> list[float]:
@@ -90,6 +94,7 @@ def watched(command: Sequence[str], out: Path) -> Watched:
     if process.returncode or first is None:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     found.seconds, found.working = time.monotonic() - begun, time.monotonic() - first
+    found.boxes = len(detxai.coco.load(out))
     return found
 
 
@@ -105,7 +110,7 @@ def command_of(way: str, given: argparse.Namespace, annotations: Path, out: Path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n-images", type=int, default=1000)
-    parser.add_argument("--size", type=int, default=128, help="of a picture, in pixels")
+    parser.add_argument("--size", type=int, default=DEFAULT_SIZE, help="of a picture, in pixels")
     parser.add_argument("--model", default="scenes-yolo")
     parser.add_argument("--method", default="layer_cam")
     parser.add_argument("--ways", default="local,ray-1,ray-2", type=lambda text: text.split(","))
@@ -116,13 +121,19 @@ def main() -> None:
         outs = {way: Path(folder) / way for way in given.ways}
         seen = {way: watched(command_of(way, given, annotations, out), out) for way, out in outs.items()}
     print(f"{given.n_images} images of {given.size} px, {given.model}, {given.method}; {os.cpu_count()} processors")
-    print(f"{'way':<8}{'seconds':>9}{'working':>9}  MiB of the command, in quarters   MiB of all processes")
+    print(f"{'way':<8}{'seconds':>9}{'working':>9}{'boxes':>7}  MiB of the command, in quarters   MiB of all processes")
     for way, one in seen.items():
         own, everything = ("".join(f"{value:8.0f}" for value in one.quarters(column)) for column in (1, 2))
-        print(f"{way:<8}{one.seconds:>9.0f}{one.working:>9.0f}{own}  {everything}")
+        print(f"{way:<8}{one.seconds:>9.0f}{one.working:>9.0f}{one.boxes:>7}{own}  {everything}")
     if given.json is not None:
         measured = {
-            way: {"seconds": one.seconds, "working": one.working, "command": one.quarters(1), "all": one.quarters(2)}
+            way: {
+                "seconds": one.seconds,
+                "working": one.working,
+                "boxes": one.boxes,
+                "command": one.quarters(1),
+                "all": one.quarters(2),
+            }
             for way, one in seen.items()
         }
         given.json.write_text(json.dumps(measured, indent=1))

@@ -103,6 +103,7 @@ def test_memory_is_flat_over_a_thousand_images(way: str, tmp_path: Path) -> None
         pytest.importorskip("ray")
     run_example("coco_memory.py", "--n-images", 1000, "--ways", way, "--json", tmp_path / "memory.json")
     measured = json.loads((tmp_path / "memory.json").read_text())[way]
+    assert measured["boxes"] > 500
     for whose in ("command", "all"):
         _, second, _, last = measured[whose]
         assert 0 < last < 1.15 * second
