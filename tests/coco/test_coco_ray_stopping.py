@@ -123,7 +123,7 @@ def test_workers_killed_at_five_random_moments(local: Path, data: dict[str, Path
             os.kill(chance.choice(workers), signal.SIGKILL)
             killed += 1
     assert process.wait(SECONDS) in (0, 1), read(process)
-    assert killed == 5
+    assert killed == 5, read(process)
     assert rows(out) == rows(local)
     assert failures(out) == failures(local)
 
