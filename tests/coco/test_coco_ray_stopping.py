@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 MODEL = f"{Path(__file__).parents[1] / 'faster_rcnns.py'}:small_faster_rcnn"
 WORKER = "ray::MapWorker"
 SECONDS = 1800  # after which a run hangs
+EXPLAINING = ["--method", "d_rise", "--set", "n_masks=16", "--worst", 48, "--map-stride", 4, "--rows-per-part", 4]
+EXPLAINING += ["--no-report"]
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +47,8 @@ def local(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def command(data: Mapping[str, Path | str], out: Path | str, *more: str) -> subprocess.Popen[str]:
     """A run in a process of its own: D-RISE, so that workers are killed while they explain."""
-    given = ["coco", "--model", MODEL, "--images", data["images"], "--annotations", data["annotations"], "--out", out]
-    given += [
-        "--method",
-        "d_rise",
-        "--set",
-        "n_masks=16",
-        "--worst",
-        48,
-        "--map-stride",
-        4,
-        "--rows-per-part",
-        4,
-        "--no-report",
-    ]
+    given: list[object] = ["coco", "--model", MODEL, "--images", data["images"], "--annotations", data["annotations"]]
+    given += ["--out", out, *EXPLAINING]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "detxai", *map(str, given), *more]
     return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -230,20 +220,8 @@ def test_a_cluster_of_two_nodes(local: Path, data: dict[str, Path], tmp_path: Pa
     if unshare is None or subprocess.run([unshare, "-n", "true"], capture_output=True, check=False).returncode:
         pytest.skip("network namespaces are not allowed here")
     out = tmp_path / "out"
-    given = ["coco", "--model", MODEL, "--images", data["images"], "--annotations", data["annotations"], "--out", out]
-    given += [
-        "--method",
-        "d_rise",
-        "--set",
-        "n_masks=16",
-        "--worst",
-        48,
-        "--map-stride",
-        4,
-        "--rows-per-part",
-        4,
-        "--no-report",
-    ]
+    given: list[object] = ["coco", "--model", MODEL, "--images", data["images"], "--annotations", data["annotations"]]
+    given += ["--out", out, *EXPLAINING]
     (tmp_path / "cluster.py").write_text(CLUSTER)
     inside = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, tmp_path / "cluster.py", *given]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}

@@ -231,7 +231,7 @@ def test_ranks_with_ties_are_scipys(values: list[int]) -> None:
 
 
 def test_the_area_is_scikit_learns() -> None:
-    from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
+    from sklearn.metrics import roc_auc_score
 
     maps, masks = random_maps(5, 0), random_masks(5, 0)
     expected = [roc_auc_score(mask.flatten().numpy(), map_.flatten().numpy()) for map_, mask in zip(maps, masks)]
