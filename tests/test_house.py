@@ -48,6 +48,7 @@ MAY_USE_SCENES = {
     "detxai/app/pictures.py",
     "detxai/adapters/models_by_name.py",
     "detxai/commands/doctor/self_test.py",
+    "detxai/concepts/learned/images.py",
     "detxai/demo/run.py",
     "detxai/demo/scene_pictures.py",
     "detxai/demo/stories.py",

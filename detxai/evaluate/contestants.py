@@ -31,7 +31,7 @@ PEERS: dict[str, type[Any]] = {
         GradCamEigenCAM, UltralyticsLayerCAM, AISE, GreedyInsertion, GreedyDeletion, PhaseWin, KernelSHAP, DRISEMixed
     )
 }  # fmt: skip
-EVERY = "all"  # every method, and these beside them
+EVERY = "all"  # every method that needs no file of its own, and these beside them
 YARDSTICKS = (BoxCentre.name, RandomMap.name)
 CROPPED_BY_CONSTRUCTION = (BoxMap, PlantedMask)
 
@@ -80,7 +80,8 @@ def _named(methods: Methods) -> list[tuple[str, str | Method]]:
     pairs: list[tuple[str, str | Method]] = []
     for method in methods:
         if method == EVERY:
-            pairs += [(name, name) for name in [*METHODS, *YARDSTICKS]]
+            without_file = [name for name, kind in METHODS.items() if not hasattr(kind, "needs_file")]
+            pairs += [(name, name) for name in [*without_file, *YARDSTICKS]]
         elif isinstance(method, str):
             name, _, kind = method.partition("=")
             pairs.append((name.strip(), (kind or name).strip()))

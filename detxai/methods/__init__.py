@@ -11,6 +11,7 @@ one explanation for each detection, or with one for the image where it asks no q
 - ``is_signed``: overlays also show negative values, evidence against the box;
 - ``of_single_pixels``: neighbouring pixels differ so much that overlays let the strongest few share one colour;
 - ``in_rounds``: calls take ``on_round=``, which gets the explanations so far after every round;
+- ``needs_file``: the setting that must name a file made for this detector; "every method" leaves it out;
 - ``shows``: what its maps show, where that is not evidence.
 """
 
@@ -22,6 +23,7 @@ from detxai.methods.d_rise import DRISE
 from detxai.methods.eigen_cam import EigenCAM
 from detxai.methods.from_captum import CAPTUM_METHODS
 from detxai.methods.from_grad_cam import FROM_GRAD_CAM
+from detxai.methods.l2x import L2X
 from detxai.methods.layer_cam import LayerCAM
 from detxai.methods.odam import ODAM
 from detxai.methods.pixel_evidence import PixelEvidence
@@ -40,6 +42,7 @@ METHODS: dict[str, type[Any]] = {
         AblationCAM,
         EigenCAM,
         Attention,
+        L2X,
         *FROM_GRAD_CAM,
         *CAPTUM_METHODS,
     )
@@ -47,6 +50,7 @@ METHODS: dict[str, type[Any]] = {
 
 __all__ = [
     "DRISE",
+    "L2X",
     "METHODS",
     "ODAM",
     "AblationCAM",

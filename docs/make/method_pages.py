@@ -86,11 +86,14 @@ def _facts(name: str) -> str:
         "Settings": settings,
     }
     table = "\n".join(["| | |", "|---|---|", *(f"| {row} | {text} |" for row, text in rows.items())])
-    command = f"detxai explain street.jpg --model best.pt --method {name} --out maps"
+    setting = f" --set {method.needs_file}=FILE" if hasattr(method, "needs_file") else ""
+    command = f"detxai explain street.jpg --model best.pt --method {name}{setting} --out maps"
     return f"{table}\n\n```\n{command}\n```"
 
 
 def _picture(name: str) -> str:
+    if hasattr(METHODS[name], "needs_file"):
+        return f"There is none: the file that `{METHODS[name].needs_file}` names is trained for a detector of your own."
     if not (DOCS / "pictures" / "methods" / f"{name}.webp").exists():
         raise ValueError(f"there is no picture of {name}: run python docs/make/method_pictures.py {name}")
     return (

@@ -18,6 +18,7 @@ from detxai.adapters.loading import BUNDLED
 from detxai.cli import main, make_parser
 from detxai.coco.options import EngineName
 from detxai.commands import choices
+from detxai.concepts.learned.settings import OBJECTIVES
 from detxai.data.error_kinds import ERRORS, FALSE_POSITIVES, KINDS
 from detxai.data.readers import FORMATS
 from detxai.engine.attacks.goals import GOALS
@@ -116,6 +117,7 @@ def test_every_command_has_a_summary_a_description_and_examples() -> None:
 
 LISTED: dict[str, tuple[Any, Any]] = {
     "METHODS": (choices.METHODS, METHODS),
+    "LEARN_OBJECTIVES": (choices.LEARN_OBJECTIVES, OBJECTIVES),
     "MODES": (choices.MODES, get_args(Mode)),
     "BUNDLED": (choices.BUNDLED, BUNDLED),
     "EXPORTED_SUFFIXES": (choices.EXPORTED_SUFFIXES, SUFFIXES),

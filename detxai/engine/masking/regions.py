@@ -90,7 +90,7 @@ def random_partitions(
         margin: of the box's sides, by which it is grown on each of them.
     """
     offsets = uniforms(seed, numbers, torch.arange(4, device=numbers.device)).float()
-    grown = _grown(boxes.float(), size, margin)
+    grown = grown_boxes(boxes.float(), size, margin)
     rows, columns = (torch.arange(n, device=boxes.device, dtype=grown.dtype) + 0.5 for n in size)
     inside = _cells(columns, grown[:, 0], grown[:, 2], inner, offsets[:, 0])[:, None]
     inside = inside + (inner + 1) * _cells(rows, grown[:, 1], grown[:, 3], inner, offsets[:, 1])[:, :, None]
@@ -172,7 +172,7 @@ def import_slic() -> Any:
     return slic
 
 
-def _grown(boxes: Tensor, size: tuple[int, int], margin: float) -> Tensor:
+def grown_boxes(boxes: Tensor, size: tuple[int, int], margin: float) -> Tensor:
     """(S, 4) the boxes with a margin, within the image and at least a pixel wide and high."""
     sides = boxes[:, 2:] - boxes[:, :2]
     limit = boxes.new_tensor([size[1], size[0]])

@@ -12,9 +12,9 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision.models.detection import FasterRCNN
 from tqdm import tqdm
 
+from detxai.runs.checkpoints import load_checkpoint, save_checkpoint
 from detxai.scenes.detectors.frcnn import build_frcnn
 from detxai.scenes.detectors.weights_file import save_weights
-from detxai.scenes.training.checkpoint import load_checkpoint, save_checkpoint
 from detxai.scenes.training.dataset import TRAIN_SEED, SceneDataset
 from detxai.scenes.training.hint import FarHint, far_labels_present
 

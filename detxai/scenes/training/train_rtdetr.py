@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from detxai.runs.checkpoints import load_checkpoint, save_checkpoint
 from detxai.scenes.detectors.rtdetr import build_rtdetr
 from detxai.scenes.detectors.weights_file import read_weights, save_weights
-from detxai.scenes.training.checkpoint import load_checkpoint, save_checkpoint
 from detxai.scenes.training.hint import FAR_LABELS, FarHint
 from detxai.scenes.training.set_loss import Objects, denoising_loss, matched_loss
 from detxai.scenes.training.stream import SceneBatches, ScenePool

@@ -11,7 +11,7 @@ import torch
 
 from detxai.runs.files import write_bytes
 
-log = logging.getLogger("detxai.scenes")
+log = logging.getLogger(__name__)
 
 
 def save_checkpoint(path: Path, parts: Mapping[str, Any], settings: Any, step: int, seconds: float = 0.0) -> None:
