@@ -23,8 +23,8 @@ from detxai.methods.d_rise import DRISE
 from detxai.methods.eigen_cam import EigenCAM
 from detxai.methods.from_captum import CAPTUM_METHODS
 from detxai.methods.from_grad_cam import FROM_GRAD_CAM
-from detxai.methods.l2x import L2X
 from detxai.methods.layer_cam import LayerCAM
+from detxai.methods.learned.l2x import L2X
 from detxai.methods.odam import ODAM
 from detxai.methods.pixel_evidence import PixelEvidence
 from detxai.methods.region_shapley import RegionShapley

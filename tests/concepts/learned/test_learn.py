@@ -18,7 +18,7 @@ from detxai.concepts.learned.images import TrainingImage, folder_images, scene_i
 from detxai.concepts.learned.learn import Learnt, learn_explainer
 from detxai.concepts.learned.settings import LearnSettings
 from detxai.detections import Detections
-from detxai.methods.l2x import L2X
+from detxai.methods.learned.l2x import L2X
 
 SIZE, BOX, PATCH = (48, 64), [6.0, 4.0, 58.0, 44.0], 10
 Pixels = npt.NDArray[np.uint8]

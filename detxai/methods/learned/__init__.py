@@ -1,0 +1,1 @@
+"""Methods that read a file which was made for one detector from many of its boxes."""
