@@ -29,7 +29,8 @@ PROCESSORS = {  # what to name it -> environment variables
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 EXTRAS = (
     "none", "yolo", "tables", "lightning", "superpixels", "captum", "onnx", "openvino", "transformers", "rfdetr",
-    "sahi", "ray", "app", "notebook", "completion", "fiftyone", "datasets", "supervision", "tensorboard", "wandb",
+    "sahi", "ray", "app", "notebook", "concepts", "completion", "fiftyone", "datasets", "supervision", "tensorboard",
+    "wandb",
 )  # fmt: skip
 VERSIONS = """import torch, torchvision, ultralytics
 print(torch.__version__, torchvision.__version__, ultralytics.__version__)"""

@@ -231,6 +231,12 @@ def notebook(folder: Path) -> None:
     assert type(detxai.slider([*found, *detxai.explain(detector, SCENE.image, "eigen_cam")])).__name__ == "VBox"
 
 
+def concepts(folder: Path) -> None:
+    few = ("--n-scenes", 1, "--max-concepts", 4, "--fits", 1)
+    command("concepts", "find", "--model", "scenes-frcnn", "--scenes", "local", *few, "--out", folder / "found")
+    check(detxai.explain(detxai.wrap("scenes-frcnn"), SCENE.image, "concepts", concepts=folder / "found"))
+
+
 def completion(folder: Path) -> None:
     for shell in ("bash", "zsh", "fish", "tcsh", "powershell"):
         assert "detxai" in command("completion", shell)
@@ -240,7 +246,7 @@ SCRIPTS: dict[str, Callable[[Path], None]] = {
     script.__name__: script
     for script in (
         none, yolo, tables, lightning, superpixels, captum, onnx, openvino, transformers, rfdetr, sahi, ray,
-        app, notebook, completion, fiftyone, datasets, supervision, tensorboard, wandb
+        app, notebook, concepts, completion, fiftyone, datasets, supervision, tensorboard, wandb
     )
 }  # fmt: skip
 

@@ -21,6 +21,7 @@ from detxai.commands.coco_status.arguments import add_coco_status
 from detxai.commands.completion.arguments import add_completion
 from detxai.commands.concepts_attack.arguments import add_concepts_attack
 from detxai.commands.concepts_channels.arguments import add_concepts_channels
+from detxai.commands.concepts_find.arguments import add_concepts_find
 from detxai.commands.concepts_learn.arguments import add_concepts_learn
 from detxai.commands.config import with_config
 from detxai.commands.demo.arguments import add_demo
@@ -43,6 +44,7 @@ COMMANDS = (
     add_coco_export,
     add_evaluate,
     add_concepts_learn,
+    add_concepts_find,
     add_concepts_channels,
     add_concepts_attack,
     add_app,

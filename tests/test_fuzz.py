@@ -26,14 +26,14 @@ from detxai.cli import main, make_parser
 from detxai.data.coco_files import read_annotations, read_predictions
 from detxai.evaluate import coco_photos
 from detxai.images import load_image
-from detxai.methods import METHODS
+from detxai.methods import METHODS, METHODS_WITHOUT_FILE
 
 pytest.importorskip("pyarrow")
 
 MODEL = f"{Path(__file__).with_name('faster_rcnns.py')}:small_faster_rcnn"
 NAMES = dict(enumerate(("__background__", "ape", "bee", "cat", "dog")))
-REFUSED = ("shapley_cam", "attention", "l2x")  # by two-stage detectors; l2x without a file for this one
-EVALUATED = {name: kind for name, kind in METHODS.items() if name not in REFUSED}
+REFUSED = ("shapley_cam", "attention")  # by two-stage detectors
+EVALUATED = {name: METHODS[name] for name in METHODS_WITHOUT_FILE if name not in REFUSED}
 Command = Callable[..., "tuple[int, str]"]
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 DEFAULT_METHOD = "pixel_evidence"
 METHODS = (
     "pixel_evidence", "region_shapley", "d_rise", "layer_cam", "odam", "ssgrad_cam_plusplus", "ablation_cam",
-    "eigen_cam", "attention", "l2x", "grad_cam", "grad_cam_plusplus", "hires_cam", "xgrad_cam", "grad_cam_elementwise",
+    "eigen_cam", "attention", "l2x", "concepts", "grad_cam", "grad_cam_plusplus", "hires_cam", "xgrad_cam",
+    "grad_cam_elementwise",
     "eigen_grad_cam", "finer_cam", "shapley_cam", "score_cam", "kpca_cam", "fem", "saliency", "input_x_gradient",
     "integrated_gradients", "smooth_grad", "gradient_shap", "guided_backprop", "deconvolution", "deep_lift",
     "occlusion", "feature_ablation", "lime", "kernel_shap", "shapley_sampling",

@@ -24,6 +24,7 @@ from detxai.methods.eigen_cam import EigenCAM
 from detxai.methods.from_captum import CAPTUM_METHODS
 from detxai.methods.from_grad_cam import FROM_GRAD_CAM
 from detxai.methods.layer_cam import LayerCAM
+from detxai.methods.learned.concept_map import ConceptMap
 from detxai.methods.learned.l2x import L2X
 from detxai.methods.odam import ODAM
 from detxai.methods.pixel_evidence import PixelEvidence
@@ -43,18 +44,22 @@ METHODS: dict[str, type[Any]] = {
         EigenCAM,
         Attention,
         L2X,
+        ConceptMap,
         *FROM_GRAD_CAM,
         *CAPTUM_METHODS,
     )
 }
+METHODS_WITHOUT_FILE = tuple(name for name, kind in METHODS.items() if not hasattr(kind, "needs_file"))
 
 __all__ = [
     "DRISE",
     "L2X",
     "METHODS",
+    "METHODS_WITHOUT_FILE",
     "ODAM",
     "AblationCAM",
     "Attention",
+    "ConceptMap",
     "EigenCAM",
     "LayerCAM",
     "PixelEvidence",

@@ -92,9 +92,10 @@ def _facts(name: str) -> str:
 
 
 def _picture(name: str) -> str:
-    if hasattr(METHODS[name], "needs_file"):
+    is_drawn = (DOCS / "pictures" / "methods" / f"{name}.webp").exists()
+    if hasattr(METHODS[name], "needs_file") and not is_drawn:
         return f"There is none: the file that `{METHODS[name].needs_file}` names is trained for a detector of your own."
-    if not (DOCS / "pictures" / "methods" / f"{name}.webp").exists():
+    if not is_drawn:
         raise ValueError(f"there is no picture of {name}: run python docs/make/method_pictures.py {name}")
     return (
         f"![Three scenes, the box asked about, and the map of {name} for it](../pictures/methods/{name}.webp)\n\n"

@@ -7,6 +7,7 @@ docs/pictures/methods, and the scenes with what is planted in them to docs/pictu
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +20,10 @@ import torch
 
 import detxai
 from detxai.adapters.detector import Detector
+from detxai.cli import main as main_command
 from detxai.explanation import Explanation
 from detxai.geometry import box_iou
-from detxai.methods import METHODS
+from detxai.methods import METHODS, METHODS_WITHOUT_FILE
 from detxai.pages.colours import blend, colour_map, default_mode, end_of_scale, signed
 from detxai.pages.pictures import captioned, fitted, grid, outline
 from detxai.scenes import CLASS_NAMES, Kind, Scene, generate
@@ -65,7 +67,7 @@ CASES = (
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="only these; default: all")
-    names = parser.parse_args(arguments).methods or list(METHODS)
+    names = parser.parse_args(arguments).methods or [*METHODS_WITHOUT_FILE, "concepts"]
     (PICTURES / "methods").mkdir(parents=True, exist_ok=True)
     _save(_in_a_row([_planted(case) for case in CASES]), PICTURES / "three_images.webp")
     for name in names:
@@ -75,13 +77,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _panel(case: Case, name: str) -> PIL.Image.Image:
     """The map of one method over one image; the plain image where the method refuses this detector."""
     method = METHODS[name]
+    settings = {method.needs_file: learnt(name, case)} if hasattr(method, "needs_file") else {}
     try:
-        (explanation,) = detxai.explain(case.detector, case.scene.image, name, case.box[: int(method.asks_about_boxes)])
+        boxes = case.box[: int(method.asks_about_boxes)]
+        (explanation,) = detxai.explain(case.detector, case.scene.image, name, boxes, **settings)
     except (TypeError, ValueError):
         grey = np.repeat(case.scene.image.mean(2, keepdims=True), 3, axis=2).astype(np.uint8)
         return captioned(_fitted(grey), [f"refused for {case.model}"], margin=GAP)
     box = f"{case.box.name(0)} {float(case.box.scores[0]):.2f}" if method.asks_about_boxes else "no box"
     return captioned(_under_map(explanation, case), [f"{case.model}: {box}"], margin=GAP)
+
+
+def learnt(method: str, case: Case) -> str:
+    """What a method that reads a file has learnt beforehand of a bundled detector, from a few scenes of this kind."""
+    if method != "concepts":
+        raise ValueError(f"nothing says here how to learn the file of {method}")
+    out = Path(tempfile.gettempdir()) / f"concepts-{case.model}-{case.kind}"
+    scenes = ["--scenes", case.kind, "--n-scenes", "4", "--max-concepts", "8", "--fits", "1"]
+    if main_command(["concepts", "find", "--model", case.model, *scenes, "--out", str(out)]) != 0:
+        raise RuntimeError(f"no concepts of {case.model} were found; see {out}")
+    return str(out)
 
 
 def _under_map(explanation: Explanation, case: Case) -> PIL.Image.Image:

@@ -24,6 +24,7 @@ EXTRAS = {  # what each is for
     "ray": "detxai coco --engine ray, on several machines",
     "sahi": "sahi's detection models",
     "notebook": "detxai.slider, which moves through explanations in a notebook",
+    "concepts": "detxai concepts find, which clusters what a detector looks at",
     "fiftyone": "detxai coco export --to fiftyone",
     "datasets": "detxai coco export --to datasets",
     "supervision": "detxai coco export --to supervision",

@@ -21,6 +21,9 @@ class FullTail(Tail):
 
     Args:
         reason: why it is not a quicker tail.
+
+    Attributes:
+        mixes_images: whether an image's answer depends on what else is in its batch.
     """
 
     def __init__(
@@ -29,10 +32,10 @@ class FullTail(Tail):
         self.detector, self.features, self.targets = detector, features, targets
         self.details = {"kind": "full", "reason": reason or "the adapter describes no network behind these layers"}
         self.clean = score_targets(targets, self.resumed(features))[:, 0]
-        self._one_by_one = self._mixes_images()
+        self.mixes_images = self._mixes_images()
 
     def scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
-        parts = range(len(channels)) if self._one_by_one else [slice(None)]
+        parts = range(len(channels)) if self.mixes_images else [slice(None)]
         return torch.cat([self._scores(level, channels[part].reshape(-1), fill[part].reshape(-1)) for part in parts], 1)
 
     def _scores(self, level: str, channels: Tensor, fill: Tensor) -> Tensor:
@@ -47,7 +50,7 @@ class FullTail(Tail):
             kept: (B, C) bool, all levels' channels in pyramid order: those that stay.
             fill: (C,) what the others are set to.
         """
-        if self._one_by_one and len(kept) > 1:
+        if self.mixes_images and len(kept) > 1:
             return torch.cat([self.scores_of_sets(row, fill) for row in kept.split(1)], 1)
         channels = Channels.from_features(self.features)
         fills, levels = channels.split(fill), {}

@@ -1,0 +1,1 @@
+"""``detxai concepts find``."""
