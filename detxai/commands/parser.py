@@ -29,8 +29,8 @@ class Parser(argparse.ArgumentParser):
         return given
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2. The usage is left out: of a command with many options it would hide the message."""
-        self.exit(2, f"{self.prog}: error: {message}\n'{self.prog} --help' lists what it takes, with examples\n")
+        """Exit with 2, the error as the last line. Of a command with many options the usage would hide it."""
+        self.exit(2, f"'{self.prog} --help' lists what it takes, with examples\n{self.prog}: error: {message}\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:

@@ -33,10 +33,17 @@ PEERS: dict[str, type[Any]] = {
 }  # fmt: skip
 EVERY = "all"  # every method that needs no file of its own, and these beside them
 YARDSTICKS = (BoxCentre.name, RandomMap.name)
-CROPPED_BY_CONSTRUCTION = (BoxMap, PlantedMask)
 
 Contestant: TypeAlias = Method | PlantedMask
 Methods: TypeAlias = Sequence[str | Method] | Mapping[str, str | Method]
+
+
+def may_be_zero_outside_boxes(method: Contestant) -> bool:
+    """Whether a map that is zero outside its box tells what was found there: of these methods none cuts maps to boxes.
+
+    Of a method of the user's own that cannot be known.
+    """
+    return type(method) in (*METHODS.values(), *PEERS.values(), BoxMap, PlantedMask)
 
 
 def contestants(methods: Methods, settings: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Contestant]:

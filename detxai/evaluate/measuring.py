@@ -17,7 +17,7 @@ from detxai.adapters.detector import Detector
 from detxai.detections import Detections
 from detxai.engine.rank_correlation import PIXELS_AT_ONCE
 from detxai.evaluate.baselines import PlantedMask
-from detxai.evaluate.contestants import CROPPED_BY_CONSTRUCTION, Contestant
+from detxai.evaluate.contestants import Contestant, may_be_zero_outside_boxes
 from detxai.evaluate.photos.photo import Pixels, Truth
 from detxai.evaluate.photos.selection import EvaluatedDetections
 from detxai.evaluate.results.records import as_json, thumbnail
@@ -167,7 +167,7 @@ def measure_some(
         one.detections[list(places)],
         maps,
         redo=None if repeated is None else repeated.at(places),
-        allow_cropped=isinstance(method, CROPPED_BY_CONSTRUCTION),
+        allow_cropped=may_be_zero_outside_boxes(method),
         **one.known(truth, places),  # type: ignore[arg-type]
     )
     values: dict[str, Tensor] = {}

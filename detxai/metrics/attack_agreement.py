@@ -46,8 +46,8 @@ class AttackAgreement:
 
     name: ClassVar[str] = "attack_agreement"
     quantities: ClassVar[Mapping[str, Quantity]] = {
-        "attack_correlation": Quantity("rank correlation of the map with the attack's energy", -1, 1, "higher", 0.0),
-        "attack_mass": Quantity("share of the attack's energy in the map's top tenth", 0, 1, "higher", 0.1),
+        "attack_correlation": Quantity("rank correlation of the map with the attack's energy", -1, 1, None, 0.0),
+        "attack_mass": Quantity("share of the attack's energy in the map's top tenth", 0, 1, None, 0.1),
         "attack_drop": Quantity(
             "share of the score lost by attacking the map's top tenth", -float("inf"), 1, "higher", "attack_drop_chance"
         ),

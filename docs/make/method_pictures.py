@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _panel(case: Case, name: str) -> PIL.Image.Image:
     """The map of one method over one image; the plain image where the method refuses this detector."""
     method = METHODS[name]
-    settings = {method.needs_file: learnt(name, case)} if hasattr(method, "needs_file") else {}
+    settings: dict[str, Any] = {method.needs_file: learnt(name, case)} if hasattr(method, "needs_file") else {}
     try:
         boxes = case.box[: int(method.asks_about_boxes)]
         (explanation,) = detxai.explain(case.detector, case.scene.image, name, boxes, **settings)

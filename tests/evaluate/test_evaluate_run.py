@@ -19,6 +19,7 @@ import pytest
 import torch
 from forking import needs_fork
 
+import detxai
 import detxai.evaluate.evaluation_run
 import detxai.evaluate.folder
 from detxai.adapters.detector import Detector, Inputs
@@ -450,6 +451,17 @@ def test_a_map_that_was_cropped_to_its_box_is_refused_by_name(frcnn: Detector, t
     assert {f["method"] for f in found.failures} == {"choosy"}
     assert all("cropped to their box" in str(f["error"]) for f in found.failures)
     assert {record.method for record in found.records} == {"box"}
+
+
+def test_a_map_that_finds_nothing_outside_its_box_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LayerCAM cuts no map: where one is zero outside its box, that is what was found. An unknown method may cut."""
+    detector = detxai.wrap("scenes-yolo")
+    listed = photos(detector, ["redundant"], 1)
+    asked: dict[str, Any] = {"measures": ["pointing_game"], "progress": False}
+    assert evaluate(detector, listed, ["layer_cam"], tmp_path / "known", **asked).failures == ()
+    monkeypatch.setattr("detxai.evaluate.measuring.may_be_zero_outside_boxes", lambda method: False)
+    with pytest.raises(ValueError, match="cropped to their box"):
+        evaluate(detector, listed, ["layer_cam"], tmp_path / "unknown", **asked)
 
 
 def test_where_everything_fails_the_first_error_is_told(frcnn: Detector, tmp_path: Path) -> None:
