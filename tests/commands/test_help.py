@@ -180,9 +180,10 @@ def test_a_typo_names_the_nearest_word_and_the_help_to_read(
     shown = capsys.readouterr()
     assert ended.value.code == 2
     assert shown.out == ""
-    assert shown.err.startswith(f"{command}: error: ")
-    assert hint in shown.err
-    assert f"'{command} --help'" in shown.err
+    help_to_read, error = shown.err.splitlines()
+    assert error.startswith(f"{command}: error: ")
+    assert hint in error
+    assert f"'{command} --help'" in help_to_read
 
 
 def test_what_resembles_nothing_gets_no_hint(capsys: pytest.CaptureFixture[str]) -> None:
