@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import detxai
-from detxai.methods import METHODS_WITHOUT_FILE
+from detxai.methods import methods_without_file
 from detxai.scenes import generate
 
 CHEAP: dict[str, dict[str, Any]] = {  # fewer passes than by default: a CPU has to make the same maps
@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--detectors", default="scenes-frcnn,scenes-rtdetr,scenes-yolo", help="default: all")
-    parser.add_argument("--methods", default=",".join(METHODS_WITHOUT_FILE), help="default: all")
+    parser.add_argument("--methods", default=",".join(methods_without_file()), help="default: all")
     parser.add_argument("--json", type=Path, default=None)
     given = parser.parse_args()
     device = torch.device(given.device)

@@ -26,14 +26,14 @@ from detxai.cli import main, make_parser
 from detxai.data.coco_files import read_annotations, read_predictions
 from detxai.evaluate import coco_photos
 from detxai.images import load_image
-from detxai.methods import METHODS, METHODS_WITHOUT_FILE
+from detxai.methods import METHODS, methods_without_file
 
 pytest.importorskip("pyarrow")
 
 MODEL = f"{Path(__file__).with_name('faster_rcnns.py')}:small_faster_rcnn"
 NAMES = dict(enumerate(("__background__", "ape", "bee", "cat", "dog")))
 REFUSED = ("shapley_cam", "attention")  # by two-stage detectors
-EVALUATED = {name: METHODS[name] for name in METHODS_WITHOUT_FILE if name not in REFUSED}
+EVALUATED = {name: METHODS[name] for name in methods_without_file() if name not in REFUSED}
 Command = Callable[..., "tuple[int, str]"]
 
 

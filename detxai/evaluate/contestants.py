@@ -19,7 +19,7 @@ from detxai.evaluate.peers import (
     UltralyticsLayerCAM,
 )
 from detxai.explain import Method, make_method
-from detxai.methods import METHODS, METHODS_WITHOUT_FILE
+from detxai.methods import METHODS, methods_without_file
 from detxai.settings import check_settings
 
 BASELINES: dict[str, type[Any]] = {
@@ -87,7 +87,7 @@ def _named(methods: Methods) -> list[tuple[str, str | Method]]:
     pairs: list[tuple[str, str | Method]] = []
     for method in methods:
         if method == EVERY:
-            pairs += [(name, name) for name in [*METHODS_WITHOUT_FILE, *YARDSTICKS]]
+            pairs += [(name, name) for name in [*methods_without_file(), *YARDSTICKS]]
         elif isinstance(method, str):
             name, _, kind = method.partition("=")
             pairs.append((name.strip(), (kind or name).strip()))

@@ -49,13 +49,17 @@ METHODS: dict[str, type[Any]] = {
         *CAPTUM_METHODS,
     )
 }
-METHODS_WITHOUT_FILE = tuple(name for name, kind in METHODS.items() if not hasattr(kind, "needs_file"))
+
+
+def methods_without_file() -> list[str]:
+    """The names in ``METHODS`` of those that need no file of their own, such as a trained explainer."""
+    return [name for name, kind in METHODS.items() if not hasattr(kind, "needs_file")]
+
 
 __all__ = [
     "DRISE",
     "L2X",
     "METHODS",
-    "METHODS_WITHOUT_FILE",
     "ODAM",
     "AblationCAM",
     "Attention",
@@ -65,4 +69,5 @@ __all__ = [
     "PixelEvidence",
     "RegionShapley",
     "SSGradCAMPlusPlus",
+    "methods_without_file",
 ]

@@ -14,7 +14,7 @@ import PIL.Image
 
 import detxai
 from detxai.explanation import Explanation
-from detxai.methods import METHODS, METHODS_WITHOUT_FILE
+from detxai.methods import METHODS, methods_without_file
 from detxai.pages.overlays import save_sheet
 from detxai.pages.pictures import grid
 from detxai.scenes import Kind, generate
@@ -48,7 +48,7 @@ def where_a_query_looks(path: Path) -> None:
 
 def methods_on_a_scene(path: Path) -> None:
     """Every method on one box, with its own settings."""
-    shown = explained("scenes-yolo", 501, "local", list(METHODS_WITHOUT_FILE))
+    shown = explained("scenes-yolo", 501, "local", list(methods_without_file()))
     save_sheet(shown, path, columns=6, captions=[one.method for one in shown])
 
 

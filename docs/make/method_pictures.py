@@ -23,7 +23,7 @@ from detxai.adapters.detector import Detector
 from detxai.cli import main as main_command
 from detxai.explanation import Explanation
 from detxai.geometry import box_iou
-from detxai.methods import METHODS, METHODS_WITHOUT_FILE
+from detxai.methods import METHODS, methods_without_file
 from detxai.pages.colours import blend, colour_map, default_mode, end_of_scale, signed
 from detxai.pages.pictures import captioned, fitted, grid, outline
 from detxai.scenes import CLASS_NAMES, Kind, Scene, generate
@@ -67,7 +67,7 @@ CASES = (
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="only these; default: all")
-    names = parser.parse_args(arguments).methods or [*METHODS_WITHOUT_FILE, "concepts"]
+    names = parser.parse_args(arguments).methods or [*methods_without_file(), "concepts"]
     (PICTURES / "methods").mkdir(parents=True, exist_ok=True)
     _save(_in_a_row([_planted(case) for case in CASES]), PICTURES / "three_images.webp")
     for name in names:

@@ -27,7 +27,7 @@ from detxai.app.sentences import escaped
 from detxai.app.session import Session
 from detxai.app.views.evaluation import mean_curves
 from detxai.cli import main
-from detxai.methods import METHODS, METHODS_WITHOUT_FILE
+from detxai.methods import METHODS, methods_without_file
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_a_new_method_appears_by_itself(tmp_path: Path, monkeypatch: pytest.Monk
 def test_every_methods_settings_have_widgets_and_help(tmp_path: Path) -> None:
     from detxai.app.views.settings_form import NOT_ASKED, field_help
 
-    names = [name for name in METHODS_WITHOUT_FILE if name not in ("attention",)]
+    names = [name for name in methods_without_file() if name not in ("attention",)]
     for four in (names[i : i + 4] for i in range(0, len(names), 4)):
         page = Page(tmp_path, {"methods": four})
         keys = {

@@ -12,7 +12,7 @@ import torch
 import detxai
 from detxai.cli import main
 from detxai.explain import make_method
-from detxai.methods import METHODS, METHODS_WITHOUT_FILE
+from detxai.methods import METHODS, methods_without_file
 from detxai.scenes import generate
 
 NEEDS = ("answers", "network", "gradients", "attention")
@@ -72,7 +72,7 @@ FEW: dict[str, dict[str, Any]] = {  # passes: what is asked is the same with man
     "kernel_shap": {"n_samples": 24, "n_regions": 12},
     "shapley_sampling": {"n_orders": 2, "n_regions": 12},
 }
-STEADY = [("scenes-frcnn", name) for name in METHODS_WITHOUT_FILE if name not in ("score_cam", "attention")] + [
+STEADY = [("scenes-frcnn", name) for name in methods_without_file() if name not in ("score_cam", "attention")] + [
     ("scenes-rtdetr", name) for name, method in METHODS.items() if method.needs in ("gradients", "attention")
 ]  # score_cam takes a pass for each of 320 channels; l2x needs a file that was trained
 

@@ -11,7 +11,7 @@ from plain_hooks import TwoStages
 from relu_detectors import with_relus
 
 import detxai
-from detxai.methods import METHODS, METHODS_WITHOUT_FILE, LayerCAM
+from detxai.methods import METHODS, LayerCAM, methods_without_file
 from detxai.methods.from_captum import CAPTUM_METHODS
 from detxai.scenes import generate
 from detxai.targets import ContrastTarget
@@ -32,7 +32,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "shapley_sampling": {"regions": "grid", "n_regions": 9, "n_orders": 1},
 }
 # attention is of a box's query, and of no class
-ASKED = [name for name in METHODS_WITHOUT_FILE if METHODS[name].asks_about_boxes and name != "attention"]
+ASKED = [name for name in methods_without_file() if METHODS[name].asks_about_boxes and name != "attention"]
 
 
 @cache

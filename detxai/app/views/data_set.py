@@ -26,7 +26,7 @@ from detxai.app.views.evaluation import evaluation_folders, show_evaluation
 from detxai.app.views.results import quick_picture
 from detxai.app.views.sidebar import Chosen, choices
 from detxai.coco.dataset import ExplainedBoxes, load
-from detxai.methods import METHODS_WITHOUT_FILE
+from detxai.methods import methods_without_file
 from detxai.pages.pictures import captioned
 
 GALLERY, COLUMNS = 12, 4
@@ -70,7 +70,7 @@ def _start(session: Session, runs: Path) -> None:
         annotations = st.text_input("COCO annotations (.json)")
         columns = st.columns(3)
         name = columns[0].text_input("Name of the run", "run-1")
-        names = list(METHODS_WITHOUT_FILE)
+        names = list(methods_without_file())
         method = columns[1].selectbox("Method", names, index=names.index("layer_cam"))
         most = columns[2].number_input("Images at most (0: all)", min_value=0, value=20, step=1)
         wanted = st.form_submit_button("Start")

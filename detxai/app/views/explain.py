@@ -19,7 +19,7 @@ from detxai.app.views.settings_form import settings_form, settings_of
 from detxai.app.views.sidebar import Chosen
 from detxai.explain import DEFAULT_METHOD, make_method, setting_names
 from detxai.geometry import box_iou
-from detxai.methods import METHODS, METHODS_WITHOUT_FILE
+from detxai.methods import METHODS, methods_without_file
 
 MOST_METHODS = 4
 SAME_BOX = 0.5  # IoU from which a detection is the case of a run
@@ -119,7 +119,7 @@ def applicable(chosen: Chosen) -> list[str]:
     detector = chosen.detector
     network = detector.network is not None
     can = {"answers": True, "network": network, "gradients": network, "attention": has_attention(type(detector))}
-    return [name for name in METHODS_WITHOUT_FILE if can.get(METHODS[name].needs, network)]
+    return [name for name in methods_without_file() if can.get(METHODS[name].needs, network)]
 
 
 def _methods(chosen: Chosen) -> list[str]:
