@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from detxai.commands.choices import ANNOTATION_FORMATS
-from detxai.commands.options import a_path, a_path_or_address
+from detxai.commands.choices import ANNOTATION_FORMATS, SCENE_KINDS
+from detxai.commands.options import a_path, a_path_or_address, names_with_commas, whole
 
 
 def add_annotation_options(command: argparse._ActionsContainer, *, addresses: bool = False) -> None:
@@ -34,3 +34,19 @@ def add_annotation_options(command: argparse._ActionsContainer, *, addresses: bo
         "--split", metavar="NAME",
         help="which split of a data set with several, such as val; default: YOLO's val, every file of VOC",
     )  # fmt: skip
+
+
+def add_photo_options(command: argparse._ActionsContainer) -> None:
+    """The annotation options, or ``--scenes`` and ``--n-scenes`` in their place; and ``--max-images``."""
+    add_annotation_options(command)
+    command.add_argument(
+        "--scenes", nargs="?", const=(), type=names_with_commas, metavar="KIND,...",
+        help="instead of --images and --annotations: generated scenes, in which the cause of each detection is known; "
+        f"kinds: {', '.join(SCENE_KINDS)}; without a value: all kinds",
+    )  # fmt: skip
+    command.add_argument(
+        "--n-scenes", type=whole(1), default=10, metavar="N", help="the number of scenes of each kind; default: 10"
+    )
+    command.add_argument(
+        "--max-images", type=whole(1), metavar="N", help="only N images, chosen at random; default: all"
+    )

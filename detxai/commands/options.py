@@ -114,6 +114,14 @@ def comma_separated(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def names_with_commas(text: str) -> list[str]:
+    """Names with commas between, none of them empty."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected names with commas between, got {text!r}")
+    return names
+
+
 def whole(least: int, most: int = LARGEST) -> Callable[[str], int]:
     """Reads a whole number from ``least`` to ``most``: what is larger is a mistake, and would fill the memory."""
 

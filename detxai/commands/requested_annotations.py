@@ -7,6 +7,14 @@ import argparse
 from detxai.data.readers import AnnotatedImages, read_annotated_images
 
 
+def expect_images_or_scenes(given: argparse.Namespace) -> None:
+    """Raise ``ValueError`` where the options of ``add_photo_options`` name no images, or scenes beside images."""
+    if given.scenes is not None and (given.images is not None or given.annotations is not None):
+        raise ValueError("--scenes takes the place of --images and --annotations, got both")
+    if given.scenes is None and given.images is None and given.annotations is None:
+        raise ValueError("give --images and --annotations, or --scenes")
+
+
 def requested_images(given: argparse.Namespace) -> AnnotatedImages:
     """The data set that the options of ``add_annotation_options`` name.
 

@@ -22,7 +22,7 @@ from detxai.evaluate.photos.selection import EvaluatedDetections, draw_detection
 from detxai.evaluate.results.records import Record, from_json
 from detxai.evaluate.results.time_left import TimeLeft
 from detxai.metrics import Measure
-from detxai.runs.failures import FailureGuard, expect_item_failure, release_tensors
+from detxai.runs.failures import FailureGuard, expect_item_failure, message, release_tensors
 from detxai.runs.interrupting import raise_if_interrupted
 
 log = logging.getLogger(__name__)
@@ -187,8 +187,7 @@ class EvaluationRun:
         expect_item_failure(error)
         log.warning("%s%s: %s", photo.name, "" if method is None else f", {method}", error)
         log.debug("traceback", exc_info=error)
-        text = " ".join(str(error).split()) or type(error).__name__
-        self.failures.append({"image": photo.name, "method": method, "error": text})
+        self.failures.append({"image": photo.name, "method": method, "error": message(error)})
         release_tensors(error)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -31,6 +29,7 @@ from detxai.metrics import Measure
 from detxai.progress import hides_bar
 from detxai.runs.files import write_json
 from detxai.runs.interrupting import stops_on_ctrl_c
+from detxai.runs.names import record_of_names
 from detxai.runs.tables import import_pyarrow
 
 
@@ -138,7 +137,6 @@ def _check_sample(max_images: int | None, max_detections: int | None, seed: int)
 def _request(
     detector: Detector, photos: Sequence[Photo], methods: Mapping[str, Contestant], measures: Sequence[Measure]
 ) -> dict[str, Any]:
-    names = json.dumps([photo.name for photo in photos])
     return {
         "detxai": importlib.metadata.version("detxai"),
         "torch": torch.__version__,
@@ -146,7 +144,7 @@ def _request(
         "weights": detector.fingerprint(),
         "class_names": plain(detector.class_names),
         "device": detector.device.type,
-        "photos": {"n": len(photos), "names": hashlib.sha256(names.encode()).hexdigest()[:16]},
+        "photos": record_of_names([photo.name for photo in photos]),
         "methods": {name: {"method": method.name, **_settings(method)} for name, method in methods.items()},
         "measures": {measure.name: settings_of(measure) for measure in measures},
     }

@@ -55,6 +55,11 @@ def release_tensors(error: BaseException | None) -> None:
         torch.cuda.empty_cache()
 
 
+def message(error: BaseException) -> str:
+    """An error's message in one line; its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def reason(error: BaseException) -> str:
     """An error in one line: its type and message, the first 300 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

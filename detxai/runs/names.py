@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from collections.abc import Sequence
+from typing import Any
 
 
 def safe_name(text: str, longest: int = 40) -> str:
@@ -31,3 +34,8 @@ def distinct_name(text: str) -> str:
     if text == text.casefold() and len(text) <= 80:
         return text
     return f"{text[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def record_of_names(names: Sequence[str]) -> dict[str, Any]:
+    """What a request keeps of the images it is about: how many (``n``), and 16 hexadecimal digits for their names."""
+    return {"n": len(names), "names": hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()[:16]}

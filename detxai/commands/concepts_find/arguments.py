@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from detxai.commands.annotation_options import add_annotation_options
-from detxai.commands.choices import SCENE_KINDS
+from detxai.commands.annotation_options import add_photo_options
 from detxai.commands.model_options import add_model_options
 from detxai.commands.options import (
     a_path,
@@ -50,16 +49,7 @@ def add_concepts_find(commands: Any) -> None:
 
 def _add_images(command: Any) -> None:
     group = command.add_argument_group("the images and their boxes")
-    add_annotation_options(group)
-    group.add_argument(
-        "--scenes", nargs="?", const=(), type=comma_separated, metavar="KIND,...",
-        help="instead of --images and --annotations: generated scenes, in which the cause of each detection is known; "
-        f"kinds: {', '.join(SCENE_KINDS)}; without a value: all kinds",
-    )  # fmt: skip
-    group.add_argument(
-        "--n-scenes", type=whole(1), default=10, metavar="N", help="the number of scenes of each kind; default: 10"
-    )
-    group.add_argument("--max-images", type=whole(1), metavar="N", help="only N images, chosen at random; default: all")
+    add_photo_options(group)
     group.add_argument(
         "--score-threshold", type=fraction, default=0.25, metavar="S",
         help="only boxes that score at least S; default: 0.25",

@@ -11,7 +11,7 @@ from typing import Any
 from detxai.adapters.detector import Detector
 from detxai.commands.config import write_config
 from detxai.commands.options import FAILED, shows_progress
-from detxai.commands.requested_annotations import requested_images
+from detxai.commands.requested_annotations import expect_images_or_scenes, requested_images
 from detxai.commands.requested_detector import requested_detector
 from detxai.concepts.clusters.mixture_fit import Fitting, import_mixture
 from detxai.concepts.clusters.run import FoundConcepts, Search, find_concepts
@@ -24,10 +24,7 @@ from detxai.evaluate.photos.selection import draw_photos
 def run(given: argparse.Namespace) -> int:
     """Find the concepts; the exit code."""
     import_mixture()
-    if given.scenes is not None and (given.images is not None or given.annotations is not None):
-        raise ValueError("--scenes takes the place of --images and --annotations, got both")
-    if given.scenes is None and given.images is None and given.annotations is None:
-        raise ValueError("give --images, with --annotations or without, or --scenes")
+    expect_images_or_scenes(given)
     detector = requested_detector(given)
     photos, source = _photos(given, detector)
     found = find_concepts(

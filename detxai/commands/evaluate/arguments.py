@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from detxai.commands.annotation_options import add_annotation_options
+from detxai.commands.annotation_options import add_photo_options
 from detxai.commands.choices import (
     BASELINES,
     COSTLY_MEASURES,
@@ -13,7 +13,6 @@ from detxai.commands.choices import (
     MEASURES,
     PEERS,
     REFERENCES,
-    SCENE_KINDS,
     SCORE_FUNCTIONS,
     UNITS,
 )
@@ -24,6 +23,7 @@ from detxai.commands.options import (
     add_config_option,
     add_output_options,
     fraction,
+    names_with_commas,
     new_command,
     setting,
     whole,
@@ -49,7 +49,7 @@ def add_evaluate(commands: Any) -> None:
         examples=EXAMPLES,
     )
     command.add_argument(
-        "--methods", required=True, type=_names, metavar="A,B",
+        "--methods", required=True, type=names_with_commas, metavar="A,B",
         help=f"methods that 'detxai methods' lists; methods of other tools: {', '.join(PEERS)}; baselines that use no "
         f"detector: {', '.join(BASELINES)}; or all: every method, box_centre and random. NAME=METHOD enters a method "
         "again under a second name, for other settings",
@@ -67,16 +67,7 @@ def add_evaluate(commands: Any) -> None:
 
 def _add_images(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("the images and their detections")
-    add_annotation_options(group)
-    group.add_argument(
-        "--scenes", nargs="?", const=(), type=_names, metavar="KIND,...",
-        help="instead of --images and --annotations: generated scenes, in which the cause of each detection is known; "
-        f"kinds: {', '.join(SCENE_KINDS)}; without a value: all kinds",
-    )  # fmt: skip
-    group.add_argument(
-        "--n-scenes", type=whole(1), default=10, metavar="N", help="the number of scenes of each kind; default: 10"
-    )
-    group.add_argument("--max-images", type=whole(1), metavar="N", help="only N images, chosen at random; default: all")
+    add_photo_options(group)
     group.add_argument(
         "--max-detections", type=whole(1), metavar="N", help="only N detections, chosen at random; default: all"
     )
@@ -96,7 +87,7 @@ def _add_images(command: argparse.ArgumentParser) -> None:
 def _add_measures(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("the measures")
     group.add_argument(
-        "--measures", type=_names, metavar="A,B",
+        "--measures", type=names_with_commas, metavar="A,B",
         help=f"some of {', '.join(MEASURES)}; default: all but the slow ones: {', '.join(COSTLY_MEASURES)}",
     )  # fmt: skip
     group.add_argument(
@@ -125,16 +116,9 @@ def _add_measures(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"expected names with commas between, got {text!r}")
-    return names
-
-
 def _fills(text: str) -> str | list[str]:
     """One fill, or several of them."""
-    fills = _names(text)
+    fills = names_with_commas(text)
     unknown = [fill for fill in fills if fill not in FILLINGS]
     if unknown or len(set(fills)) < len(fills):
         raise argparse.ArgumentTypeError(f"expected some of {', '.join(FILLINGS)}, each once, got {text!r}")

@@ -13,7 +13,7 @@ from typing import Any
 from detxai.adapters.detector import Detector
 from detxai.commands.config import write_config
 from detxai.commands.options import FAILED, no_repeats, shows_progress
-from detxai.commands.requested_annotations import requested_images
+from detxai.commands.requested_annotations import expect_images_or_scenes, requested_images
 from detxai.commands.requested_detector import requested_detector
 from detxai.evaluate import Evaluation, annotated_photos, evaluate, make_measures, scene_photos
 from detxai.evaluate.photos.photo import Photo
@@ -30,7 +30,7 @@ from detxai.runs.tables import import_pyarrow
 def run(given: argparse.Namespace) -> int:
     """Measure the methods; the exit code."""
     import_pyarrow()
-    _check_images(given)
+    expect_images_or_scenes(given)
     settings = _by_owner(given.settings)
     measures = make_measures(
         given.measures,
@@ -102,13 +102,6 @@ def _report(found: Evaluation, *, as_json: bool) -> None:
         print(f"{len(found.failures)} failures: {found.out / 'failures.json'}; {unread} images are in no figure\n")
     print(rank_table(found.summary))
     print(f"\nopen {found.out / 'index.html'}")
-
-
-def _check_images(given: argparse.Namespace) -> None:
-    if given.scenes is not None and (given.images is not None or given.annotations is not None):
-        raise ValueError("--scenes takes the place of --images and --annotations, got both")
-    if given.scenes is None and given.images is None and given.annotations is None:
-        raise ValueError("give --images and --annotations, or --scenes")
 
 
 def _photos(given: argparse.Namespace, detector: Detector) -> tuple[list[Photo], dict[str, Any]]:

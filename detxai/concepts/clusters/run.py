@@ -32,8 +32,9 @@ from detxai.evaluate.photos.photo import Photo, Truth, fingerprint
 from detxai.explain import check_threshold
 from detxai.explanation import plain
 from detxai.progress import progress_bar
-from detxai.runs.failures import FailureGuard, expect_item_failure, release_tensors
+from detxai.runs.failures import FailureGuard, expect_item_failure, message, release_tensors
 from detxai.runs.interrupting import raise_if_interrupted, stops_on_ctrl_c
+from detxai.runs.names import record_of_names
 
 log = logging.getLogger(__name__)
 
@@ -235,7 +236,7 @@ class _Run:
         expect_item_failure(error)
         log.warning("%s: %s", photo.name, error)
         log.debug("traceback", exc_info=error)
-        self.failures.append({"image": photo.name, "error": " ".join(str(error).split()) or type(error).__name__})
+        self.failures.append({"image": photo.name, "error": message(error)})
         release_tensors(error)
 
 
@@ -263,13 +264,12 @@ def _card(mixtures: Sequence[Any], records: Sequence[FitRecord]) -> list[dict[st
 def _request(
     detector: NetworkDetector, photos: Sequence[Photo], search: Search, source: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    names = json.dumps([photo.name for photo in photos])
     request: dict[str, Any] = plain(
         {
             "model": {name: value for name, value in detector.describe().items() if name != "weights"},
             "weights": detector.fingerprint(),
             "class_names": detector.class_names,
-            "photos": {"n": len(photos), "names": hashlib.sha256(names.encode()).hexdigest()[:16]},
+            "photos": record_of_names([photo.name for photo in photos]),
             "search": {**asdict(search), "layers": list(detector.layer_names(search.layers))},
             "source": dict(source or {}),
         }

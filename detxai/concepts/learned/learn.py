@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +25,7 @@ from detxai.engine.learned.saved import VERSION, LearnedExplainer, described
 from detxai.progress import progress_bar
 from detxai.runs.failures import FailureGuard, expect_item_failure, reason
 from detxai.runs.interrupting import raise_if_interrupted, stops_on_ctrl_c
+from detxai.runs.names import record_of_names
 from detxai.runs.versions import installed_versions
 
 log = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ def learn_explainer(
     folder = LearnFolder(Path(out))
     request = {
         "detector": described(adapter),
-        "images": _fingerprint(images),
+        "images": record_of_names([image.name for image in images]),
         "settings": dataclasses.asdict(given),
         "source": dict(source or {}),
     }
@@ -110,11 +109,6 @@ def _for_detector(settings: LearnSettings, detector: Detector) -> LearnSettings:
         layers = []
     gradient = settings.gradient or ("through" if is_network else "scores")
     return replace(settings, layers=layers, gradient=gradient)
-
-
-def _fingerprint(images: Sequence[TrainingImage]) -> dict[str, Any]:
-    names = json.dumps([image.name for image in images])
-    return {"n": len(images), "names": hashlib.sha256(names.encode()).hexdigest()[:16]}
 
 
 def _answers(
