@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -14,6 +13,7 @@ from detxai.detections import Detections, check_score_threshold
 from detxai.explanation import Explanation
 from detxai.images import Image, load_image
 from detxai.low_passed import LowPassed
+from detxai.messages import did_you_mean
 from detxai.methods import METHODS
 from detxai.settings import check_settings
 
@@ -112,9 +112,7 @@ def make_method(method: str | Method, /, **settings: Any) -> Method:
             )
         return method
     if method not in METHODS:
-        near = difflib.get_close_matches(method, METHODS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"method must be one of {sorted(METHODS)}, got {method!r}{hint}")
+        raise ValueError(f"method must be one of {sorted(METHODS)}, got {method!r}{did_you_mean(method, METHODS)}")
     kind = METHODS[method]
     common = {name: settings.pop(name, default) for name, default in common_settings(kind).items()}
     check_settings(method, kind, settings)

@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from detxai.messages import short_repr
+from detxai.messages import did_you_mean, short_repr
 
 LARGEST = 10_000_000  # of a count: what is larger is a mistake, and would fill the memory
 LARGEST_SEED = 2**63 - 1
@@ -33,7 +33,7 @@ def check_settings(name: str, kind: type[Any], settings: Mapping[str, Any]) -> N
     known = [field.name for field in dataclasses.fields(kind)]
     unknown = sorted(set(settings) - set(known))
     if unknown:
-        raise ValueError(f"{name} has the settings {known}, got {', '.join(unknown)}")
+        raise ValueError(f"{name} has the settings {known}, got {', '.join(unknown)}{did_you_mean(unknown[0], known)}")
     hints = get_type_hints(kind)
     for setting, value in settings.items():
         if not _fits(value, hints[setting]):

@@ -94,7 +94,12 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a segmenter": (lambda: detxai.wrap(segmenter()), TypeError, "model must be .*RetinaNet.*got .*LRASPP"),
     "no model": (lambda: detxai.wrap(None), TypeError, "model must be .*NoneType"),
     "class_names a number": (lambda: detxai.wrap(small_faster_rcnn(), class_names=3), TypeError, "class_names"),  # type: ignore[call-overload]
-    "unknown builder": (lambda: detxai.wrap("fasterrcnn_resnet5"), ValueError, "model must be .*fasterrcnn_resnet5"),
+    "unknown builder": (
+        lambda: detxai.wrap("fasterrcnn_resnet5"),
+        ValueError,
+        "model must be .*got 'fasterrcnn_resnet5'; did you mean 'fasterrcnn_resnet50_fpn'",
+    ),
+    "unknown bundled model": (lambda: detxai.wrap("scene-frcn"), ValueError, "; did you mean 'scenes-frcnn'"),
     "missing .pt": (lambda: detxai.wrap("nowhere.pt"), FileNotFoundError, "nowhere.pt"),
     "missing factory module": (lambda: detxai.wrap("no_such_module:build"), ValueError, "no module 'no_such_module'"),
     "missing factory file": (lambda: detxai.wrap("nowhere.py:build"), FileNotFoundError, "nowhere.py"),
@@ -107,8 +112,13 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "weights for a factory": (lambda: load_detector(MODEL, weights="a.pth"), ValueError, "weights are for"),
     "unknown method": (lambda: explain(PHOTO, "eigencam"), ValueError, "method must be .*did you mean 'eigen_cam'"),
+    "method by its class": (lambda: explain(PHOTO, "LayerCAM"), ValueError, "did you mean 'layer_cam'"),
     "method of no kind": (lambda: explain(PHOTO, 3), TypeError, "method must be a name"),
-    "unknown setting": (lambda: explain(PHOTO, "eigen_cam", layer="x"), ValueError, "eigen_cam has the settings"),
+    "unknown setting": (
+        lambda: explain(PHOTO, "eigen_cam", layer="x"),
+        ValueError,
+        "eigen_cam has the settings .*did you mean 'layers'",
+    ),
     "settings beside a method": (
         lambda: explain(PHOTO, detxai.EigenCAM(), layers="backbone"),
         TypeError,

@@ -269,3 +269,19 @@ def test_only_the_boxes_asked_for_are_explained(tmp_path: Path, capsys: pytest.C
     assert f"there are {len(every)} detections, numbered from 0" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         explain(*arguments, "--out", tmp_path / "none", "--boxes", "1,1")
+
+
+@pytest.mark.parametrize(
+    ("options", "nearest"),
+    [
+        (["--model", "scene-frcn"], "scenes-frcnn"),
+        (["--model", MODEL, "--set", "max_pases=3"], "max_passes"),
+        (["--model", MODEL, "--method", "LayerCAM"], "layer_cam"),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_the_nearest(
+    options: list[str], nearest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", str(photo(tmp_path / "a.png")), *options, "--out", str(tmp_path / "out")]) == 2
+    assert f"did you mean {nearest!r}?" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()

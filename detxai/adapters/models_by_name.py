@@ -20,6 +20,7 @@ from torch import nn
 from torchvision.models import get_model
 
 from detxai.adapters.families import FAMILIES, torchvision_builders
+from detxai.messages import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def load_model(name: str, weights: str | PathLike[str] | None, options: Mapping[
         files = ", ".join(family.file for family in FAMILIES if family.file)
         raise ValueError(
             f"model must be {files}, module:function, one of {', '.join(BUNDLED)}, or one of torchvision's "
-            f"{', '.join(builders)}; got {name!r}"
+            f"{', '.join(builders)}; got {name!r}{did_you_mean(name, [*BUNDLED, *builders])}"
         )
     if weights is not None:
         raise ValueError(f"weights are for names of torchvision builders only ({name} has its own), got {weights}")

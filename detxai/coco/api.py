@@ -22,6 +22,7 @@ from detxai.data.categories import label_to_category
 from detxai.data.coco_files import as_annotations, as_predictions
 from detxai.data.cocoeval import finished
 from detxai.explain import Method, make_method
+from detxai.messages import did_you_mean
 from detxai.runs.remote.address import Address, path_or_address
 from detxai.runs.remote.copied_folder import working_folder
 from detxai.runs.tables import import_pyarrow
@@ -66,9 +67,13 @@ def explain_errors(
         ImportError: pyarrow or pycocotools is not installed.
     """
     import_pyarrow()
-    unknown = sorted(set(options) - {field.name for field in dataclasses.fields(Options)})
+    known = [field.name for field in dataclasses.fields(Options)]
+    unknown = sorted(set(options) - set(known))
     if unknown:
-        raise TypeError(f"explain_errors has no option {', '.join(unknown)}; see detxai.coco.options.Options")
+        raise TypeError(
+            "explain_errors has the options of detxai.coco.options.Options, "
+            f"got {', '.join(unknown)}{did_you_mean(unknown[0], known)}"
+        )
     chosen, made = Options(**options), quiet_method(method, settings or {})
     photos, place = path_or_address(images), path_or_address(out)
     if isinstance(photos, Path) and not photos.is_dir():

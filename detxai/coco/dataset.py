@@ -20,7 +20,7 @@ from detxai.data.image_files import ImageFolder, load_file
 from detxai.detections import Detections
 from detxai.explanation import Cost, Explanation
 from detxai.images import pixels_sha256, to_uint8
-from detxai.messages import short_repr
+from detxai.messages import did_you_mean, short_repr
 from detxai.runs.remote.address import expect_path, path_or_address
 from detxai.runs.tables import import_pyarrow
 
@@ -105,12 +105,14 @@ class ExplainedBoxes(Sequence[Explanation]):
         kinds, categories, scores = _names(kind, "kind"), _names(category, "category"), _score_range(score)
         unknown = [name for name in kinds or () if name not in KINDS]
         if unknown:
-            raise ValueError(f"kind must be some of {', '.join(KINDS)}, got {', '.join(unknown)}")
+            hint = did_you_mean(unknown[0], KINDS)
+            raise ValueError(f"kind must be some of {', '.join(KINDS)}, got {', '.join(unknown)}{hint}")
         table = self.table(["kind", "category", "score"])
         seen = set(table["category"].to_pylist())
         unknown = [name for name in categories or () if name not in seen]
         if unknown:
-            raise ValueError(f"category must be some of {', '.join(sorted(seen))}, got {', '.join(unknown)}")
+            hint = did_you_mean(unknown[0], seen)
+            raise ValueError(f"category must be some of {', '.join(sorted(seen))}, got {', '.join(unknown)}{hint}")
         chosen = np.ones(len(self), dtype=bool)
         for name, wanted in (("kind", kinds), ("category", categories)):
             if wanted is not None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from detxai.data.error_kinds import ERRORS, KINDS, LabelledBox
+from detxai.messages import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Selection:
                 object.__setattr__(self, name, tuple(given))
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
-            raise ValueError(f"kinds must be some of {', '.join(KINDS)}; got {', '.join(map(str, unknown)) or 'none'}")
+            got = ", ".join(map(str, unknown)) or "none"
+            hint = did_you_mean(str(unknown[0]), KINDS) if unknown else ""
+            raise ValueError(f"kinds must be some of {', '.join(KINDS)}; got {got}{hint}")
         for name in ("area", "score"):
             low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
             if not low <= high:  # also where one is NaN
@@ -66,7 +69,8 @@ def check_selection(selection: Selection, category_names: Mapping[int, str], ima
     known = set(category_names.values())
     unknown = [name for name in selection.classes or () if name not in known]
     if unknown:
-        raise ValueError(f"classes must be some of {', '.join(sorted(known))}; got {', '.join(unknown)}")
+        hint = did_you_mean(unknown[0], known)
+        raise ValueError(f"classes must be some of {', '.join(sorted(known))}; got {', '.join(unknown)}{hint}")
     strange = [number for number in selection.image_ids or () if number not in image_ids]
     if strange:
         raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detxai.data.given_paths import expect_file
-from detxai.messages import short_repr
+from detxai.messages import did_you_mean, short_repr
 from detxai.runs.files import write_text
 
 LEFT_OUT = {"debug", "config", "json", "no_progress", "dry_run", "shard", "retry_failed", "widen"}  # of one call alone
@@ -74,8 +73,7 @@ def words_of(config: Mapping[str, Any], parser: argparse.ArgumentParser, path: P
     for name, value in config.items():
         action = named.get(name.replace("_", "-"))
         if action is None:
-            near = difflib.get_close_matches(name.replace("_", "-"), named, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, named)
             raise ValueError(f"--config: {path} has {short_repr(name)}, which {parser.prog} does not take{hint}")
         words += _words(action, value, f"--config: {path}: {name}")
     return words

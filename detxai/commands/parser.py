@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
-from collections.abc import Iterable
 from typing import Any, NoReturn
+
+from detxai.messages import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,16 +48,3 @@ def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
         if isinstance(action, argparse._SubParsersAction)
         for name, command in action.choices.items()
     }
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message: the known word that is nearest; nothing where none is near.
-
-    >>> did_you_mean("--metod", ["--method", "--model"])
-    '; did you mean --method?'
-    >>> did_you_mean("--elephant", ["--help", "--model"])
-    ''
-    """
-    words = {name.lstrip("-"): name for name in known}  # the dashes that all options share make none of them near
-    near = difflib.get_close_matches(word.lstrip("-"), words, n=1)
-    return f"; did you mean {words[near[0]]}?" if near else ""

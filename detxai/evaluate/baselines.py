@@ -74,7 +74,7 @@ class BoxMap:
 
 @dataclass(frozen=True)
 class BoxCentre:
-    """A hill over the box: ``exp(-(dx / w)^2 - (dy / h)^2)``, with d the distance to the box's centre, w and h half
+    """A Gaussian over the box: ``exp(-(dx / w)^2 - (dy / h)^2)``, with d the distance to the box's centre, w and h half
     its sides. Objects are mostly in the middle of their boxes, and a map earns nothing by saying so."""
 
     name: ClassVar[str] = "box_centre"

@@ -19,6 +19,7 @@ from detxai.evaluate.peers import (
     UltralyticsLayerCAM,
 )
 from detxai.explain import Method, make_method
+from detxai.messages import did_you_mean
 from detxai.methods import METHODS, methods_without_file
 from detxai.settings import check_settings
 
@@ -105,6 +106,7 @@ def _make(method: str | Method, settings: dict[str, Any]) -> Contestant:
     if kind is None:
         raise ValueError(
             f"methods must be {EVERY!r} or some of {', '.join([*METHODS, *PEERS, *BASELINES])}; got {method!r}"
+            f"{did_you_mean(method, [*METHODS, *PEERS, *BASELINES])}"
         )
     check_settings(method, kind, settings)
     contestant: Contestant = kind(**settings)

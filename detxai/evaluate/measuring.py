@@ -22,6 +22,7 @@ from detxai.evaluate.photos.photo import Pixels, Truth
 from detxai.evaluate.photos.selection import EvaluatedDetections
 from detxai.evaluate.results.records import as_json, thumbnail
 from detxai.explain import Method
+from detxai.messages import did_you_mean
 from detxai.metrics import MEASURES, Case, InsertionDeletion, Measure
 from detxai.metrics.inputs.case import Redo
 from detxai.settings import check_settings
@@ -55,7 +56,8 @@ def make_measures(
             made.append(measure)
             continue
         if measure not in MEASURES:
-            raise ValueError(f"measures must be some of {', '.join(MEASURES)}; got {measure!r}")
+            hint = did_you_mean(measure, MEASURES)
+            raise ValueError(f"measures must be some of {', '.join(MEASURES)}; got {measure!r}{hint}")
         kind: Any = MEASURES[measure]
         names = [part.name for part in dataclasses.fields(kind)]
         own = dict(given.pop(measure, {}))

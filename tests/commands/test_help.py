@@ -166,10 +166,10 @@ def test_the_names_and_where_they_are_imported_from_agree() -> None:
 @pytest.mark.parametrize(
     ("typed", "command", "hint"),
     [
-        ("explian a.png", "detxai", "did you mean explain?"),
-        ("explain a.png --model m --out o --metod layer_cam", "detxai explain", "did you mean --method?"),
-        ("explain a.png --model m --out o --mode=signd", "detxai explain", "did you mean signed?"),
-        ("coco status run --jsn", "detxai coco status", "did you mean --json?"),
+        ("explian a.png", "detxai", "did you mean 'explain'?"),
+        ("explain a.png --model m --out o --metod layer_cam", "detxai explain", "did you mean '--method'?"),
+        ("explain a.png --model m --out o --mode=signd", "detxai explain", "did you mean 'signed'?"),
+        ("coco status run --jsn", "detxai coco status", "did you mean '--json'?"),
     ],
 )
 def test_a_typo_names_the_nearest_word_and_the_help_to_read(

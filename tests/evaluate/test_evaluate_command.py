@@ -145,7 +145,7 @@ def test_ctrl_c_leaves_a_folder_to_go_on_with(
         ((), "give --images and --annotations, or --scenes"),
         (("--images", "tests"), "must hold images"),
         (("--scenes", "local", "--images", "."), "--scenes takes the place of --images and --annotations"),
-        (("--scenes", "locale"), "scenes must be some of local, .*got locale"),
+        (("--scenes", "locale"), "scenes must be some of local, .*got locale; did you mean 'local'"),
         (("--scenes", "local", "--measures", "energetic"), "measures must be some of .*got 'energetic'"),
         (("--scenes", "local", "--set", "d_rise.n_masks=5"), "settings are for d_rise, but the .* only random"),
         (("--scenes", "local", "--set", "random.seed=1", "--set", "random.seed=2"), "each name once"),

@@ -10,6 +10,7 @@ from typing import Any
 
 from detxai.explain import DEFAULT_METHOD, common_settings
 from detxai.explanation import plain
+from detxai.messages import did_you_mean
 from detxai.methods import METHODS
 
 NEEDS = {
@@ -24,7 +25,8 @@ def run(given: argparse.Namespace) -> int:
     """Print the methods; the exit code."""
     unknown = [name for name in given.names if name not in METHODS]
     if unknown:
-        raise ValueError(f"METHOD must be one of {sorted(METHODS)}, got {', '.join(map(repr, unknown))}")
+        got = ", ".join(map(repr, unknown))
+        raise ValueError(f"METHOD must be one of {sorted(METHODS)}, got {got}{did_you_mean(unknown[0], METHODS)}")
     descriptions = [describe(METHODS[name]) for name in given.names or METHODS]
     print(json.dumps(descriptions, indent=2) if given.json else "\n\n".join(map(_text, descriptions)))
     return 0

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from detxai.evaluate.photos.photo import Photo, Pixels, Truth
+from detxai.messages import did_you_mean
 from detxai.metrics.inputs.case import Objects
 from detxai.scenes.scene import generate
 from detxai.scenes.world import CLASS_NAMES, KINDS, Kind
@@ -50,7 +51,8 @@ def kinds_of(names: Sequence[str]) -> list[Kind]:
     """
     unknown = [name for name in names if name not in KINDS]
     if unknown:
-        raise ValueError(f"scenes must be some of {', '.join(KINDS)}, got {', '.join(unknown)}")
+        hint = did_you_mean(unknown[0], KINDS)
+        raise ValueError(f"scenes must be some of {', '.join(KINDS)}, got {', '.join(unknown)}{hint}")
     return [kind for kind in KINDS if kind in names or not names]
 
 
