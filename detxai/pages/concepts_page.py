@@ -34,7 +34,10 @@ class BoxFigure:
 
 @dataclass(frozen=True)
 class ClassSection:
-    """A class: boxes and images, the share of the score lost without the surroundings, concepts, and boxes."""
+    """A class: boxes and images, the share of the score lost without the surroundings, concepts, and boxes.
+
+    ``kept_channels``: ``channels``, ``n_channels``, ``score`` and ``clean_score`` of a box; None: unknown.
+    """
 
     name: str
     n_boxes: int
@@ -43,6 +46,7 @@ class ClassSection:
     concepts: Sequence[ConceptRow]
     typical: Sequence[BoxFigure]
     odd: Sequence[BoxFigure]
+    kept_channels: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,11 @@ def test_a_run_leaves_a_page_and_a_map_for_any_box(whole: Path, capsys: pytest.C
     page = (whole / "index.html").read_text()
     assert all(f"<h2>{of_class['name']}</h2>" in page for of_class in summary["classes"])
     assert page.count("data:image/webp") >= 10
+    for of_class in summary["classes"]:
+        kept = of_class["kept_channels"]
+        assert f"kept by {len(kept['channels'])} of {kept['n_channels']} channels" in page
+        assert kept["score"] >= 0.4999 * kept["clean_score"]
+        assert 0 < len(kept["channels"]) < kept["n_channels"] == 64  # of model.16
     detector, image = detxai.wrap("scenes-yolo"), generate(502, "spread").image
     explained = detxai.explain(detector, image, "concepts", concepts=whole)
     assert explained

@@ -19,8 +19,10 @@ from detxai.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class ConceptFolder(RunFolder):
-    """``request.json``, ``parts/`` with two files for each image, ``concepts.safetensors``, ``summary.json`` and
-    ``index.html``."""
+    """``request.json``, ``parts/``, ``concepts.safetensors``, ``summary.json`` and ``index.html``.
+
+    ``parts/`` has two files for each image and one for each class.
+    """
 
     what: ClassVar[str] = "search for concepts"
 
@@ -44,6 +46,10 @@ class ConceptFolder(RunFolder):
         """The effects on the boxes of image ``number``."""
         return self.parts / f"{number:06d}.json"
 
+    def channels_of(self, label: int) -> Path:
+        """The channels that keep a box of class ``label``."""
+        return self.parts / f"class-{label}.json"
+
     def write_samples(self, number: int, tensors: Mapping[str, Tensor], detections: Mapping[str, Any]) -> None:
         """Keep the features drawn from an image, and what was detected in it."""
         make_folder(self.parts)
@@ -59,10 +65,10 @@ class ConceptFolder(RunFolder):
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
 
-    def read_boxes(self, number: int, key: str) -> list[dict[str, Any]] | None:
-        """The records of an image's boxes; None where there are none of the concepts with this key."""
+    def read_part(self, path: Path, key: str) -> Any:
+        """What a file of ``parts`` holds; None where it is not there, is damaged, or belongs to another key."""
         try:
-            part = json.loads(self.boxes_of(number).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not there, or damaged: it is made again
+            part = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # it is made again
             return None
-        return part["boxes"] if isinstance(part, dict) and part.get("key") == key else None
+        return part.get("content") if isinstance(part, dict) and part.get("key") == key else None

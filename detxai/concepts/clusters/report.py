@@ -99,8 +99,9 @@ def _section(
         for name in ("typical", "odd")
     }
     return ClassSection(
-        of_class["name"], of_class["n_boxes"], of_class["n_images"], _interval(of_class["context"]), rows, **boxes
-    )
+        of_class["name"], of_class["n_boxes"], of_class["n_images"], _interval(of_class["context"]), rows, **boxes,
+        kept_channels=of_class["kept_channels"],
+    )  # fmt: skip
 
 
 def _interval(interval: Mapping[str, float | None]) -> str:

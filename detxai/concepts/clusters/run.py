@@ -19,6 +19,7 @@ from detxai.adapters.detector import Detector
 from detxai.adapters.network import NetworkDetector, require_network
 from detxai.adapters.registry import wrap
 from detxai.concepts.clusters.box_records import box_records
+from detxai.concepts.clusters.class_channels import kept_channels, key_of
 from detxai.concepts.clusters.folder import ConceptFolder
 from detxai.concepts.clusters.mixture_fit import FitRecord, Fitting, fit_mixture, import_mixture
 from detxai.concepts.clusters.report import write_page
@@ -119,9 +120,11 @@ def find_concepts(
         run.draw_samples()
         concepts = run.fitted()
         records = run.records(concepts)
-    if not records:
-        raise ValueError(f"nothing was detected above {settings.score_threshold} in {len(photos)} images")
-    summary = {**concepts.card, "request": request, **summarised(records, network.class_names, settings.seed)}
+        if not records:
+            raise ValueError(f"nothing was detected above {settings.score_threshold} in {len(photos)} images")
+        found = summarised(records, network.class_names, settings.seed)
+        found["classes"] = run.with_kept_channels(found["classes"], records)
+    summary = {**concepts.card, "request": request, **found}
     folder.write_json(folder.summary, summary)
     folder.write_json(folder.root / "failures.json", run.failures)
     write_page(folder.page, summary, records, photos)
@@ -213,11 +216,11 @@ class _Run:
             for number, photo in enumerate(self.photos):
                 raise_if_interrupted()
                 detected = self.folder.read_detections(number)
-                boxes = None if detected is None else self.folder.read_boxes(number, key)
+                boxes = None if detected is None else self.folder.read_part(self.folder.boxes_of(number), key)
                 if detected is not None and boxes is None:
                     try:
                         boxes = self._measure(photo, detected, concepts)
-                        self.folder.write_json(self.folder.boxes_of(number), {"key": key, "boxes": boxes})
+                        self.folder.write_json(self.folder.boxes_of(number), {"key": key, "content": boxes})
                     except Exception as error:
                         self._record_failure(photo, error)
                 found += [{**box, "image": photo.name, "photo": number} for box in boxes or []]
@@ -231,6 +234,28 @@ class _Run:
         names = self.detector.class_names
         found = Detections(detected["boxes"], detected["scores"], detected["labels"], names)
         return box_records(self.detector, image, found, concepts, _evidence(found, truth))
+
+    def with_kept_channels(
+        self, classes: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """The classes, each with the channels that keep its most typical box; None where that failed."""
+        found = []
+        with progress_bar(self.progress, len(classes), "channels that keep a box", "class") as bar:
+            for of_class in classes:
+                raise_if_interrupted()
+                record = records[of_class["typical"][0]]
+                path, key = self.folder.channels_of(of_class["label"]), key_of(record)
+                kept = self.folder.read_part(path, key)
+                if kept is None:
+                    photo = self.photos[record["photo"]]
+                    try:
+                        kept = kept_channels(self.detector, photo.load()[0], record, self.search.layers)
+                        self.folder.write_json(path, {"key": key, "content": kept})
+                    except Exception as error:
+                        self._record_failure(photo, error)
+                found.append({**of_class, "kept_channels": kept})
+                bar.update()
+        return found
 
     def _record_failure(self, photo: Photo, error: Exception) -> None:
         expect_item_failure(error)
