@@ -17,6 +17,7 @@ import detxai
 import detxai.coco
 import detxai.coco.run
 from detxai.coco.on_ray.attempts import MAX_DEATHS, attempt_log
+from detxai.coco.on_ray.cluster import connected
 from detxai.coco.on_ray.detector_source import DetectorFiles, PickledDetector
 from detxai.coco.on_ray.engine import RayEngine
 from detxai.coco.on_ray.pipeline import as_rows, unpacked
@@ -258,3 +259,20 @@ def test_without_ray_the_extra_is_named_before_anything_is_written(
     with pytest.raises(ImportError, match=r"pip install \"detxai\[ray\]\""):
         explained(data, tmp_path / "out", engine="ray")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_ray_that_does_not_come_up_is_started_again_and_then_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    tries = []
+
+    def late(**settings: Any) -> None:
+        tries.append(settings["address"])
+        raise Exception("The current node timed out during startup")
+
+    monkeypatch.setattr(ray, "init", late)
+    with (
+        pytest.raises(ConnectionError, match=r"did not come up on this machine in 3 tries .*timed out.*--engine local"),
+        connected(RayOptions(), 1),
+    ):
+        pass
+    assert tries == ["local"] * 3

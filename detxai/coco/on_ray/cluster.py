@@ -14,13 +14,16 @@ from typing import Any
 
 from detxai.coco.options import RayOptions
 
+log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 512 * 2**20  # of a Ray started here: images between reading and explaining; more would not help
 CPUS_OF_WORKER, CPUS_OF_READER = 0.75, 0.25  # of one processor: workers on all of them still leave room for readers
+STARTS = 3  # tries: Ray gives up where its own processes are not up in half a minute, as on a busy machine
 PIP_LINE = 'engine ray needs Ray: pip install "detxai[ray]"'
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: this machine alone, and every port on 127.0.0.1
     "RAY_worker_niceness": "0",  # Ray's 15 would let whatever else the machine does take the workers' processors
+    "RAY_worker_register_timeout_seconds": "300",  # of a process that Ray starts; 60 are too few on a busy machine
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -56,7 +59,7 @@ def connected(options: RayOptions, workers: int | None) -> Iterator[ModuleType]:
         workers: processes that hold the detector; a Ray that is started here gets as many processors, or all there are.
 
     Raises:
-        ConnectionError: there is no cluster at the address.
+        ConnectionError: there is no cluster at the address, or Ray does not come up here.
     """
     with _environment({} if options.address else _of_local_ray()):
         ray = _import_ray()
@@ -75,12 +78,27 @@ def _start(ray: ModuleType, options: RayOptions, workers: int | None) -> None:
     if options.address is None:
         processors = max(workers or 1, os.cpu_count() or 1)
         size = {"num_cpus": processors, "object_store_memory": OBJECT_STORE_BYTES}
-        ray.init(address="local", include_dashboard=False, **size, **quiet)
+        _start_here(ray, {**size, **quiet})
         return
     try:
         ray.init(address=options.address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConnectionError(f"address: no Ray cluster answers at {options.address!r}: {error}") from error
+
+
+def _start_here(ray: ModuleType, settings: dict[str, Any]) -> None:
+    for number in range(1, STARTS + 1):
+        try:
+            ray.init(address="local", include_dashboard=False, **settings)
+            return
+        except Exception as error:  # a bare one, where its processes are late
+            ray.shutdown()
+            if number == STARTS:
+                raise ConnectionError(
+                    f"engine: Ray did not come up on this machine in {STARTS} tries ({error}); if the machine is busy "
+                    "with other work, repeat the command later, or take --engine local"
+                ) from error
+            log.warning("Ray did not come up (%s); trying again", error)
 
 
 @contextmanager
