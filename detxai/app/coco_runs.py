@@ -14,6 +14,7 @@ from detxai.coco import Selection
 from detxai.coco.dataset import ExplainedBoxes
 from detxai.coco.folder import CocoFolder
 from detxai.coco.selection import select
+from detxai.engine.concepts.concept_file import FILE
 from detxai.runs.background import STATE, BackgroundRun
 from detxai.runs.names import safe_name
 
@@ -39,7 +40,12 @@ def is_run(folder: Path) -> bool:
 
 def is_evaluation(folder: Path) -> bool:
     """Whether a folder holds a finished ``detxai evaluate``."""
-    return folder.is_dir() and (folder / "summary.json").is_file()
+    return folder.is_dir() and (folder / "summary.json").is_file() and not is_concept_search(folder)
+
+
+def is_concept_search(folder: Path) -> bool:
+    """Whether a folder holds a finished ``detxai concepts find``."""
+    return folder.is_dir() and all((folder / name).is_file() for name in ("summary.json", FILE))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from detxai.demo.run import SCENES
 from detxai.images import file_size, load_image, to_uint8
 from detxai.runs.names import safe_name
 from detxai.scenes.scene import generate
+from detxai.scenes.world import KINDS
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MOST_IN_FOLDER = 2000
@@ -57,6 +58,18 @@ def bundled_pictures() -> Mapping[str, Picture]:
     """The scenes of ``detxai demo``, by name: the bundled detectors were made for them."""
     named = {f"scene-{kind}-{seed}": (kind, seed) for kind, seed in SCENES}
     return {name: Picture(name, name, scene=scene) for name, scene in named.items()}
+
+
+def scene_picture(name: str) -> Picture:
+    """The scene with a name such as ``context-30``: its kind, and its seed.
+
+    Raises:
+        ValueError: there is no such scene.
+    """
+    kind, _, seed = name.rpartition("-")
+    if kind not in KINDS or not seed.isdecimal():
+        raise ValueError(f"name must be a kind of scene and a seed, such as context-30, got {name}")
+    return Picture(f"scene-{name}", f"scene-{name}", scene=(kind, int(seed)))
 
 
 def pictures_in(folder: Path) -> dict[str, Picture]:

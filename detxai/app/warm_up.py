@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import logging
 import threading
+from contextlib import suppress
 
 log = logging.getLogger("detxai")
 
@@ -39,11 +42,26 @@ def _warm_up() -> None:
         log.info("the warm-up failed", exc_info=error)
         return
     finally:
+        _freeze()
         _has_imported.set()
     try:
         _explain_a_box()
     except Exception as error:  # such as a --model that cannot be loaded
         log.info("the warm-up failed", exc_info=error)
+    with suppress(ImportError):
+        importlib.import_module("altair")  # Streamlit imports it with its first chart
+    if not _is_visited.is_set():  # what a visitor has must stay collectable
+        _freeze()
+
+
+def _freeze() -> None:
+    """Leave what lives now out of all later garbage collections.
+
+    Streamlit collects after every run of the script, also after the small ones that look at the work: .3 s each with
+    PyTorch imported, and until it has ended nothing is sent to the browser.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _explain_a_box() -> None:

@@ -173,9 +173,15 @@ class PixelEvidence:
         Raises:
             ValueError: a setting or a label is wrong.
         """
-        started = time.perf_counter()
         if len(detections) == 0:
             return []
+        with detector.borrowed():  # once: each time it keeps and restores what the model's modules hold
+            return self._explained(detector, image, detections, on_round)
+
+    def _explained(
+        self, detector: Detector, image: Image, detections: Detections, on_round: OnRound | None
+    ) -> list[Explanation]:
+        started = time.perf_counter()
         canvas = Canvas.with_fills(detector, image, fills_of(self.fill), self.seed)
         start = self._start(detector, image, canvas, detections)
         if on_round is not None:
@@ -188,7 +194,7 @@ class PixelEvidence:
                 on_round(self._explanations(detector, canvas, detections, start, so_far, kept, started))
 
         most = self.most_passes(len(detections))
-        with detector.borrowed(), progress_bar(self.progress, most, "showing regions", "view") as bar:
+        with progress_bar(self.progress, most, "showing regions", "view") as bar:
             views = self._views(detector, canvas, detections, bar.update, report, reports_parts=on_round is not None)
             kept = self._best_maps(views, start.shapes)
             self._improve(views, kept, report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import io
 import json
 import shlex
@@ -21,6 +22,7 @@ from app_pages import FEW, NAMES, SMALL, Page, small_detector, write_names, writ
 import detxai
 import detxai.coco
 from detxai.adapters.network import require_network
+from detxai.app import warm_up
 from detxai.app.jobs import Job, MethodResult
 from detxai.app.options import AppOptions, ModelChoice, set_options
 from detxai.app.sentences import escaped
@@ -128,6 +130,27 @@ def test_the_detector_page_says_what_the_adapter_understood(explained: Page) -> 
     assert methods.loc["layer_cam", "measured"] == "done"
     assert methods.loc["layer_cam", "seconds"] > 0
     at.segmented_control(key="page").set_value("Explain").run()
+
+
+def test_the_strongest_box_is_a_button_away_and_its_map_comes_in_the_message_itself(tmp_path: Path) -> None:
+    page = Page(tmp_path, {"methods": "eigen_cam"})
+    next(one for one in page.at.button if one.label == "Explain the strongest box").click().run()
+    found = small_detector().detect(page.images / "photo-0.png", 0.25)
+    assert page.at.selectbox(key="box").value == int(found.scores.argmax())
+    assert not any(one.label == "Explain the strongest box" for one in page.at.button)
+    page.finish()
+    shown = {one.proto.imgs[0].alt: one.proto.imgs[0].url for one in page.at.get("image")}
+    (url,) = (url for alt, url in shown.items() if alt.startswith("evidence for"))
+    assert url.startswith("data:image/jpeg;base64,")
+
+
+def test_collections_leave_out_what_the_library_brought() -> None:
+    try:
+        warm_up._freeze()
+        assert len(gc.get_objects()) < 10_000  # of some hundred thousand
+        assert gc.get_freeze_count() > 100_000
+    finally:
+        gc.unfreeze()
 
 
 def test_stop_keeps_the_map_so_far_and_says_so(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import streamlit as st
 
 from detxai.app.coco_runs import (
     RunProgress,
+    is_concept_search,
     is_evaluation,
     is_run,
     model_of,
@@ -21,10 +22,11 @@ from detxai.app.options import current_options
 from detxai.app.pictures import Picture
 from detxai.app.sentences import escaped, sentence
 from detxai.app.session import Session
-from detxai.app.views import address, notices
+from detxai.app.views import address, cases, notices
+from detxai.app.views.concepts import concept_folders, show_concepts
 from detxai.app.views.evaluation import evaluation_folders, show_evaluation
 from detxai.app.views.results import quick_picture
-from detxai.app.views.sidebar import Chosen, choices
+from detxai.app.views.sidebar import Chosen
 from detxai.coco.dataset import ExplainedBoxes, load
 from detxai.methods import methods_without_file
 from detxai.pages.pictures import captioned
@@ -37,7 +39,7 @@ OTHER = "another folder …"
 def show(session: Session, chosen: Chosen | None) -> None:
     """The page."""
     runs = current_options().runs
-    offered = {**run_folders(runs), **evaluation_folders(runs)}
+    offered = {**run_folders(runs), **evaluation_folders(runs), **concept_folders(runs)}
     names = [*offered, OTHER]
     address.restore("run", names, names[0])
     name = st.selectbox("Run", names, key="run", help=f"the folders in {runs}")
@@ -48,12 +50,15 @@ def show(session: Session, chosen: Chosen | None) -> None:
     if folder is None:
         return
     try:
-        if is_evaluation(folder):
+        if is_concept_search(folder):
+            show_concepts(session, folder)
+        elif is_evaluation(folder):
             show_evaluation(folder)
         elif is_run(folder):
             _show_run(session, folder)
         else:
-            st.error(f"{escaped(str(folder))} holds no run of detxai coco, and no finished detxai evaluate.")
+            st.error(f"{escaped(str(folder))} holds no run of detxai coco, and no finished detxai evaluate "
+                     "or detxai concepts find.")  # fmt: skip
     except (ValueError, OSError, LookupError, ImportError) as error:
         st.error(escaped(sentence(error)))
 
@@ -199,22 +204,13 @@ def _case(session: Session, folder: Path, boxes: ExplainedBoxes, place: int) -> 
         }
         st.table([{"": name, "this case": _text(value)} for name, value in facts.items() if value is not None])
         if isinstance(boxes.images, Path) and st.button("Explain this case", type="primary"):
-            _to_explain(session, folder, boxes.images / row["file_name"], row)
+            name, path = str(row["file_name"]), boxes.images / row["file_name"]
+            picture = Picture(name, str(path.resolve()), path)
+            cases.send(session, picture, row["box"], row["category"], row["kind"], model_of(folder))
 
 
 def _text(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else escaped(str(value))
-
-
-def _to_explain(session: Session, folder: Path, path: Path, row: dict[str, Any]) -> None:
-    name = str(row["file_name"])
-    session.uploads[name] = Picture(name, str(path.resolve()), path)
-    model = model_of(folder)
-    if model in choices(session):
-        st.session_state["next_model"] = model
-    st.session_state["next_image"], st.session_state["next_page"] = name, "Explain"
-    st.session_state["wanted_box"] = (row["box"], row["category"], row["kind"])
-    st.rerun()
 
 
 def _gallery(boxes: ExplainedBoxes, places: list[int]) -> None:

@@ -6,23 +6,22 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import streamlit as st
-import torch
 
 from detxai.app.jobs import Job, MethodResult
 from detxai.app.sentences import escaped
 from detxai.app.session import Session
-from detxai.app.views import address, notices
+from detxai.app.views import address, cases
 from detxai.app.views.components import box_label, clickable_boxes
 from detxai.app.views.results import details, summaries
-from detxai.app.views.settings_form import settings_form, settings_of
+from detxai.app.views.settings_form import has_its_file, settings_form, settings_of
 from detxai.app.views.sidebar import Chosen
 from detxai.explain import DEFAULT_METHOD, make_method, setting_names
-from detxai.geometry import box_iou
 from detxai.methods import METHODS, methods_without_file
+from detxai.pages.pictures import data_uri, heat_picture
 
 MOST_METHODS = 4
-SAME_BOX = 0.5  # IoU from which a detection is the case of a run
 EVERY = 0.4  # seconds between two looks at the work
 FIRST_LOOK = 1.5  # seconds that the page waits for the first map at most, so that it is there when it is drawn
 Key = tuple[Any, ...]
@@ -38,6 +37,9 @@ def show(session: Session, chosen: Chosen | None) -> None:
         box = choose_box(chosen)
     with right:
         methods = _methods(chosen)
+        _scale_of_colours()
+        if box is None and chosen.places:
+            _strongest_box_button(chosen)
     if box is None:
         session.stop()
         return
@@ -48,9 +50,20 @@ def show(session: Session, chosen: Chosen | None) -> None:
     _maps(session, chosen, box, results)
 
 
+def _scale_of_colours() -> None:
+    """What the colours of a map mean. With it the browser has already loaded what the first map needs."""
+    scale = data_uri(heat_picture(np.tile(np.linspace(0, 1, 256), (10, 1))), "PNG")
+    st.image(scale, caption="a map's colours: from no evidence to the strongest", width="stretch", alt="a colour scale")
+
+
+def _strongest_box_button(chosen: Chosen) -> None:
+    strongest = max(chosen.places, key=lambda place: float(chosen.detections.scores[place]))
+    st.button("Explain the strongest box", on_click=_act, args=("box", strongest))
+
+
 def choose_box(chosen: Chosen) -> int | None:
     """The picture with its boxes; the place of the one that is chosen."""
-    _take_wanted(chosen)
+    cases.take(chosen)
     _restore_box(chosen.places)
     clickable_boxes(chosen.image, chosen.detections, chosen.places, st.session_state["box"], _act)
     box: int | None = st.selectbox(
@@ -61,31 +74,6 @@ def choose_box(chosen: Chosen) -> int | None:
     )  # fmt: skip
     address.save("box", None if box is None else str(box))
     return box
-
-
-def _take_wanted(chosen: Chosen) -> None:
-    """The detection that a case of a run is now, where the page Data set sent one."""
-    wanted = st.session_state.pop("wanted_box", None)
-    if wanted is not None:
-        notices.keep("case", _choose_case(chosen, *wanted))
-    elif st.session_state.get("box") is not None or chosen.picture.name != st.session_state.get("case_image"):
-        notices.keep("case", [])
-    notices.show("case")
-
-
-def _choose_case(chosen: Chosen, box: Sequence[float], category: str, kind: str) -> list[str]:
-    """Choose the detection that lies where a case's box does; else why there is none."""
-    st.session_state["case_image"] = chosen.picture.name
-    overlaps = [
-        iou if chosen.detections.name(place) == category else 0.0
-        for place, iou in enumerate(box_iou(torch.tensor([box]), chosen.detections.boxes.cpu()).tolist())
-    ]
-    best = max(range(len(overlaps)), key=overlaps.__getitem__, default=None)
-    if best is not None and overlaps[best] >= SAME_BOX and best in chosen.places:
-        st.session_state["box"] = best
-        return []
-    missed = ", as the run says: it was missed. The page Data set shows its map." if kind == "missed" else "."
-    return [f"This detector has no {category} there above the threshold{missed}"]
 
 
 def _restore_box(places: Sequence[int]) -> None:
@@ -113,17 +101,22 @@ def _act(kind: str, value: int) -> None:
 
 
 def applicable(chosen: Chosen) -> list[str]:
-    """The methods that this detector can answer, the default first."""
+    """The methods that this detector can answer, the default first; none that needs a file of its own."""
+    return _answered(chosen, methods_without_file())
+
+
+def _answered(chosen: Chosen, names: Sequence[str]) -> list[str]:
     from detxai.adapters.attention import has_attention
 
     detector = chosen.detector
     network = detector.network is not None
     can = {"answers": True, "network": network, "gradients": network, "attention": has_attention(type(detector))}
-    return [name for name in methods_without_file() if can.get(METHODS[name].needs, network)]
+    return [name for name in names if can.get(METHODS[name].needs, network)]
 
 
 def _methods(chosen: Chosen) -> list[str]:
-    names = applicable(chosen)
+    _restore_settings()
+    names = [*applicable(chosen), *_answered(chosen, [name for name in METHODS if has_its_file(name)])]
     address.restore_several("methods", names, [DEFAULT_METHOD])
     methods: list[str] = st.multiselect(
         "Methods", names, key="methods", max_selections=MOST_METHODS,
@@ -131,7 +124,7 @@ def _methods(chosen: Chosen) -> list[str]:
         "one.",
     )  # fmt: skip
     address.save("methods", methods, [DEFAULT_METHOD])
-    _restore_settings(methods)
+    _save_settings(methods)
     for method in methods:
         with st.expander(f"Settings of {method}"):
             settings_form(method)
@@ -143,13 +136,15 @@ def _methods(chosen: Chosen) -> list[str]:
     return methods
 
 
-def _restore_settings(methods: Sequence[str]) -> None:
+def _restore_settings() -> None:
     """Settings too are in the address: ``set=layer_cam.layers=model.15``."""
-    known = st.session_state.get("settings")
-    if known is None:
+    if st.session_state.get("settings") is None:
         st.session_state["settings"] = {}
         for text in st.query_params.get_all("set")[:50]:
             _take_setting(text)
+
+
+def _save_settings(methods: Sequence[str]) -> None:
     words = [
         f"{method}.{name}={value if isinstance(value, str) else json.dumps(value)}"
         for method in methods

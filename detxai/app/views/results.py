@@ -21,11 +21,12 @@ from detxai.app.views.sidebar import Chosen
 from detxai.detections import Detections
 from detxai.explanation import Explanation
 from detxai.pages.map_figure import map_figure
-from detxai.pages.pictures import figure_png, outline, under_map
+from detxai.pages.pictures import data_uri, figure_png, outline, under_map
 from detxai.pages.plots import colour
 from detxai.pages.showing import overlay_png
 
 WIDEST = 900  # pixels of a picture
+QUALITY = 90  # of its JPEG
 VIEWS = ("Overlay", "Raw map", "Standard error", "Picture")
 STATUS = {
     "waiting": "waiting", "running": "working", "measuring": "measuring the curves", "done": "done",
@@ -47,7 +48,9 @@ def _summary(method: str, result: MethodResult, detection: Detections) -> None:
         st.error(escaped(result.error))
     if result.explanation is not None:
         name = f"{detection.name(0)} {float(detection.scores[0]):.2f}"
-        st.image(quick_picture(result.explanation), width="stretch", alt=f"evidence for {name}, by {method}")
+        # in the message itself: a file that the browser asks for may be replaced by the next round's before it is there
+        picture = data_uri(quick_picture(result.explanation), "JPEG", quality=QUALITY)
+        st.image(picture, width="stretch", alt=f"evidence for {name}, by {method}")
     elif not result.has_ended:
         st.caption("the first map is on its way")
     if result.steps is not None and not result.has_ended:

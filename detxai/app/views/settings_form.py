@@ -6,10 +6,12 @@ import dataclasses
 import inspect
 import json
 import re
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import streamlit as st
 
+from detxai.app.options import current_options
 from detxai.commands.methods.run import describe
 from detxai.commands.options import setting
 from detxai.explain import make_method
@@ -23,6 +25,15 @@ def settings_of(method: str) -> dict[str, Any]:
     """The settings of a method that differ from its own, as the visitor last gave them."""
     given = st.session_state.setdefault("settings", {})
     return dict(given.get(method, {}))
+
+
+def has_its_file(method: str) -> bool:
+    """Whether a method that needs a file of its own has one by the visitor's settings, and it is theirs to use."""
+    given = settings_of(method).get(getattr(METHODS[method], "needs_file", ""))
+    if not isinstance(given, str) or not given:
+        return False
+    options = current_options()
+    return options.is_local or Path(given).resolve().is_relative_to(options.runs.resolve())
 
 
 def keep_settings(method: str, settings: dict[str, Any]) -> None:

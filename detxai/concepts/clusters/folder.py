@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -64,6 +65,30 @@ class ConceptFolder(RunFolder):
                 return found
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
+
+    def key(self) -> str:
+        """Which concepts these are: the records of boxes that belong to others are of no use."""
+        return hashlib.sha256(self.concepts.read_bytes()).hexdigest()[:16]
+
+    def write_boxes(self, number: int, key: str, image: str, boxes: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the records of an image's boxes.
+
+        Args:
+            number, image: of the image, and its name.
+            key: of the concepts.
+            boxes: see ``box_records``.
+        """
+        self.write_json(self.boxes_of(number), {"key": key, "image": image, "content": list(boxes)})
+
+    def named_records(self) -> list[dict[str, Any]]:
+        """The records of every box, each with the name of its ``image``; only of parts that tell it."""
+        key, found = self.key(), []
+        for path in sorted(self.parts.glob("[0-9]*.json")):
+            boxes = self.read_part(path, key)
+            if boxes:
+                name = json.loads(path.read_text(encoding="utf-8")).get("image")
+                found += [] if name is None else [{**box, "image": str(name)} for box in boxes]
+        return found
 
     def read_part(self, path: Path, key: str) -> Any:
         """What a file of ``parts`` holds; None where it is not there, is damaged, or belongs to another key."""

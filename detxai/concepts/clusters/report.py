@@ -37,7 +37,7 @@ def write_page(
         WriteError: it cannot be written.
     """
     strips = {
-        (place, entry["number"]): _typical_patches(records, of_class["label"], entry["number"])
+        (place, entry["number"]): strongest_boxes(records, of_class["label"], entry["number"])
         for place, of_class in enumerate(summary["classes"])
         for entry in of_class["concepts"][:N_CONCEPTS]
     }
@@ -61,7 +61,7 @@ def write_page(
     write_text(path, concepts_page(report))
 
 
-def _typical_patches(records: Sequence[Mapping[str, Any]], label: int, number: int) -> list[int]:
+def strongest_boxes(records: Sequence[Mapping[str, Any]], label: int, number: int) -> list[int]:
     """The boxes of a class that lose most without the concept, of those that lose anything."""
     mine = [place for place, r in enumerate(records) if r["label"] == label and r["effects"][number] > 0]
     return sorted(mine, key=lambda place: -records[place]["effects"][number])[:N_PATCHES]
@@ -120,23 +120,31 @@ def _pictures(
     for number, entries in of_photo.items():
         image, _ = photos[number].load()
         for record, what in entries:
-            made[record, what] = _crop(image, records[record], what)
+            made[record, what] = data_uri(crop(image, records[record], what), quality=70)
     return made
 
 
-def _crop(image: npt.NDArray[np.uint8], record: Mapping[str, Any], what: str) -> str:
+def crop(image: npt.NDArray[np.uint8], record: Mapping[str, Any], what: str, side: int = SIDE) -> PIL.Image.Image:
+    """A square of an image (H, W, 3), ``side`` pixels wide.
+
+    Args:
+        image: that the record is of.
+        record: of one of its boxes: see ``box_records``.
+        what: ``"box"``: the box with its surroundings; the number of a concept: where that is strongest.
+        side: of the picture.
+    """
     x1, y1, x2, y2 = record["box"]
     longer = max(x2 - x1, y2 - y1, 1)
     if what == "box":
         x, y, half = (x1 + x2) / 2, (y1 + y2) / 2, longer * (0.5 + BOX_MARGIN)
     else:
         (x, y), half = record["peaks"][int(what)], max(PATCH * longer, LEAST_PATCH) / 2
-    scale = SIDE / (2 * half)
+    scale = side / (2 * half)
     corner = (x - half, y - half)
     cut = PIL.Image.fromarray(image).transform(
-        (SIDE, SIDE), PIL.Image.Transform.AFFINE, (1 / scale, 0, corner[0], 0, 1 / scale, corner[1]),
+        (side, side), PIL.Image.Transform.AFFINE, (1 / scale, 0, corner[0], 0, 1 / scale, corner[1]),
         PIL.Image.Resampling.BILINEAR,
     )  # fmt: skip
     if what == "box":
         outline(cut, [x1 - corner[0], y1 - corner[1], x2 - corner[0], y2 - corner[1]], scale=scale)
-    return data_uri(cut, quality=70)
+    return cut

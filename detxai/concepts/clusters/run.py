@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -210,7 +209,7 @@ class _Run:
 
     def records(self, concepts: Concepts) -> list[dict[str, Any]]:
         """The records of every box, each with the name and the number of its image."""
-        key = hashlib.sha256(self.folder.concepts.read_bytes()).hexdigest()[:16]
+        key = self.folder.key()
         found: list[dict[str, Any]] = []
         with progress_bar(self.progress, len(self.photos), "removing concepts", "image") as bar:
             for number, photo in enumerate(self.photos):
@@ -220,7 +219,7 @@ class _Run:
                 if detected is not None and boxes is None:
                     try:
                         boxes = self._measure(photo, detected, concepts)
-                        self.folder.write_json(self.folder.boxes_of(number), {"key": key, "content": boxes})
+                        self.folder.write_boxes(number, key, photo.name, boxes)
                     except Exception as error:
                         self._record_failure(photo, error)
                 found += [{**box, "image": photo.name, "photo": number} for box in boxes or []]
