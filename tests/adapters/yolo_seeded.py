@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from ultralytics import RTDETR, YOLO
-from ultralytics.utils import ASSETS
+from ultralytics.utils import ASSETS, DEFAULT_CFG_DICT
 
 from detxai.adapters.ultralytics.graph import IMAGE, run_layers
 from detxai.adapters.ultralytics.yolo import YOLOAdapter
@@ -68,7 +68,9 @@ def seeded(family: str, *, end2end: bool = False) -> Any:
     torch.manual_seed(0)
     name = FAMILIES[family]
     yolo = (RTDETR if "rtdetr" in name else YOLO)(f"{name}.yaml")
-    yolo.overrides.update(imgsz=SIZE, channels_last=False)
+    yolo.overrides["imgsz"] = SIZE
+    if "channels_last" in DEFAULT_CFG_DICT:  # a setting of newer ultralytics alone
+        yolo.overrides["channels_last"] = False
     yolo.model.is_fused = lambda: True
     if end2end:
         yolo.overrides["nms"] = False
