@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from detxai.adapters.detector import Detector
 from detxai.app.detectors.models import (
@@ -112,11 +114,11 @@ def _more_models(session: Session) -> None:
         names = st.text_area("Class names, one a line", placeholder="the detector's own", height=80)
         if files and st.button("Use the upload"):
             named = {file.name: file for file in files}
-            _add(session, lambda: store_model(named, session.folder, builder, names), "models")
+            _add(session, lambda: store_model(named, session.folder, builder, names), files)
         notices.show("models")
 
 
-def _add(session: Session, make: object, uploader: str | None = None) -> None:
+def _add(session: Session, make: object, files: Sequence[UploadedFile] = ()) -> None:
     assert callable(make)
     try:
         choice: ModelChoice = make()
@@ -126,8 +128,8 @@ def _add(session: Session, make: object, uploader: str | None = None) -> None:
     notices.keep("models", [])
     session.models[choice.name] = choice
     st.session_state["next_model"] = choice.name
-    if uploader is not None:
-        st.session_state[f"round-{uploader}"] = _round(uploader) + 1  # a new uploader: the old one's memory is freed
+    if files:
+        _empty_uploader("models", files)
     st.rerun()
 
 
@@ -178,8 +180,17 @@ def _take_uploads(session: Session) -> None:
     if newest is not None:
         st.session_state["next_image"] = newest.name
         _forget_box()
-    st.session_state["round-pictures"] = _round("pictures") + 1  # a new uploader: the old one's memory is freed
+    _empty_uploader("pictures", files)
     st.rerun()
+
+
+def _empty_uploader(name: str, files: Sequence[UploadedFile]) -> None:
+    """Show an empty uploader, and free the files, which Streamlit would keep in memory until the visitor leaves."""
+    st.session_state[f"round-{name}"] = _round(name) + 1
+    run = get_script_run_ctx()
+    if run is not None:
+        for file in files:
+            run.uploaded_file_mgr.remove_file(run.session_id, file.file_id)
 
 
 def _drop_oldest(session: Session, most: int) -> None:
