@@ -25,6 +25,7 @@ from detxai.runs.failures import release_tensors
 log = logging.getLogger("detxai")
 
 Status = Literal["waiting", "running", "measuring", "done", "stopped", "failed"]
+SHOWING_FIRST = 0.4  # seconds that the work rests after its first map, so that the page and the browser draw it at once
 ENDED: tuple[Status, ...] = ("done", "stopped", "failed")
 
 
@@ -160,7 +161,10 @@ class Job:
                 raise KeyboardInterrupt
 
         def on_round(found: list[Explanation]) -> None:
+            is_first = not self._has_map.is_set()
             self._take(result, found[0])
+            if is_first:
+                self._stop.wait(SHOWING_FIRST)
             if self._stop.is_set():
                 raise KeyboardInterrupt
 
