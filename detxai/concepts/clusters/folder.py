@@ -84,16 +84,19 @@ class ConceptFolder(RunFolder):
         """The records of every box, each with the name of its ``image``; only of parts that tell it."""
         key, found = self.key(), []
         for path in sorted(self.parts.glob("[0-9]*.json")):
-            boxes = self.read_part(path, key)
-            if boxes:
-                name = json.loads(path.read_text(encoding="utf-8")).get("image")
-                found += [] if name is None else [{**box, "image": str(name)} for box in boxes]
+            part = self._part(path, key)
+            if part.get("image") is not None:
+                found += [{**box, "image": str(part["image"])} for box in part.get("content") or []]
         return found
 
     def read_part(self, path: Path, key: str) -> Any:
         """What a file of ``parts`` holds; None where it is not there, is damaged, or belongs to another key."""
+        return self._part(path, key).get("content")
+
+    def _part(self, path: Path, key: str) -> dict[str, Any]:
+        """A whole file of ``parts``; empty where ``read_part`` gives None."""
         try:
             part = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # it is made again
-            return None
-        return part.get("content") if isinstance(part, dict) and part.get("key") == key else None
+            return {}
+        return part if isinstance(part, dict) and part.get("key") == key else {}
