@@ -46,7 +46,7 @@ def newest(session: nox.Session) -> None:
 @nox.session(python="3.10" if shutil.which("python3.10") else None)
 def oldest(session: nox.Session) -> None:
     """The oldest torch, torchvision and ultralytics that pyproject.toml allows."""
-    session.install("torch==2.6.0", "torchvision==0.21.0", "ultralytics==8.4.60", "-e", ".[dev]")
+    session.install("torch==2.6.0", "torchvision==0.21.0", "ultralytics==8.4.180", "-e", ".[dev]")
     run_tests(session, {"one thread": {}})
 
 

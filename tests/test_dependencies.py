@@ -6,7 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from importlib.metadata import packages_distributions, requires
+from importlib.metadata import distributions, packages_distributions, requires
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +33,17 @@ def _imported(nodes: Iterable[ast.AST], also_inside_functions: bool) -> Iterator
             yield from _imported(ast.iter_child_nodes(node), also_inside_functions)
 
 
+def _brought_by() -> dict[str, set[str]]:
+    """Which packages bring a module: Python 3.10 itself knows only of those that list their modules."""
+    packages = {top: set(names) for top, names in packages_distributions().items()}
+    for package in distributions():
+        for top in {file.parts[0].removesuffix(".py") for file in package.files or []}:
+            packages.setdefault(top, set()).add(package.metadata["Name"])
+    return packages
+
+
 def _undeclared(declared: set[str], *, also_inside_functions: bool) -> list[str]:
-    brought_by = packages_distributions()
+    brought_by = _brought_by()
     found = []
     for file in SOURCES:
         path = file.relative_to(ROOT).as_posix()

@@ -1,22 +1,21 @@
 """Watch an ultralytics model while it trains: ``attach(yolo, ...)`` before ``yolo.train(...)``.
 
-Nothing of ultralytics is imported: its trainer and validator come to the callbacks as they are.
+Its trainer and validator come to the callbacks as they are.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from detxai.adapters.ultralytics.checkpoint import require_ultralytics
 from detxai.callbacks.first_rank import is_first_rank
 from detxai.callbacks.loggers import Logger
 from detxai.callbacks.loop import ExplanationMonitor
@@ -32,7 +31,6 @@ from detxai.runs.numbered import numbered_folders, read_about
 log = logging.getLogger(__name__)
 
 FOLDER = "detxai"  # in the folder of the run
-SENDS_CALLBACKS = (8, 4, 140)  # the first ultralytics that sends them to the processes of several GPUs
 N_IMAGES = 8  # of the validation set, where no images are given: enough for the alarm to tell, cheap enough to repeat
 
 
@@ -57,9 +55,9 @@ def attach(
     is not charged to ``time=``. Every ``train`` and every ``val`` has a folder of its own; after ``attach``,
     ``train(resume=True)`` goes on in the folder of the training resumed.
 
-    With several GPUs (``device="0,1"``), ultralytics trains in processes of its own and, from 8.4.140 on, sends what is
-    attached there; before, nothing is explained, and a warning says so. Only the process of rank 0 works, and finds the
-    mistakes in its own share of the validation set; ``reports`` stay there, the folder is the same.
+    With several GPUs (``device="0,1"``), ultralytics trains in processes of its own and sends what is attached
+    there. Only the process of rank 0 works, and finds the mistakes in its own share of the validation set; ``reports``
+    stay there, the folder is the same.
 
     Args:
         yolo: a ``YOLO`` or ``RTDETR``, before ``train`` or ``val``.
@@ -76,9 +74,11 @@ def attach(
 
     Raises:
         TypeError, ValueError, FileNotFoundError: an argument is wrong; raised before any training.
+        ImportError: ultralytics is too old.
     """
     if not callable(getattr(yolo, "add_callback", None)):
         raise TypeError(f"yolo must be an ultralytics YOLO or RTDETR, got {type(yolo).__name__}")
+    require_ultralytics()
     if images is None:
         images = N_IMAGES
     if isinstance(images, bool) or (isinstance(images, int) and images < 1):
@@ -99,7 +99,6 @@ def attach(
     }
     nothing = PanelImage(torch.zeros(3, 2, 2))
     ExplanationMonitor([nothing], out=out or FOLDER, **settings)  # likewise for a bad setting
-    _warn_of_several_gpus()
     watcher = UltralyticsWatcher(yolo, images, None if out is None else Path(out), mistakes, settings)
     for event in EVENTS:
         yolo.add_callback(event, getattr(watcher, event))
@@ -243,18 +242,6 @@ class UltralyticsWatcher:
             for kind, places in zip(KINDS, (false, missed))
             for rank, item in enumerate(validation_images(dataset, [order[place] for place in places]))
         ]
-
-
-def _warn_of_several_gpus() -> None:
-    """Where there are several, and this ultralytics would train on them without what is attached."""
-    try:
-        installed = version("ultralytics")
-    except PackageNotFoundError:  # a checkout on the path
-        return
-    if torch.cuda.device_count() > 1 and tuple(map(int, re.findall(r"\d+", installed)[:3])) < SENDS_CALLBACKS:
-        needed = ".".join(map(str, SENDS_CALLBACKS))
-        words = "ultralytics %s explains nothing in a training on several GPUs; that needs %s or one device="
-        log.warning(words, installed, needed)
 
 
 @contextmanager

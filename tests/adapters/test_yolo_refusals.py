@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,18 @@ from torch import nn
 
 pytest.importorskip("ultralytics")
 
+import ultralytics
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 from yolo_seeded import (
+    SIZE,
     bus,
     one_thread,  # noqa: F401  (a fixture that applies to every test here)
     same,
     seeded,
 )
 
-from detxai.adapters.ultralytics.checkpoint import load_checkpoint
+from detxai.adapters.ultralytics.checkpoint import OLDEST, load_checkpoint
 from detxai.adapters.ultralytics.yolo import YOLOAdapter, is_yolo
 
 
@@ -217,3 +220,16 @@ def test_class_names_of_another_number_of_classes_are_refused() -> None:
         YOLOAdapter(network, class_names=["cat", "dog"])
     with pytest.raises(ValueError, match=r"got labels \[80\]"):
         YOLOAdapter(network, class_names={0: "cat", 80: "dog"})
+
+
+@pytest.mark.parametrize("installed", ["8.3.200", "8.4.179"])
+def test_an_ultralytics_that_is_too_old_is_refused_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, installed: str
+) -> None:
+    monkeypatch.setattr(ultralytics, "__version__", installed)
+    with pytest.raises(ImportError, match=rf"{OLDEST}, got {installed}: pip install -U \"detxai\[yolo\]\""):
+        YOLOAdapter(seeded("v8"), input_size=SIZE).detect(bus())
+
+
+def test_the_oldest_ultralytics_is_the_one_that_is_declared() -> None:
+    assert [one for one in requires("detxai") or [] if one.startswith("ultralytics>=" + OLDEST)]

@@ -84,6 +84,7 @@ def train(data: Path, out: Path, prepare: Callable[[Any], Any] | None, **setting
 
 @pytest.fixture(scope="module")
 def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    train(data, tmp_path_factory.mktemp("first"), None, epochs=1)  # a process's first differs in some releases
     return train(data, tmp_path_factory.mktemp("plain"), None)[2]
 
 
@@ -250,28 +251,12 @@ def test_the_processes_of_several_gpus_explain(data: Path, tmp_path: Path, monke
     trainer.model = trainer.get_model(cfg=yolo.model.yaml, verbose=False)
     try:
         file = dist.generate_ddp_file(trainer)
-        if "callbacks" not in Path(file).read_text():
-            pytest.skip("this ultralytics sends no callbacks to its processes")
         done = subprocess.run([sys.executable, file], capture_output=True, text=True, check=False)
     finally:
         dist.ddp_cleanup(trainer, file)
     assert done.returncode == 0, done.stderr
     assert len(read_csv(tmp_path / "run" / "detxai" / "curves.csv")) == 3
     assert len(list((tmp_path / "run" / "detxai" / "panel").glob("*.png"))) == 3
-
-
-@pytest.mark.parametrize(
-    ("n_gpus", "installed", "told"),
-    [(2, "8.4.139", True), (2, "8.4.0", True), (2, "8.4.140", False), (2, "8.5.0", False), (1, "8.4.0", False)],
-)
-def test_an_ultralytics_that_would_explain_nothing_is_told(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, n_gpus: int, installed: str, told: bool
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
-    monkeypatch.setattr("detxai.callbacks.ultralytics.version", lambda name: installed)
-    with caplog.at_level(logging.WARNING, "detxai"):
-        attached(YOLO("yolov8n.yaml"), images=scene_panel(n=1))
-    assert ("explains nothing in a training on several GPUs" in caplog.text) == told
 
 
 def test_the_time_it_takes_is_given_back(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,6 @@
 """What is exported can be read by the tools it is meant for."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +100,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"

@@ -11,8 +11,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import nn
 
+OLDEST = "8.4.180"  # before it predict answers otherwise, and before 8.4.141 a file needs its own code to be loaded
 KEPT_ARGUMENTS = ("imgsz", "data", "task", "single_cls")  # what YOLO(path) keeps of the training's arguments
 
 
@@ -20,15 +22,26 @@ def ultralytics_module(name: str) -> ModuleType:
     """``ultralytics.<name>``, imported only now.
 
     Raises:
-        ImportError: ultralytics is not installed; the message says how to.
+        ImportError: ultralytics is not installed, or too old; the message says how to.
+    """
+    require_ultralytics()
+    return import_module(f"ultralytics.{name}")
+
+
+def require_ultralytics() -> None:
+    """Refuse an ultralytics that detxai's answers were not tested with.
+
+    Raises:
+        ImportError: it is not installed, or older than ``OLDEST``.
     """
     try:
-        import_module("ultralytics")
+        installed = import_module("ultralytics").__version__
     except ModuleNotFoundError as error:
         if error.name != "ultralytics":
             raise
         raise ImportError('YOLO models need ultralytics: pip install "detxai[yolo]"') from error
-    return import_module(f"ultralytics.{name}")
+    if Version(installed) < Version(OLDEST):
+        raise ImportError(f'YOLO models need ultralytics {OLDEST}, got {installed}: pip install -U "detxai[yolo]"')
 
 
 def load_checkpoint(path: str | PathLike[str]) -> nn.Module:
