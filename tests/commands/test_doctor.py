@@ -111,6 +111,17 @@ def test_a_missing_extra_says_what_it_is_for_and_is_no_failure(
     assert 'pip install "detxai[captum]"' in capsys.readouterr().out
 
 
+def test_an_extra_that_is_too_old_is_not_called_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without(monkeypatch, "captum", "0.6.0")
+    monkeypatch.setattr(self_test, "self_test", lambda device: self_test.SelfTest(device, True, 0.1))
+    assert main(["doctor"]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  captum")]
+    assert "captum 0.6.0 is not >=0.7 for Captum's methods" in row
+    assert "missing" not in row
+
+
 def test_a_map_beside_the_cause_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = generate(self_test.SEED, "local")
     flat = np.ones(scene.image.shape[:2])

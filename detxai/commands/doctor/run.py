@@ -80,13 +80,23 @@ def _text(found: dict[str, Any]) -> Iterator[str]:
             versions = ", ".join(f"{package.name} {package.installed}" for package in packages)
             yield f"  {name:<13} ok       {versions}"
         else:
-            yield f'  {name:<13} missing  for {extra["for"]}: pip install "detxai[{name}]"'
+            yield f'  {name:<13} {_lacks(packages):<8} for {extra["for"]}: pip install "detxai[{name}]"'
     yield "\nself-test: a bundled detector finds and explains an object whose cause is known"
     for test in found["self_test"]:
         yield f"  {test['device']}: {'passed' if test['passed'] else 'FAILED'} in {test['seconds']:.1f} s"
         if test["reason"]:
             yield f"  {test['reason']}"
     yield "\neverything works" if found["ok"] else f"\nnot everything works: {_advice(found)}"
+
+
+def _lacks(packages: list[Package]) -> str:
+    """What keeps an extra from working: versions that are too old, where nothing is missing."""
+    old = [
+        f"{package.name} {package.installed} is not {package.wanted}"
+        for package in packages
+        if package.state == "too old"
+    ]
+    return "missing" if any(package.state == "missing" for package in packages) else ", ".join(old)
 
 
 def _row(package: Package) -> str:
