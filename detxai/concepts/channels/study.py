@@ -95,11 +95,7 @@ class ChannelStudy:
             and {
                 "image": None if self.box is None else self.box[0],
                 "box": None if self.box is None else self.box[1].boxes[0].tolist(),
-                "channels": [str(channel) for channel in kept.channels],
-                "n_channels": kept.n_channels,
-                "score": kept.score,
-                "clean_score": kept.clean_score,
-                "passes": kept.passes,
+                **kept.as_json(),
             },
             "failures": self.failures,
         }

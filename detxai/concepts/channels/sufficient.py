@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,10 @@ class SufficientChannels:
             f"{len(self.channels)} of {self.n_channels} channels keep this box: a score of {self.score:.2f} "
             f"of {self.clean_score:.2f}"
         )
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, the channels by name."""
+        return {**vars(self), "channels": [str(channel) for channel in self.channels]}
 
 
 def sufficient_channels(

@@ -18,10 +18,7 @@ from detxai.detections import Detections
 def kept_channels(
     detector: NetworkDetector, image: npt.NDArray[np.uint8], record: Mapping[str, Any], layers: tuple[str, ...] | None
 ) -> dict[str, Any]:
-    """A minimal sufficient set of channels for the box of a record, as JSON can hold it.
-
-    ``channels``: their names, the largest single effect first; ``n_channels`` of the layers; ``score`` with the set
-    alone, ``clean_score`` with all channels.
+    """A minimal sufficient set of channels for the box of a record: ``SufficientChannels`` as JSON can hold it.
 
     Args:
         detector: a network.
@@ -33,13 +30,7 @@ def kept_channels(
         ValueError: the box has no score.
     """
     box = Detections([record["box"]], [record["score"]], [record["label"]], detector.class_names)
-    kept = sufficient_channels(detector, image, box, layers, progress=False)
-    return {
-        "channels": [str(channel) for channel in kept.channels],
-        "n_channels": kept.n_channels,
-        "score": kept.score,
-        "clean_score": kept.clean_score,
-    }
+    return sufficient_channels(detector, image, box, layers, progress=False).as_json()
 
 
 def key_of(record: Mapping[str, Any]) -> str:
