@@ -10,6 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 
+LONG_FILES = (  # with two processes, one would wait for these if they were last
+    "test_readme.py",
+    "test_notebooks.py",
+    "test_shortcut_alarm.py",
+    "test_scene_training.py",
+    "test_evaluate_stopping.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest run first."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
