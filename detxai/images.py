@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+from collections.abc import Callable
 from io import BytesIO
 from os import PathLike, fspath
 from os.path import exists
@@ -20,11 +22,19 @@ from torch import Tensor
 Image: TypeAlias = "PIL.Image.Image | str | PathLike[str] | npt.NDArray[np.uint8] | Tensor"
 Array: TypeAlias = "npt.NDArray[np.uint8] | npt.NDArray[np.float32]"
 
-# ultralytics puts a function of its own in this one's place, which answers a file that is no image by trying to
-# install a package
-_open = PIL.Image.open
-
 EXPECTED = "a PIL.Image, a path, a uint8 (H, W, 3) RGB array or a float (3, H, W) tensor in [0, 1]"
+
+
+def _pillows_own_open() -> Callable[..., PIL.Image.Image]:
+    """``PIL.Image.open``, also after an import of ultralytics.
+
+    ultralytics puts a function of its own in its place, which answers a file that is no image by installing a package.
+    """
+    in_place = PIL.Image.open
+    return getattr(sys.modules[in_place.__module__], "_image_open", in_place)
+
+
+open_image = _pillows_own_open()
 
 
 def load_image(image: Image) -> Array:
@@ -97,8 +107,8 @@ def _opened(path: Path) -> PIL.Image.Image:
 def _decoder(source: Path | BytesIO, path: Path | str) -> PIL.Image.Image:
     """The image of a file, not decoded yet; ``path`` is for messages."""
     try:
-        opened = _open(source)
-    except (PIL.UnidentifiedImageError, ImportError):
+        opened = open_image(source)
+    except PIL.UnidentifiedImageError:
         raise ValueError(f"image: {path} is not an image that Pillow can read") from None
     except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
         raise _too_large(path) from error
@@ -171,7 +181,7 @@ def upright_size(path: str | PathLike[str]) -> tuple[int, int]:
     if not exists(path):
         raise FileNotFoundError(f"image: no such file: {path}")
     try:
-        with _open(path) as opened:
+        with open_image(path) as opened:
             turned = opened.getexif().get(PIL.ExifTags.Base.Orientation, 1) in range(5, 9)
             return (opened.width, opened.height) if turned else (opened.height, opened.width)
     except Exception as error:  # each of Pillow's decoders raises what it likes

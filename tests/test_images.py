@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,28 @@ def test_an_opened_image_whose_file_is_cut_off_is_refused_too(tmp_path: Path) ->
         pytest.raises(ValueError, match=r"^image: the image is damaged or truncated"),
     ):
         load_image(opened)
+
+
+def test_ultralytics_imported_before_does_not_answer_for_pillow(tmp_path: Path) -> None:
+    """Its own ``PIL.Image.open`` installs a package when a file is no image, and hides why it is none."""
+    pytest.importorskip("ultralytics")
+    huge = PIL.Image.new("1", (1, 1))
+    huge.save(tmp_path / "huge.png")
+    (tmp_path / "text.png").write_text("I am text")
+    code = f"""
+import ultralytics.utils.checks, ultralytics.utils.patches, PIL.Image
+ultralytics.utils.checks.check_requirements = lambda *_, **__: print("installs")
+assert PIL.Image.open.__module__ != "PIL.Image"
+PIL.Image.MAX_IMAGE_PIXELS = 0
+from detxai.images import file_size, load_image
+for name in ("huge.png", "text.png"):
+    for read in (load_image, file_size):
+        try:
+            read({str(tmp_path)!r} + "/" + name)
+        except ValueError as error:
+            print(error)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = [line for line in ran.stdout.splitlines() if "image" in line or "installs" in line]
+    assert ["larger than Pillow's limit" in line for line in lines] == [True, True, False, False]
+    assert ["not an image that Pillow can read" in line for line in lines] == [False, False, True, True]

@@ -15,6 +15,7 @@ import torch
 
 from detxai.adapters.detector import Features
 from detxai.geometry import Geometry
+from detxai.images import open_image
 
 LEVELS = 254  # steps between smallest and largest value; the 255th is the room to put a level on zero
 
@@ -130,7 +131,7 @@ def load_map(stored: StoredMap, height: int, width: int, stride: int = 1) -> npt
 
 def _stored(stored: StoredMap, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
     try:
-        with PIL.Image.open(io.BytesIO(stored.png)) as picture:
+        with open_image(io.BytesIO(stored.png)) as picture:
             levels = np.array(picture)
     except (OSError, SyntaxError) as error:
         raise ValueError(f"map_png is damaged: {error}") from error

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
-
 from detxai.data.readers.annotated_images import AnnotatedImages, CocoContent, number, read_text
-from detxai.images import upright_size
+from detxai.images import open_image, upright_size
 from detxai.messages import short_repr
 from detxai.runs.files import make_folder, write_bytes
 from detxai.runs.tables import import_pyarrow
@@ -232,7 +230,7 @@ def _image_bytes(row: Row, base: Path, name: str) -> tuple[bytes, str]:
             raise ValueError(f"{name}: image must be bytes or the path of a file, got {short_repr(image)}")
         content = (base / given).read_bytes()
     try:
-        with PIL.Image.open(io.BytesIO(content)) as opened:
+        with open_image(io.BytesIO(content)) as opened:
             kind = str(opened.format).lower()
     except Exception as error:  # each of Pillow's decoders raises what it likes
         raise ValueError(f"{name}: image cannot be read: {error}") from error
