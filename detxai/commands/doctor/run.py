@@ -91,19 +91,19 @@ def _text(found: dict[str, Any]) -> Iterator[str]:
 
 def _lacks(packages: list[Package]) -> str:
     """What keeps an extra from working: versions that are too old, where nothing is missing."""
-    old = [
-        f"{package.name} {package.installed} is not {package.wanted}"
-        for package in packages
-        if package.state == "too old"
-    ]
-    return "missing" if any(package.state == "missing" for package in packages) else ", ".join(old)
+    if any(package.state == "missing" for package in packages):
+        return "missing"
+    return ", ".join(f"{package.name} {_lack(package)}" for package in packages if package.state == "too old")
 
 
 def _row(package: Package) -> str:
     if package.state == "ok":
         return f"{package.name:<15} {package.installed}"
-    has = "missing" if package.installed is None else f"{package.installed} is not {package.wanted}"
-    return f'{package.name:<15} {has}: pip install "{package.name}{package.wanted}"'
+    return f'{package.name:<15} {_lack(package)}: pip install "{package.name}{package.wanted}"'
+
+
+def _lack(package: Package) -> str:
+    return "missing" if package.installed is None else f"{package.installed} is not {package.wanted}"
 
 
 def _advice(found: dict[str, Any]) -> str:
