@@ -32,6 +32,7 @@ from detxai.coco.exports.images import heat_of
 from detxai.commands.choices import EXPORTS
 from detxai.data.coco_files import read_annotations
 from detxai.data.error_kinds import KINDS
+from detxai.images import open_image
 
 pytest.importorskip("pyarrow")
 
@@ -197,7 +198,7 @@ def test_weights_and_biases_offline(
     sizes = []
     for staged in (tmp_path / "artifacts/staging").iterdir():  # what a later wandb sync sends
         with contextlib.suppress(PIL.UnidentifiedImageError):
-            sizes.append(PIL.Image.open(staged).size)
+            sizes.append(open_image(staged).size)
     assert sizes == [(80, 60)] * expected
 
 
