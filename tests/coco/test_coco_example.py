@@ -105,5 +105,5 @@ def test_memory_is_flat_over_a_thousand_images(way: str, tmp_path: Path) -> None
     measured = json.loads((tmp_path / "memory.json").read_text())[way]
     assert measured["boxes"] > 500
     for whose in ("command", "all"):
-        _, second, _, last = measured[whose]
-        assert 0 < last < 1.15 * second
+        _, _, third, last = measured[whose]  # what explaining needs once is there by then: 90 MB on a fast machine
+        assert 0 < last < 1.05 * third

@@ -107,7 +107,7 @@ def test_workers_killed_at_five_random_moments(local: Path, data: dict[str, Path
     out, chance, killed = tmp_path / "out", random.Random(0), 0
     process = on_ray(data, out)
     while process.poll() is None and killed < 5:
-        time.sleep(chance.uniform(1, 6))
+        time.sleep(chance.uniform(0.5, 3))
         workers = workers_of(process) if n_parts(out) else []  # before that, the model is built in the killed ones
         if workers:
             os.kill(chance.choice(workers), signal.SIGKILL)
