@@ -104,6 +104,6 @@ def test_memory_is_flat_over_a_thousand_images(way: str, tmp_path: Path) -> None
     run_example("coco_memory.py", "--n-images", 1000, "--ways", way, "--json", tmp_path / "memory.json")
     measured = json.loads((tmp_path / "memory.json").read_text())[way]
     assert measured["boxes"] > 500
-    for whose in ("command", "all"):
-        _, _, third, last = measured[whose]  # what explaining needs once is there by then: 90 MB on a fast machine
-        assert 0 < last < 1.05 * third
+    # of all processes: when Ray's end, what they shared with the command counts as the command's alone
+    _, _, third, last = measured["all"]  # what explaining needs once, 90 MB, is there by the third quarter
+    assert 0 < last < 1.05 * third
