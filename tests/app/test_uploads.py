@@ -67,10 +67,20 @@ def test_a_picture_comes_back_under_a_safe_name(tmp_path: Path) -> None:
     ],
     ids=["30,000 squared", "6,000 squared", "no pixels", "text", "empty", "half a gif", "svg"],
 )
-def test_what_is_no_picture_is_a_sentence_and_leaves_nothing(tmp_path: Path, content: bytes, said: str) -> None:
+def test_what_is_no_picture_is_a_sentence_and_leaves_nothing(
+    tmp_path: Path, content: bytes, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 89_478_485)  # Pillow's own; SAHI and ultralytics remove it
     with pytest.raises(ValueError, match=said) as refused:
         store_upload(io.BytesIO(content), "photo.png", tmp_path, MOST)
     assert str(tmp_path) not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_pillows_limit_the_pages_own_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", None)
+    with pytest.raises(ValueError, match="30000 x 30000 pixels; this page takes 25 million"):
+        store_upload(io.BytesIO(png(30_000, 30_000, b"\0" * 9000)), "photo.png", tmp_path, MOST)
     assert not list(tmp_path.iterdir())
 
 

@@ -100,7 +100,11 @@ def open_file(path: Path) -> ExportedFile:
     except (ImportError, ValueError):
         raise
     except Exception as error:  # each runtime has errors of its own
-        raise ValueError(f"model: {path} cannot be opened: {str(error).strip().splitlines()[0]}") from error
+        lines = str(error).strip().splitlines()
+        reason = next(
+            (line for line in lines if not line.startswith("Exception from")), lines[0]
+        )  # OpenVINO's own code
+        raise ValueError(f"model: {path} cannot be opened: {reason}") from error
 
 
 def _open_onnx(path: Path) -> ExportedFile:
@@ -124,7 +128,9 @@ def _open_openvino(path: Path) -> ExportedFile:
     core = _runtime("openvino", "openvino").Core()
     network = core.read_model(str(path))
     (image,) = _one_input(path, network.inputs)
-    compiled = core.compile_model(network, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
+    # by itself it computes in bfloat16 where the processor can: other scores and boxes, by machine
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(network, "CPU", settings)
     names = [next(iter(sorted(out.names)), UNNAMED.format(i)) for i, out in enumerate(compiled.outputs)]
 
     def run(images: Array) -> Mapping[str, Array]:
