@@ -100,10 +100,9 @@ def open_file(path: Path) -> ExportedFile:
     except (ImportError, ValueError):
         raise
     except Exception as error:  # each runtime has errors of its own
-        lines = str(error).strip().splitlines()
-        reason = next(
-            (line for line in lines if not line.startswith("Exception from")), lines[0]
-        )  # OpenVINO's own code
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # OpenVINO first names lines of its own source
+        reason = next((line for line in lines if not line.startswith("Exception from")), lines[0])
         raise ValueError(f"model: {path} cannot be opened: {reason}") from error
 
 
