@@ -24,9 +24,14 @@ from d_rise_gpu import boxes, detectors, trained, wrapped
 from torch import Tensor
 
 import detxai
+from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.fine import FineMasks
 from detxai.engine.masking.paths import Paths
 from detxai.engine.masking.regions import random_partitions
+from detxai.engine.masking.scoring import ViewScorer
+from detxai.engine.masking.soft.image_masks import masks_for
+from detxai.engine.masking.soft.traced import trace_masks
+from detxai.targets import ClassScoreTarget
 
 TOLERANCE = 1e-5  # of the score, over all pixels: densities are kept in float32
 
@@ -47,6 +52,17 @@ def fine(device: torch.device) -> Tensor:
     return FineMasks.over(maps.to(device), 20, seed=5)(torch.arange(40, device=device)).cpu()
 
 
+def gradients(detector: Any, image: Tensor, found: detxai.Detections, batch_size: int) -> Tensor:
+    """The slopes of twelve soft masks, traced back."""
+    canvas = Canvas.with_fill(detector, image, "mean")
+    scorer = ViewScorer(detector, canvas, ClassScoreTarget.of(found), batch_size=batch_size)
+    asked = canvas.geometry.boxes_to_input(found.boxes.to(canvas.clean.tensor.device))
+    traced = trace_masks(scorer, masks_for(canvas, asked, 0), 12)
+    if traced is None:
+        raise RuntimeError("the detector must have gradients, and has none")
+    return traced.slopes.values.cpu()
+
+
 def exactness(model: Any, image: Tensor, device: torch.device, n_passes: int, batch_size: int) -> dict[str, float]:
     """How many partitions and orders differ from the CPU's; how far fine masks are apart, and maps, over the score."""
     asked = torch.tensor([[10.3, 20.7, 90.1, 80.9], [0.0, 0.0, 159.0, 119.0], [60.5, 3.5, 64.5, 9.5]])
@@ -61,6 +77,8 @@ def exactness(model: Any, image: Tensor, device: torch.device, n_passes: int, ba
     shapley = detxai.RegionShapley(n_passes, tolerance=0.0, **given)
     evidence = detxai.PixelEvidence(n_passes, ignore_below=0.0, mask_draws=0.0, **given)
     on_device = copy.deepcopy(model).to(device)
+    here, there = (gradients(wrapped(one, image), image, found, batch_size) for one in (model, on_device))
+    differences["gradients"] = float((here - there).abs().sum() / here.sum())
     for method in (shapley, evidence):
         (here,), (there,) = (method(wrapped(one, image), image, found) for one in (model, on_device))
         apart = float(abs(here.values - there.values).sum())

@@ -1,4 +1,4 @@
-"""Pixel evidence, the default method: Shapley values of regions, combined with soft masks and a gradient map."""
+"""Pixel evidence, the default method: Shapley values of regions, combined with soft masks and gradients."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from torch import Tensor
 from detxai.adapters.changes.own_context import in_full_precision
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
-from detxai.engine.masking.best_pixels import VIEWS_PER_MAP, best_maps, compare_best_pixels
+from detxai.engine.masking.best_pixels import VIEWS_PER_MAP, compare_best_pixels
 from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.decisive import decisive_cells
 from detxai.engine.masking.evidence_views import EvidenceViews
 from detxai.engine.masking.fine import sharpened
 from detxai.engine.masking.shapley import FIRST_DRAWS, density_per_image_pixel, join, spend_views
-from detxai.engine.masking.soft.image_masks import soft_masks
+from detxai.engine.masking.soft.estimating import Estimate, shared_out, sharpened_by
+from detxai.engine.masking.soft.image_masks import masks_for, soft_masks
+from detxai.engine.masking.soft.traced import trace_masks
 from detxai.explanation import Explanation
-from detxai.geometry import box_gaussians
 from detxai.images import Image
 from detxai.methods.checks import check_count, check_fraction, check_number
-from detxai.methods.layer_cam import LayerCAM
+from detxai.methods.evidence_start import Start
 from detxai.methods.region_shapley import (
     FEWEST_PASSES,
     Fill,
     OnRound,
     RegionShapley,
-    boxes_on,
     check_sampling,
     fills_of,
     is_interrupted,
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 FEWEST_MASKS = 50
 LAST = 1 / 6  # of the passes, to improve the map that was kept
+N_TRACED = 12  # of the soft masks
+BACKWARD_PASSES = 2 * N_TRACED  # a backward pass takes as long as one or two forward passes
 CANDIDATES = ("start", "joined", "masks")
 N_COMPARISON_VIEWS = len(CANDIDATES) * VIEWS_PER_MAP
 
@@ -53,7 +55,7 @@ class PixelEvidence:
     """How much each pixel adds to the box's score, averaged over what else of the image can be seen.
 
     A map distributes ``score(whole image) - score(nothing shown)`` over the pixels, as a density. It is estimated in
-    three ways:
+    four ways, of which the last needs a network:
 
     - *Draws* D: the density of Shapley values for one random partition of the image, under every fill
       (``RegionShapley`` derives it). Draws are sharp and right on average; a few of them are noisy.
@@ -65,27 +67,35 @@ class PixelEvidence:
       of the class less that of the rival in the same view. Evidence that both classes share then cancels, and what
       decides between them is left.
 
-    S counts as k draws and R as m draws. This gives three maps: S; ``(sum of n draws + k S + m R) / (n + k + m)``; and
-    R. Each map is tested on new views: its best pixels, from 1/128 to half of the image, are shown alone, and hidden
-    alone. That gives two curves of the score that the masks ask for, over the share of the image. A map's result is the
-    area between its curves, plus their mean distance at the three smallest shares: a small cause shows there, and
-    hardly changes the area. The map with the best result is kept, or R, if it falls short by no more than .03 of the
-    clean score.
+    - *Gradients* G: the first twelve soft masks, traced back to their pixels. G is the mean of ``|df/dM(x)|``, how much
+      the score f under the mask M changes with pixel x of the mask. It is as fine as a pixel, and says nothing of what
+      a larger part adds as a whole.
 
-    The last sixth of the passes improves the map that was kept. The combined map gets more draws. R gets *fine masks*
+    S counts as k draws and R as m draws, and J is ``(sum of n draws + k S + m R) / (n + k + m)``. This gives three
+    maps: ``(S + G) / 2``; ``J^(1 - w) G^w``; and ``R^(1 - w) G^w``. A power of G makes a coarse map higher where G is
+    high, and leaves negative values as they are. Without G the maps are S, J and R. Each map is tested on new views:
+    its best pixels, from 1/128 to half of the image, are shown alone, and hidden alone. That gives two curves of the
+    score that the masks ask for, over the share of the image. A map's result is the area between its curves, plus half
+    of their mean distance at the three smallest shares: a small cause shows there, and hardly changes the area. The map
+    with the best result is kept.
+
+    The last sixth of the passes improves the map that was kept. J gets more draws. R gets *fine masks*
     of that box alone: they hide only where R is high, and show everything else. They can raise the value of a pixel up
-    to twofold. S stays as it is. ``details["kept"]`` says which map was kept, ``details["tried"]`` the result of each,
-    and ``details["contrast"]`` whether masks and test asked for the contrast.
+    to twofold. The first map stays as it is. ``details["kept"]`` says which map was kept (``start``, ``joined`` or
+    ``masks``), ``details["tried"]`` the result of each, ``details["contrast"]`` whether masks and test asked for the
+    contrast, and ``details["gradients"]`` whether there is G.
 
     Args:
-        max_passes: views of the image for each box, at most. Several boxes share the soft masks: ten boxes take two
-            thirds of ten times as many. A box stops early when its map is known well enough. With fewer than about 115
-            the map is the start; with fewer than about 255 there are no draws.
+        max_passes: views of the image for each box, at most; a backward pass counts as two. Several boxes share the
+            soft masks: ten boxes take seven tenths of ten times as many. A box stops early when its map is known well
+            enough. With fewer than about 115 the map is S; with fewer than about 145 there is no G, with fewer than
+            about 255 there are no draws.
         tolerance: in (0, 1): draws stop when those of another seed would correlate with them by 1 - ``tolerance`` or
             more.
         start_draws: k, how many draws the start counts as; 0 leaves it out.
         mask_draws: m, how many draws the soft masks count as; 0 leaves the masks out altogether.
-        mask_share: in [0, 1), the share of ``max_passes`` that the soft masks take.
+        gradient_weight: w, in [0, 1), how much the gradients count in a map; 0 leaves them out altogether.
+        mask_share: in [0, 1), the share of ``max_passes`` that the soft masks and their gradients take.
         ignore_below: in [0, 1), a share of the clean score: where the score changes by less, no further views are
             spent.
         refine: how many large regions of each partition are cut in four: those where the map so far is highest.
@@ -116,6 +126,7 @@ class PixelEvidence:
     tolerance: float = 0.15
     start_draws: float = 1.0
     mask_draws: float = 2.5
+    gradient_weight: float = 0.25
     mask_share: float = 0.4
     ignore_below: float = 0.1
     refine: int = 6
@@ -134,17 +145,19 @@ class PixelEvidence:
         check_fraction("tolerance", self.tolerance, "(0, 1)")
         for name in ("start_draws", "mask_draws"):
             check_number(name, getattr(self, name))
-        for name in ("mask_share", "ignore_below"):
+        for name in ("gradient_weight", "mask_share", "ignore_below"):
             check_fraction(name, getattr(self, name), "[0, 1)")
         check_sampling(self)
 
     def most_passes(self, n_boxes: int) -> int:
         """How many passes ``n_boxes`` boxes of one image take at most, for an estimate before they start."""
         n_masks, n_first, n_last = self._budget()
-        return min(self.max_passes * n_boxes, 8 + n_masks + (n_first + n_last + N_COMPARISON_VIEWS) * n_boxes)
+        backward = BACKWARD_PASSES if n_masks >= FEWEST_MASKS + BACKWARD_PASSES else 0
+        each = backward + n_first + n_last + N_COMPARISON_VIEWS
+        return min(self.max_passes * n_boxes, 8 + n_masks - backward + each * n_boxes)
 
     def _budget(self) -> tuple[int, int, int]:
-        """How many soft masks for the image, and for each box how many views of regions first, and views at last."""
+        """Passes of one box for soft masks and tracing them back, for views of regions first, and for views at last."""
         n_left = max(0, self.max_passes - N_COMPARISON_VIEWS - len(fills_of(self.fill)) - 2)
         n_last = int(self.max_passes * LAST)
         n_masks = int(self.max_passes * self.mask_share) if self.mask_draws else 0
@@ -183,7 +196,7 @@ class PixelEvidence:
     ) -> list[Explanation]:
         started = time.perf_counter()
         canvas = Canvas.with_fills(detector, image, fills_of(self.fill), self.seed)
-        start = self._start(detector, image, canvas, detections)
+        start = Start.of(detector, image, canvas, detections, self.target)
         if on_round is not None:
             on_round(self._start_alone(detector, canvas, detections, start, started))
 
@@ -201,7 +214,7 @@ class PixelEvidence:
         return self._explanations(detector, canvas, detections, start, views, kept, started, decisive=self.decisive)
 
     def _start_alone(
-        self, detector: Detector, canvas: Canvas, detections: Detections, start: _Start, started: float
+        self, detector: Detector, canvas: Canvas, detections: Detections, start: Start, started: float
     ) -> list[Explanation]:
         """The start before any view."""
         shared_out = start.shapes * detections.scores.to(start.shapes)[:, None, None]
@@ -215,7 +228,7 @@ class PixelEvidence:
         detector: Detector,
         canvas: Canvas,
         detections: Detections,
-        start: _Start,
+        start: Start,
         views: EvidenceViews,
         kept: Tensor,
         started: float,
@@ -254,8 +267,6 @@ class PixelEvidence:
         reports_parts: bool,
     ) -> EvidenceViews:
         """The soft masks of the image and the first draws of each box."""
-        n_boxes = len(detections)
-        n_masks, n_first, _ = self._budget()
         shapley = RegionShapley(
             FEWEST_PASSES, self.ignore_below, refine=self.refine, fill=self.fill, seed=self.seed, target=self.target,
             batch_size=self.batch_size, precision=self.precision,
@@ -263,44 +274,61 @@ class PixelEvidence:
         sampler = shapley.sampler(detector, canvas, detections, on_views)
         rivals = ContrastTarget.of(detections) if self.target is ClassScoreTarget else []
         ends = replace(sampler.scorer, targets=[*sampler.scorer.targets, *rivals]).ends()
-        views = EvidenceViews.from_ends(sampler, rivals, *ends)
-        if n_masks:
-            before = views
-            views = before.with_masks(
-                soft_masks(
-                    before.scorer, sampler.boxes, n_masks, self.seed,
-                    (lambda masks, n_so_far: report(before.with_masks(masks, n_so_far))) if reports_parts else None,
-                ),
-                n_masks,
-            )  # fmt: skip
+        views = self._with_masks(EvidenceViews.from_ends(sampler, rivals, *ends), report if reports_parts else None)
+        if views.masks is not None:
             report(views)
+        _, n_first, _ = self._budget()
         if n_first:
             views.partial = is_interrupted(
                 lambda: spend_views(
-                    sampler, views.known, n_first * n_boxes, 1 - self.tolerance, on_round=lambda: report(views)
+                    sampler,
+                    views.known,
+                    n_first * len(detections),
+                    1 - self.tolerance,
+                    on_round=lambda: report(views),
                 ),
                 views.known,
                 self.keep_partial,
-                least_draws=0 if n_masks else FIRST_DRAWS,
+                least_draws=0 if views.masks is not None else FIRST_DRAWS,
             )
         return views
+
+    def _with_masks(self, views: EvidenceViews, report: Callable[[EvidenceViews], None] | None) -> EvidenceViews:
+        """The same with the soft masks of the image, the first of them traced back where that is possible."""
+        n_masks, _, _ = self._budget()
+        if not n_masks:
+            return views
+        masks, scores = masks_for(views.sampler.canvas, views.sampler.boxes, self.seed), None
+        affordable = self.gradient_weight and n_masks >= FEWEST_MASKS + BACKWARD_PASSES
+        if affordable and (traced := trace_masks(views.scorer, masks, N_TRACED)):
+            n_masks, scores = n_masks - BACKWARD_PASSES, traced.scores
+            n_shared = views.n_shared + BACKWARD_PASSES * len(views.sampler.boxes)
+            views = replace(views, gradients=traced.slopes, n_shared=n_shared)
+
+        def on_part(found: Estimate, n_so_far: int) -> None:
+            if report is not None:
+                report(views.with_masks(found, n_so_far))
+
+        found = soft_masks(views.scorer, masks, n_masks, scores, None if report is None else on_part)
+        return views.with_masks(found, n_masks)
 
     def _candidates(self, views: EvidenceViews, shapes: Tensor) -> tuple[Tensor, Tensor]:
         """The maps (M, T, h, w), the first M of ``CANDIDATES``, and their standard errors."""
         known = views.known
         total = (known.whole - known.hidden.mean(1)).clamp(min=0)[:, None, None]
-        start, none = shapes * total, torch.zeros_like(shapes)
+        start, start_error = shapes * total, torch.zeros_like(shapes)
         k, m = (torch.full_like(known.whole, count) for count in (self.start_draws, self.mask_draws))
         if views.masks is None:
-            joined, error = join(known, [(k, start)])
-            return torch.stack([start, joined]), torch.stack([none, error])
-        positive = views.masks.values.clamp(min=0)
-        sums = positive.sum((1, 2), keepdim=True)
-        scale = total / sums.clamp(min=torch.finfo(sums.dtype).tiny)
-        masks = torch.where(sums > 0, positive * scale, start)
-        mask_error = torch.where(sums > 0, views.masks.standard_error * scale, 0)
-        joined, error = join(known, [(k, start), (m, masks)])
-        return torch.stack([start, joined, masks]), torch.stack([none, error, mask_error])
+            values, error = join(known, [(k, start)])
+            return torch.stack([start, values]), torch.stack([start_error, error])
+        masks = Estimate(*shared_out(views.masks, total, start))
+        joined = Estimate(*join(known, [(k, start), (m, masks.values)]))
+        if views.gradients is not None:
+            fine = Estimate(*shared_out(views.gradients, total, start))
+            start, start_error = (start + fine.values) / 2, fine.standard_error / 2
+            joined, masks = (sharpened_by(one, fine, self.gradient_weight) for one in (joined, masks))
+        maps = (Estimate(start, start_error), joined, masks)
+        return torch.stack([one.values for one in maps]), torch.stack([one.standard_error for one in maps])
 
     def _best_maps(self, views: EvidenceViews, shapes: Tensor) -> Tensor:
         """(T,) int64, which of ``CANDIDATES`` each box keeps; the joined map where they could not be compared."""
@@ -314,7 +342,7 @@ class PixelEvidence:
             views.n_shared += VIEWS_PER_MAP * views.tried.numel()
 
         views.partial = is_interrupted(compare, views.known, self.keep_partial, least_draws=0)
-        return kept if views.tried is None else best_maps(views.tried, views.whole)
+        return kept if views.tried is None else views.tried.argmax(0)
 
     def _untested(self, views: EvidenceViews) -> Tensor:
         """(T,) int64, which of ``CANDIDATES`` a box keeps without a comparison: joined, or the start without views."""
@@ -339,35 +367,3 @@ class PixelEvidence:
             spend_views(sampler, views.known, n_views, 1 - self.tolerance, draw, lambda: report(views, kept))
 
         views.partial = is_interrupted(improve, views.known, self.keep_partial, least_draws=0)
-
-    def _start(self, detector: Detector, image: Image, canvas: Canvas, detections: Detections) -> _Start:
-        """A Gaussian over each box and, where the detector is a network, LayerCAM."""
-        parts, names, n_passes = [box_gaussians(canvas.size, boxes_on(canvas, detections))], ["box_centre"], 0
-        if detector.network is not None:
-            try:
-                found = LayerCAM(target=self.target)(detector, image, detections)
-            except ValueError as error:  # a target of the user's own need not have gradients
-                log.info("the start has no LayerCAM: %s", error)
-            else:
-                values = torch.stack([torch.from_numpy(one.values) for one in found]).to(canvas.clean.tensor.device)
-                parts.append(canvas.from_image(values).clamp(min=0))
-                names.append("layer_cam")
-                n_passes = found[0].cost.forward_passes
-        sums = [part.sum((1, 2), keepdim=True) for part in parts]
-        shares = [torch.where(total > 0, part / total, parts[0] / sums[0]) for part, total in zip(parts, sums)]
-        return _Start(torch.stack(shares).mean(0), names, n_passes)
-
-
-@dataclass(frozen=True, eq=False)
-class _Start:
-    """What is known before any region is hidden.
-
-    Attributes:
-        shapes: (T, h, w) over the canvas, each summing to 1.
-        names: of its parts.
-        n_passes: that they took.
-    """
-
-    shapes: Tensor
-    names: list[str]
-    n_passes: int

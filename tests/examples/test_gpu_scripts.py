@@ -22,7 +22,13 @@ def test_pixel_evidence_gpu_runs_on_a_cpu_too(tmp_path: Path) -> None:
     run_example("pixel_evidence_gpu.py", "--device", "cpu", "--small", "--json", tmp_path / "gpu.json")
     record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     for exact in record["exactness"].values():  # the device is the CPU: nothing may differ
-        assert exact == {"partitions and orders": 0, "fine masks": 0, "region_shapley": 0, "pixel_evidence": 0}
+        assert exact == {
+            "partitions and orders": 0,
+            "fine masks": 0,
+            "gradients": 0,
+            "region_shapley": 0,
+            "pixel_evidence": 0,
+        }
     for rates in record["speed"].values():
         assert rates["region_shapley, 144 passes"]["passes"] <= 144
         assert rates["pixel_evidence, 144 passes"]["passes"] <= 144

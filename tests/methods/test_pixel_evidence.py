@@ -11,11 +11,11 @@ from faster_rcnns import photo, small_faster_rcnn
 import detxai
 from detxai.adapters.detector import Detector
 from detxai.detections import Detections
-from detxai.engine.masking.best_pixels import VIEWS_PER_MAP, best_maps, compare_best_pixels
+from detxai.engine.masking.best_pixels import VIEWS_PER_MAP, compare_best_pixels
 from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.shapley import Densities, join
-from detxai.engine.masking.soft.image_masks import soft_masks
+from detxai.engine.masking.soft.image_masks import masks_for, soft_masks
 from detxai.geometry import box_gaussians, box_iou
 from detxai.methods import pixel_evidence
 from detxai.metrics.inputs.roc_area import roc_area
@@ -73,7 +73,7 @@ def test_a_start_that_points_elsewhere_is_overruled() -> None:
     peak = np.unravel_index(found.values.argmax(), SIZE)
     assert max(peak) < 16
     tried = found.details["tried"]
-    assert max(tried.values()) - 0.03 * found.details["clean_score"] <= tried[found.details["kept"]] > tried["start"]
+    assert max(tried, key=tried.__getitem__) == found.details["kept"]
 
 
 def test_maps_on_trial_show_and_hide_their_best_pixels() -> None:
@@ -95,7 +95,7 @@ def test_maps_on_trial_show_and_hide_their_best_pixels() -> None:
     tried = compare_best_pixels(scorer, torch.stack([right, wrong]), hidden, whole)
     # the score turns until 1/32 is shown or hidden, or between 1/2 and the whole: the trapezoids in between
     small = [1 / 4 - 3 / 4, 1 / 2 - 1 / 2, 1 - 0]
-    assert tried.flatten().tolist() == pytest.approx([1 - 1 / 32 + sum(small) / 3, -(1 - 1 / 2) - 1], abs=1e-3)
+    assert tried.flatten().tolist() == pytest.approx([1 - 1 / 32 + sum(small) / 6, -(1 - 1 / 2) - 1 / 2], abs=1e-3)
     assert VIEWS_PER_MAP == 14
 
 
@@ -177,6 +177,7 @@ def test_a_target_without_gradients_has_a_start_without_layer_cam() -> None:
         ({"start_draws": -1.0}, "start_draws"),
         ({"start_draws": float("nan")}, "start_draws"),
         ({"ignore_below": 1.0}, "ignore_below"),
+        ({"gradient_weight": 1.0}, "gradient_weight"),
         ({"refine": True}, "refine"),
         ({"fill": "white"}, "fill"),
         ({"seed": "a"}, "seed"),
@@ -226,23 +227,31 @@ def test_one_box_takes_no_more_than_it_may(max_passes: int) -> None:
     assert ("expected_correlation_of_masks" in found.details) == (max_passes >= 120)
 
 
-def test_the_best_is_elected_or_the_masks_where_they_are_as_good() -> None:
-    whole = torch.tensor([1.0, 1.0, 0.5, 1.0])
-    #         masks within .03, masks beyond it, beyond .03 of half a score, best themselves
-    tried = torch.tensor([[0.1, 0.7, 0.1, 0.2], [0.52, 0.69, 0.42, 0.3], [0.5, 0.5, 0.4, 0.5]])
-    assert best_maps(tried, whole).tolist() == [2, 0, 1, 2]
-
-
 @pytest.mark.parametrize("kept", ["start", "joined", "masks"])
 def test_the_last_views_go_where_the_election_points(kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More draws for the joined map; fine masks, and no more draws, for the masks; nothing for the start."""
-    place = pixel_evidence.CANDIDATES.index(kept)
-    monkeypatch.setattr(pixel_evidence, "best_maps", lambda tried, whole: torch.full((1,), place))
+    best = torch.tensor([float(name == kept) for name in pixel_evidence.CANDIDATES])[:, None]
+    monkeypatch.setattr(pixel_evidence, "compare_best_pixels", lambda *given: best)
     (found,) = explain(sees(share(14, 22, 20, 24)), tolerance=0.01)
     first, last, others = 300 - 120 - 3 * VIEWS_PER_MAP - 3 - 50, 50, 120 + 3 * VIEWS_PER_MAP + 2
     assert found.details["kept"] == kept
     assert (found.details["n_views"] > first) == (kept == "joined")
     assert found.cost.forward_passes == others + found.details["n_views"] + (last if kept == "masks" else 0)
+
+
+def test_a_network_is_traced_within_the_same_passes_unless_told_otherwise() -> None:
+    detector, scene = detxai.wrap("scenes-frcnn"), generate(501, "local")
+    found = detector.detect(scene.image, 0.3)[:1]
+    maps = []
+    for weight in (0.25, 0.0):
+        method = detxai.PixelEvidence(tolerance=0.01, gradient_weight=weight, progress=False)
+        (one,) = method(detector, scene.image, found)
+        maps.append(one.values)
+        assert one.details["gradients"] is (weight > 0)
+        assert one.cost.forward_passes <= method.most_passes(1) <= 300
+        total = one.details["clean_score"] - np.mean(one.details["hidden_scores"])
+        assert one.values.sum(dtype=np.float64) == pytest.approx(total, rel=1e-3)
+    assert not np.array_equal(*maps)
 
 
 def test_the_trial_asks_what_the_masks_ask() -> None:
@@ -268,7 +277,8 @@ def test_a_rival_tells_what_decides_between_two_classes() -> None:
     ratios = []
     for target in (ClassScoreTarget, ContrastTarget):
         scorer = ViewScorer(detector, canvas, target.of(found), batch_size=16)
-        maps = soft_masks(scorer, canvas.geometry.boxes_to_input(found.boxes), 150, 1).values
+        masks = masks_for(canvas, canvas.geometry.boxes_to_input(found.boxes), 1)
+        maps = soft_masks(scorer, masks, 150).values
         drawn = canvas.to_image(maps)[0]
         ratios.append(float(drawn[mark].mean() / drawn[y1:y2, x1:x2].mean()))
     assert ratios[1] > 1.5 * ratios[0] > 0, ratios

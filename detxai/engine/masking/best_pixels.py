@@ -9,17 +9,18 @@ from detxai.engine.masking.scoring import ViewScorer
 
 AREAS = (1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the image: more where a curve bends most
 N_SMALL = 3  # of the areas: as small as a small cause
+SMALL_COUNTS = 0.5  # what the mean distance over these counts, beside the area
 VIEWS_PER_MAP = 2 * len(AREAS)
-TIE_MARGIN = 0.03  # of the clean score: the last map is kept unless the best is ahead by more
 
 
 def compare_best_pixels(scorer: ViewScorer, maps: Tensor, hidden: Tensor, whole: Tensor) -> Tensor:
     """(M, T): how much higher the score is with a map's best pixels shown than with them hidden.
 
-    That is the area between the insertion and the deletion curve, over the share of the image, plus their mean distance
-    over the ``N_SMALL`` smallest shares: a cause of a hundredth of the image shows there, and hardly in the area. Both
-    curves have ``AREAS`` of the image as their points and are straight in between. The canvas's fillings alternate
-    from point to point, and what is shown under one is hidden under the next: ``VIEWS_PER_MAP`` views for each map.
+    That is the area between the insertion and the deletion curve, over the share of the image, plus half of their mean
+    distance over the ``N_SMALL`` smallest shares: a cause of a hundredth of the image shows there, and hardly in the
+    area. Both curves have ``AREAS`` of the image as their points and are straight in between. The canvas's fillings
+    alternate from point to point, and what is shown under one is hidden under the next: ``VIEWS_PER_MAP`` views for
+    each map.
 
     Args:
         scorer: of T targets, on a canvas with F fillings.
@@ -50,15 +51,5 @@ def compare_best_pixels(scorer: ViewScorer, maps: Tensor, hidden: Tensor, whole:
     shown = torch.cat([areas.new_zeros(1), areas, areas.new_ones(1)])
     insertion = torch.trapezoid(torch.cat([nothing, scores[..., 0], everything], 2), shown)
     deletion = torch.trapezoid(torch.cat([everything, scores[..., 1], nothing], 2), shown)
-    return insertion - deletion + (scores[..., :N_SMALL, 0] - scores[..., :N_SMALL, 1]).mean(2)
-
-
-def best_maps(tried: Tensor, whole: Tensor) -> Tensor:
-    """(T,) int64, which of M maps each box keeps: the best, or the last where that is as good within ``TIE_MARGIN``.
-
-    Args:
-        tried: (M, T) of ``compare_best_pixels``.
-        whole: (T,) the scores of the whole image.
-    """
-    best, place = tried.max(0)
-    return torch.where(tried[-1] >= best - TIE_MARGIN * whole, len(tried) - 1, place)
+    small = (scores[..., :N_SMALL, 0] - scores[..., :N_SMALL, 1]).mean(2)
+    return insertion - deletion + SMALL_COUNTS * small

@@ -27,6 +27,7 @@ class EvidenceViews:
         hidden, whole: (T, F) and (T,), their scores with nothing shown and for the whole image.
         known: the draws.
         masks: the soft masks' slopes and their errors, (T, h, w); None where there were none.
+        gradients: the same masks' slopes by gradients, (T, h, w); None where there were none.
         agreement: (T,), how well other soft masks would correlate with these before they were sharpened.
         tried: (M, T), the comparison's result for each map; None where there was none.
         n_shared: views that are not of draws.
@@ -41,6 +42,7 @@ class EvidenceViews:
     known: Densities
     n_shared: int
     masks: Estimate | None = None
+    gradients: Estimate | None = None
     agreement: Tensor | None = None
     tried: Tensor | None = None
     partial: bool = False
@@ -73,7 +75,7 @@ class EvidenceViews:
     def records(self, candidates: Sequence[str]) -> list[dict[str, Any]]:
         """One record for each box, as JSON can hold it; ``candidates`` are the names of the maps compared."""
         records = [
-            record | {"contrast": is_contrast}
+            record | {"contrast": is_contrast, "gradients": self.gradients is not None}
             for record, is_contrast in zip(self.known.records(), self.contrast.tolist(), strict=True)
         ]
         if self.agreement is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.soft.estimating import Estimate, estimate
 from detxai.engine.masking.soft.lattice import Lattice
@@ -33,34 +34,41 @@ def grid_for(size: tuple[int, int], boxes: Tensor) -> tuple[int, int]:
     return round(size[0] / cell), round(size[1] / cell)
 
 
+def masks_for(canvas: Canvas, boxes: Tensor, seed: int) -> RiseMasks:
+    """The soft masks of one image, for boxes (T, 4) xyxy in pixels of the canvas."""
+    return RiseMasks(canvas.size, grid_for(canvas.size, boxes), seed, SHOWN)
+
+
 def soft_masks(
     scorer: ViewScorer,
-    boxes: Tensor,
+    masks: RiseMasks,
     n_masks: int,
-    seed: int,
+    scores: Tensor | None = None,
     on_part: Callable[[Estimate, int], object] | None = None,
 ) -> Estimate:
     """D-RISE's slopes for T boxes, by regression, under the last of the canvas's fillings: maps (T, h, w) over it.
 
     Args:
         scorer: of T targets.
-        boxes: (T, 4) xyxy in pixels of the canvas.
+        masks: of the canvas's size.
         n_masks: views, shared by all boxes.
-        seed: of the masks.
+        scores: (T, n) under the first n masks, where these are known.
         on_part: called with the maps of the masks so far, and how many these are, after some 30 of them and whenever
             there are twice as many. An estimate for many small cells takes as long as several views: more often would
             slow the work down.
     """
     canvas = scorer.canvas
-    lattice = Lattice(RiseMasks(canvas.size, grid_for(canvas.size, boxes), seed, SHOWN))
-    last = torch.full((n_masks,), len(canvas.filling) - 1, device=boxes.device)
+    lattice, device = Lattice(masks), canvas.clean.tensor.device
+    if scores is None:
+        scores = torch.zeros(len(scorer.targets), 0, device=device)
+    numbers = torch.arange(scores.shape[1], n_masks, device=device)
 
     def maps(scores: Tensor) -> Estimate:
         found = estimate(scores, lattice, "slope", "regression")
         return Estimate(*(lattice.to_pixels(one, canvas.size) for one in (found.values, found.standard_error)))
 
-    scores, next_part = last.new_zeros(len(scorer.targets), 0, dtype=torch.float32), FIRST_PART
-    for batch in scorer.batches(lattice.masks, range(n_masks), last):
+    next_part = FIRST_PART
+    for batch in scorer.batches(masks, numbers, torch.full_like(numbers, len(canvas.filling) - 1)):
         scores = torch.cat([scores, batch], 1)
         n_so_far = scores.shape[1]
         if on_part is not None and next_part <= n_so_far < n_masks:
