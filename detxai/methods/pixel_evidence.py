@@ -19,14 +19,15 @@ from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.decisive import decisive_cells
 from detxai.engine.masking.evidence_views import EvidenceViews
 from detxai.engine.masking.fine import sharpened
-from detxai.engine.masking.shapley import FIRST_DRAWS, density_per_image_pixel, join, spend_views
-from detxai.engine.masking.soft.estimating import Estimate, shared_out, sharpened_by
+from detxai.engine.masking.shapley import FIRST_DRAWS, density_per_image_pixel, spend_views
+from detxai.engine.masking.soft.estimating import Estimate
 from detxai.engine.masking.soft.image_masks import masks_for, soft_masks
 from detxai.engine.masking.soft.traced import trace_masks
 from detxai.explanation import Explanation
 from detxai.images import Image
 from detxai.methods.checks import check_count, check_fraction, check_number
-from detxai.methods.evidence_start import Start
+from detxai.methods.evidence.candidate_maps import CANDIDATES, candidate_maps
+from detxai.methods.evidence.start import Start
 from detxai.methods.region_shapley import (
     FEWEST_PASSES,
     Fill,
@@ -46,7 +47,6 @@ FEWEST_MASKS = 50
 LAST = 1 / 6  # of the passes, to improve the map that was kept
 N_TRACED = 12  # of the soft masks
 BACKWARD_PASSES = 2 * N_TRACED  # a backward pass takes as long as one or two forward passes
-CANDIDATES = ("start", "joined", "masks")
 N_COMPARISON_VIEWS = len(CANDIDATES) * VIEWS_PER_MAP
 
 
@@ -313,22 +313,7 @@ class PixelEvidence:
         return views.with_masks(found, n_masks)
 
     def _candidates(self, views: EvidenceViews, shapes: Tensor) -> tuple[Tensor, Tensor]:
-        """The maps (M, T, h, w), the first M of ``CANDIDATES``, and their standard errors."""
-        known = views.known
-        total = (known.whole - known.hidden.mean(1)).clamp(min=0)[:, None, None]
-        start, start_error = shapes * total, torch.zeros_like(shapes)
-        k, m = (torch.full_like(known.whole, count) for count in (self.start_draws, self.mask_draws))
-        if views.masks is None:
-            values, error = join(known, [(k, start)])
-            return torch.stack([start, values]), torch.stack([start_error, error])
-        masks = Estimate(*shared_out(views.masks, total, start))
-        joined = Estimate(*join(known, [(k, start), (m, masks.values)]))
-        if views.gradients is not None:
-            fine = Estimate(*shared_out(views.gradients, total, start))
-            start, start_error = (start + fine.values) / 2, fine.standard_error / 2
-            joined, masks = (sharpened_by(one, fine, self.gradient_weight) for one in (joined, masks))
-        maps = (Estimate(start, start_error), joined, masks)
-        return torch.stack([one.values for one in maps]), torch.stack([one.standard_error for one in maps])
+        return candidate_maps(views, shapes, self.start_draws, self.mask_draws, self.gradient_weight)
 
     def _best_maps(self, views: EvidenceViews, shapes: Tensor) -> Tensor:
         """(T,) int64, which of ``CANDIDATES`` each box keeps; the joined map where they could not be compared."""
