@@ -251,7 +251,7 @@ def test_a_network_is_traced_within_the_same_passes_unless_told_otherwise() -> N
         assert one.cost.forward_passes <= method.most_passes(1) <= 300
         total = one.details["clean_score"] - np.mean(one.details["hidden_scores"])
         assert one.values.sum(dtype=np.float64) == pytest.approx(total, rel=1e-3)
-    assert not np.array_equal(*maps)
+    assert not np.array_equal(maps[0], maps[1])
 
 
 def test_the_trial_asks_what_the_masks_ask() -> None:
