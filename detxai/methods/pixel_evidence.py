@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,8 +39,6 @@ from detxai.methods.region_shapley import (
 from detxai.methods.results import explanations
 from detxai.progress import progress_bar
 from detxai.targets import ClassScoreTarget, ContrastTarget, Target
-
-log = logging.getLogger(__name__)
 
 FEWEST_MASKS = 50
 LAST = 1 / 6  # of the passes, to improve the map that was kept
