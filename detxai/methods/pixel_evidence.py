@@ -169,7 +169,7 @@ class PixelEvidence:
     def __call__(
         self, detector: Detector, image: Image, detections: Detections, *, on_round: OnRound | None = None
     ) -> list[Explanation]:
-        """One explanation for each detection, with the standard error of every pixel; None where the start was kept.
+        """One explanation for each detection, with the standard error of every pixel; None where S was kept.
 
         Args:
             detector: what is explained.

@@ -60,7 +60,7 @@ def soft_masks(
     canvas = scorer.canvas
     lattice, device = Lattice(masks), canvas.clean.tensor.device
     if scores is None:
-        scores = torch.zeros(len(scorer.targets), 0, device=device)
+        scores = torch.zeros(len(scorer.targets), 0, dtype=torch.float32, device=device)
     numbers = torch.arange(scores.shape[1], n_masks, device=device)
 
     def maps(scores: Tensor) -> Estimate:

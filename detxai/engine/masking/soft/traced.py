@@ -45,8 +45,8 @@ def trace_masks(scorer: ViewScorer, masks: RiseMasks, n_masks: int) -> Traced | 
     over views, smoothed. D-RISE estimates the mean of ``df/dM`` from scores alone, a cell of the mask at a time; one
     backward pass gives it for every pixel, with the sign and the size of single pixels being noise.
 
-    There are none for a black box, for a detector that takes the image part by part, for a model made in inference
-    mode, and for targets without gradients.
+    All is computed in the model's own precision. There are no gradients for a black box, for a detector that takes the
+    image part by part, for a model made in inference mode, and for targets that have none.
 
     Args:
         scorer: of T targets; the last of its canvas's fillings is used.
