@@ -14,7 +14,7 @@ METHODS = (
     "integrated_gradients", "smooth_grad", "gradient_shap", "guided_backprop", "deconvolution", "deep_lift",
     "occlusion", "feature_ablation", "lime", "kernel_shap", "shapley_sampling",
 )  # fmt: skip
-LEARN_OBJECTIVES = ("shapley", "choice")
+LEARN_OBJECTIVES = ("evidence", "shapley", "choice")
 MODES = ("evidence", "signed")
 BUNDLED = ("scenes-frcnn", "scenes-yolo", "scenes-rtdetr")
 EXPORTED_SUFFIXES = (".onnx", ".xml", ".torchscript")

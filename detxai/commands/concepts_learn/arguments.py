@@ -48,9 +48,10 @@ def add_concepts_learn(commands: Any) -> None:
     )  # fmt: skip
     group = command.add_argument_group("the training")
     group.add_argument(
-        "--objective", choices=LEARN_OBJECTIVES, default="shapley",
-        help="shapley: amounts that add up to what the detector answers for random subsets of regions; choice: L2X, "
-        "which k regions to show so that the detector answers as for the whole image; default: shapley",
+        "--objective", choices=LEARN_OBJECTIVES, default="evidence",
+        help="evidence: where the default method finds evidence; shapley: amounts that add up to what the detector "
+        "answers for random subsets of regions; choice: L2X, which k regions to show so that the detector answers as "
+        "for the whole image; default: evidence",
     )  # fmt: skip
     group.add_argument(
         "--set", dest="settings", action="append", default=[], type=setting, metavar="NAME=VALUE",

@@ -42,6 +42,12 @@ def _described(learnt: Learnt) -> str:
             f"{card['held_out_explained_share']:.2f} of the variance of the detector's answers (a hill over the box: "
             f"{card['held_out_explained_share_of_prior']:.2f})"
         )
+    if "held_out_divergence" in card:
+        lines.append(
+            f"on {card['n_held_out_images']} images that were held out its maps are {card['held_out_divergence']:.2f} "
+            "nats from those of the default method (a hill over the box: "
+            f"{card['held_out_divergence_of_prior']:.2f})"
+        )
     lines += [f"failed: {one['image']}: {one['error']}" for one in learnt.failures[:10]]
     lines.append(f"use it: detxai explain IMAGE --method l2x --set explainer={learnt.path}")
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from detxai.engine.learned.windows import GRID, N_WINDOWS, Windows
 from detxai.engine.masking.canvas import Canvas, Filling
 from detxai.engine.masking.scoring import ViewScorer
 from detxai.images import Image
+from detxai.methods.pixel_evidence import PixelEvidence
 from detxai.methods.region_shapley import boxes_on
 from detxai.runs.files import write_bytes
 from detxai.targets import ClassScoreTarget, ask_about
@@ -39,6 +40,7 @@ class ImageAnswers:
         coverage: (T, V, 2, GRID, GRID) uint8, 255 times what each of V subsets shows of each cell.
         shown: (T, V) float32, the score where the subset is shown and all else is hidden.
         rest: (T, V) float32, the score where the subset is hidden and all else is shown.
+        evidence: (T, 2, GRID, GRID) float32 from 0, what the default method found in each cell; empty if not asked.
     """
 
     boxes: Array
@@ -48,6 +50,7 @@ class ImageAnswers:
     coverage: Array
     shown: Array
     rest: Array
+    evidence: Array = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -104,3 +107,25 @@ def ask_detector(detector: Detector, image: Image, detections: Detections, n_sub
         detections.boxes.cpu().numpy(), detections.labels.cpu().numpy(), whole.cpu().numpy(), hidden.cpu().numpy(),
         (cells * LEVELS_OF_GREY).round().to(torch.uint8).cpu().numpy(), *answers.cpu().numpy(),
     )  # fmt: skip
+
+
+def with_evidence(answers: ImageAnswers, detector: Detector, image: Image, max_passes: int, seed: int) -> ImageAnswers:
+    """The same with a map of the default method for each box, as amounts in the cells of its windows.
+
+    Args:
+        answers: about T boxes of the image.
+        detector: what is asked.
+        image: the image.
+        max_passes: of a map. Few are enough: the noise of single maps averages out over many boxes.
+        seed: of the maps.
+
+    Source: Covert et al., 2024, Stochastic Amortization (NeurIPS): noisy labels, if right on average, train the same
+    network as exact ones.
+    """
+    found = PixelEvidence(max_passes=max_passes, seed=seed, progress=False)(detector, image, answers.detections)
+    canvas = Canvas.with_fills(detector, image, FILLS, seed)
+    maps = torch.stack([torch.from_numpy(one.values) for one in found]).to(canvas.clean.tensor.device)
+    windows = Windows(canvas.size, boxes_on(canvas, answers.detections))
+    owners = torch.arange(len(answers), device=maps.device)
+    cells = windows.amounts(canvas.from_image(maps).clamp(min=0), owners)
+    return replace(answers, evidence=cells.float().cpu().numpy())

@@ -1,4 +1,4 @@
-"""What an explainer is trained for: Shapley values from recorded answers, or a choice of regions (L2X)."""
+"""What an explainer is trained for: evidence, Shapley values from recorded answers, or a choice of regions (L2X)."""
 
 from __future__ import annotations
 
@@ -50,6 +50,25 @@ def shapley_loss(amounts: Tensor, shares: Tensor, answers: ImageAnswers) -> Tens
     error = 2 * in_subset - total[:, None] - (shown - rest) / scale[:, None]
     total_error = total - (whole - hidden.mean(1)) / scale
     return error.square().mean(1) + TOTAL_WEIGHT * total_error.square()
+
+
+def evidence_loss(log_chances: Tensor, counted: Tensor, parts: Sequence[ImageAnswers]) -> Tensor:
+    """(T,) how far the chances are from where the default method found evidence: the divergence, in nats, from 0.
+
+    Each map is taken as shares of its own sum, so that easy and hard boxes count alike. Over many noisy maps of the
+    same kind of box, the chances of least divergence are the mean of their shares. A map without evidence counts 0.
+
+    Args:
+        log_chances: (T, 2, GRID, GRID), of ``ExplainerNetwork.log_chances``.
+        counted: (T, 2, GRID, GRID) how much of each cell counts.
+        parts: the answers about several images, with T boxes together.
+    """
+    amounts = torch.cat([torch.from_numpy(part.evidence) for part in parts]).to(log_chances)
+    total = amounts.sum((1, 2, 3), keepdim=True)
+    tiny = torch.finfo(total.dtype).tiny
+    shares = amounts / total.clamp(min=tiny)
+    chances_of_cells = log_chances + counted.clamp(min=tiny).log()
+    return (torch.xlogy(shares, shares) - shares * chances_of_cells).sum((1, 2, 3))
 
 
 @dataclass(frozen=True, eq=False)

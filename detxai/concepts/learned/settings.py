@@ -8,8 +8,8 @@ from typing import Literal
 
 from detxai.methods.checks import check_choice, check_count, check_fraction, check_number, check_seed
 
-Objective = Literal["shapley", "choice"]
-OBJECTIVES: tuple[Objective, ...] = ("shapley", "choice")
+Objective = Literal["evidence", "shapley", "choice"]
+OBJECTIVES: tuple[Objective, ...] = ("evidence", "shapley", "choice")
 Gradient = Literal["through", "scores"]
 GRADIENTS: tuple[Gradient, ...] = ("through", "scores")
 
@@ -19,11 +19,13 @@ class LearnSettings:
     """The settings of one training.
 
     Args:
-        objective: ``"shapley"``: amounts that add up to what the detector answers for random subsets of regions, which
+        objective: ``"evidence"``: where the default method finds evidence; its maps, with few passes each, are made
+            first. ``"shapley"``: amounts that add up to what the detector answers for random subsets of regions, which
             makes them Shapley values; the detector is asked first, and not while the network learns. ``"choice"``: L2X:
             which k of n regions to show, so that the detector answers as it does for the whole image; the detector is
             asked in every step.
         n_subsets: random subsets for each box; each takes two views. Only for ``"shapley"``.
+        label_passes: ``max_passes`` of a map of the default method. Only for ``"evidence"``.
         steps: of the optimiser.
         batch_size: images a step, with all their boxes.
         learning_rate: the highest; it rises over the first twentieth of the steps and falls along a cosine.
@@ -47,8 +49,9 @@ class LearnSettings:
         ValueError, TypeError: a setting is wrong.
     """
 
-    objective: Objective = "shapley"
+    objective: Objective = "evidence"
     n_subsets: int = 8
+    label_passes: int = 150
     steps: int = 800
     batch_size: int = 8
     learning_rate: float = 2e-3
@@ -68,7 +71,7 @@ class LearnSettings:
     def __post_init__(self) -> None:
         check_choice("objective", self.objective, OBJECTIVES)
         check_choice("gradient", self.gradient, (None, *GRADIENTS))
-        for name in ("n_subsets", "steps", "batch_size", "draws", "max_boxes", "checkpoint_every"):
+        for name in ("n_subsets", "label_passes", "steps", "batch_size", "draws", "max_boxes", "checkpoint_every"):
             check_count(name, getattr(self, name), 1)
         check_count("width", self.width, 16)
         if self.width % 16:

@@ -15,8 +15,8 @@ from torch import Tensor
 from detxai.adapters.detector import Detector
 from detxai.concepts.learned.answers import ImageAnswers
 from detxai.concepts.learned.images import TrainingImage
-from detxai.concepts.learned.objectives import ChoiceObjective, explained_share, shapley_loss
-from detxai.concepts.learned.settings import LearnSettings
+from detxai.concepts.learned.objectives import ChoiceObjective, evidence_loss, explained_share, shapley_loss
+from detxai.concepts.learned.settings import LearnSettings, Objective
 from detxai.engine.learned.inputs import explainer_inputs
 from detxai.engine.learned.network import ExplainerInputs, ExplainerNetwork
 from detxai.progress import progress_bar
@@ -109,7 +109,7 @@ def train(
             raise_if_interrupted()
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * learning_rate_share(step / settings.steps)
-            losses = _losses(network, inputs, batch(numbers, step, settings), choice, step)
+            losses = _losses(network, inputs, batch(numbers, step, settings), settings, choice, step)
             optimiser.zero_grad()
             losses.mean().backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), MAX_NORM)
@@ -122,15 +122,27 @@ def train(
     return spent + time.process_time() - started
 
 
-def held_out_share(network: ExplainerNetwork, inputs: BoxInputs, numbers: Sequence[int]) -> float:
-    """How much of the variance of the answers about images the network explains: see ``explained_share``."""
-    amounts, shares = [], []
+def held_out_figure(
+    network: ExplainerNetwork, inputs: BoxInputs, numbers: Sequence[int], objective: Objective
+) -> tuple[str, float] | None:
+    """How well the network does on images, by name; None where nothing was recorded to compare with.
+
+    ``held_out_explained_share`` for Shapley values: see ``explained_share``. ``held_out_divergence`` for evidence: the
+    mean of ``evidence_loss``.
+    """
+    if objective == "choice" or not numbers:
+        return None
+    answers = [inputs.answers[number] for number in numbers]
+    found: list[list[Tensor]] = []
     with torch.no_grad():
         for number in numbers:
-            found = inputs.of_image(number)
-            amounts.append(network(found))
-            shares.append(found.shares)
-    return explained_share(torch.cat(amounts), torch.cat(shares), [inputs.answers[number] for number in numbers])
+            of_image = inputs.of_image(number)
+            said = network(of_image) if objective == "shapley" else network.log_chances(of_image)
+            found.append([said, of_image.shares])
+    said, shares = (torch.cat(parts) for parts in zip(*found, strict=True))
+    if objective == "shapley":
+        return "held_out_explained_share", explained_share(said, shares, answers)
+    return "held_out_divergence", float(evidence_loss(said, shares, answers).mean())
 
 
 def batch(numbers: Sequence[int], step: int, settings: LearnSettings) -> list[int]:
@@ -154,15 +166,27 @@ def learning_rate_share(done: float) -> float:
 
 
 def _losses(
-    network: ExplainerNetwork, inputs: BoxInputs, numbers: Sequence[int], choice: ChoiceObjective | None, step: int
+    network: ExplainerNetwork,
+    inputs: BoxInputs,
+    numbers: Sequence[int],
+    settings: LearnSettings,
+    choice: ChoiceObjective | None,
+    step: int,
 ) -> Tensor:
     """(T,) the loss of each box of a batch."""
-    if choice is None:
-        together = inputs.of_images(numbers)
-        sizes = [len(inputs.answers[number]) for number in numbers]
-        pairs = zip(network(together).split(sizes), together.shares.split(sizes), strict=True)
-        answers = [inputs.answers[number] for number in numbers]
-        return torch.cat([shapley_loss(*pair, of_image) for pair, of_image in zip(pairs, answers, strict=True)])
+    if choice is not None:
+        return _choice_losses(network, inputs, numbers, choice, step)
+    together, answers = inputs.of_images(numbers), [inputs.answers[number] for number in numbers]
+    if settings.objective == "evidence":
+        return evidence_loss(network.log_chances(together), together.shares, answers)
+    sizes = [len(of_image) for of_image in answers]
+    pairs = zip(network(together).split(sizes), together.shares.split(sizes), strict=True)
+    return torch.cat([shapley_loss(*pair, of_image) for pair, of_image in zip(pairs, answers, strict=True)])
+
+
+def _choice_losses(
+    network: ExplainerNetwork, inputs: BoxInputs, numbers: Sequence[int], choice: ChoiceObjective, step: int
+) -> Tensor:
     losses = []
     with inputs.detector.borrowed():
         for place, number in enumerate(numbers):

@@ -49,8 +49,8 @@ class LearnedExplainer:
     ) -> tuple[Tensor, Windows, Inputs]:
         """What each cell of the windows of T boxes adds, as a share of the box's score: (T, 2, GRID, GRID).
 
-        Beside it the windows, and the image as the detector reads it. An explainer that learnt to choose regions gives
-        the chances of the cells: positive, with a sum of 1 over both windows.
+        Beside it the windows, and the image as the detector reads it. An explainer that learnt evidence, or to choose
+        regions, gives the chances of the cells: positive, with a sum of 1 over both windows.
 
         Raises:
             ValueError: the explainer is for another detector.
@@ -59,9 +59,9 @@ class LearnedExplainer:
         inputs, windows, clean = explainer_inputs(detector, image, detections, self.layers)
         network = self.network.to(clean.tensor.device)
         with torch.no_grad():
-            if self.card["objective"] == "choice":
-                return network.chances(inputs), windows, clean
-            return network(inputs), windows, clean
+            if self.card["objective"] == "shapley":
+                return network(inputs), windows, clean
+            return network.chances(inputs), windows, clean
 
     def expect_detector(self, detector: Detector, name: str = "explainer") -> None:
         """Raise ``ValueError`` where it was trained for another detector than this one."""

@@ -69,11 +69,24 @@ class Windows:
             (V, 2, GRID, GRID) in [0, 1]. Of a cell of the whole image only what lies outside the near window counts, so
             that the coverage of all that is shown is below 1 there.
         """
+        down, across = (side[owners].sum(-1) for side in self.overlaps())
+        return self.amounts(masks, owners) / (down[..., :, None] * across[..., None, :])
+
+    def amounts(self, maps: Tensor, owners: Tensor) -> Tensor:
+        """The sum of a map over each cell: of a cell of the whole image, over what lies outside the near window.
+
+        Args:
+            maps: (V, height, width) of the canvas.
+            owners: (V,) int64, the box whose windows each is read in.
+
+        Returns:
+            (V, 2, GRID, GRID). A pixel counts in each cell as far as it lies in it: all cells together have the map's
+            own sum.
+        """
         down, across = (side[owners] for side in self.overlaps())
         inside = down[:, 0].sum(1)[:, :, None] * across[:, 0].sum(1)[:, None]
-        both = torch.stack([masks, masks * (1 - inside).clamp(min=0)], 1)
-        amounts = down @ both @ across.transpose(-1, -2)
-        return amounts / (down.sum(-1)[..., :, None] * across.sum(-1)[..., None, :])
+        both = torch.stack([maps, maps * (1 - inside).clamp(min=0)], 1)
+        return down @ both @ across.transpose(-1, -2)
 
     def crops(self, pixels: Tensor, n_cells: int) -> Tensor:
         """(T, 2, C, n, n): the canvas (C, height, width) in both windows, each cell the mean of what it covers."""

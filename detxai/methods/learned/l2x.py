@@ -25,9 +25,11 @@ class L2X:
     """What an explainer learnt that was trained for this detector: one pass for the image, and no view of it is scored.
 
     A small network reads the box's surroundings and the whole image, in the pixels and in the detector's own features,
-    and puts out an amount for each of 24 x 24 cells of both. ``detxai concepts learn`` trains it, for one of two
+    and puts out an amount for each of 24 x 24 cells of both. ``detxai concepts learn`` trains it, for one of three
     objectives, and its file says which:
 
+    - ``"evidence"``: where ``pixel_evidence`` found evidence in the training images. ``values`` shares out the box's
+      score over the pixels: from 0, in units of the score a pixel.
     - ``"shapley"``: the amounts of random subsets of regions add up to what the detector answers when they are shown
       and when they are hidden. ``values`` is then the density of Shapley values that ``region_shapley`` estimates
       anew for each box, signed, in units of the score a pixel.
@@ -42,7 +44,8 @@ class L2X:
     Raises:
         TypeError, ValueError, FileNotFoundError: ``explainer`` is no path, is missing, or is not there.
 
-    Source: Chen et al., 2018, Learning to Explain (ICML); Jethani et al., 2022, FastSHAP (ICLR). The cells, and the
+    Source: Chen et al., 2018, Learning to Explain (ICML); Jethani et al., 2022, FastSHAP (ICLR); Covert et al., 2024,
+    Stochastic Amortization (NeurIPS). The cells, and the
     regions that they are trained with, are detxai's own.
     """
 
@@ -78,7 +81,7 @@ class L2X:
             return []
         with detector.borrowed():
             amounts, windows, clean = learnt.amounts(detector, image, detections)
-        if learnt.card["objective"] == "shapley":
+        if learnt.card["objective"] != "choice":
             amounts = amounts * detections.scores.to(amounts)[:, None, None, None]
         details = {name: learnt.card[name] for name in ("objective", "n_images", "n_boxes")}
         return explanations(

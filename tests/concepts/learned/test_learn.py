@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 import detxai
 from detxai.adapters.detector import Detector
 from detxai.cli import main
+from detxai.concepts.learned.answers import ImageAnswers
 from detxai.concepts.learned.images import TrainingImage, folder_images, scene_images
 from detxai.concepts.learned.learn import Learnt, learn_explainer
+from detxai.concepts.learned.objectives import evidence_loss
 from detxai.concepts.learned.settings import LearnSettings
 from detxai.detections import Detections
 from detxai.methods.learned.l2x import L2X
@@ -52,7 +55,7 @@ def pictures(n: int, first: int = 0) -> list[TrainingImage]:
     return [TrainingImage(f"red-{seed}", lambda seed=seed: picture(seed)[0]) for seed in range(first, first + n)]  # type: ignore[misc]
 
 
-TINY = LearnSettings(n_subsets=2, steps=6, batch_size=2, width=16, checkpoint_every=2)
+TINY = LearnSettings(label_passes=120, steps=6, batch_size=2, width=16, checkpoint_every=2)
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +78,12 @@ def share_on_patch(path: Path, seeds: range) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("objective", "more"), [("shapley", {"steps": 150}), ("choice", {"steps": 250, "k": 6, "draws": 8})]
+    ("objective", "more"),
+    [("evidence", {"steps": 150}), ("shapley", {"steps": 150}), ("choice", {"steps": 250, "k": 6, "draws": 8})],
 )
 def test_it_learns_the_only_evidence_there_is(objective: Any, more: dict[str, Any], tmp_path: Path) -> None:
-    """The score is a sum over the red pixels, so that their Shapley values are all of it, and the regions that hold
-    them the best choice. A patch is a twentieth of the box."""
+    """The score is a sum over the red pixels, so that the evidence and their Shapley values are all of it, and the
+    regions that hold them the best choice. A patch is a twentieth of the box."""
     settings = LearnSettings(objective=objective, n_subsets=8, batch_size=4, width=16, **more)
     learnt = learn_explainer(red_detector(), pictures(60), tmp_path / "run", settings, progress=False)
     share = share_on_patch(learnt.path, range(1000, 1010))
@@ -118,7 +122,7 @@ def test_what_is_finished_is_not_done_again_and_another_request_is_refused(tiny:
     before = tiny.path.stat().st_mtime_ns
     learn_explainer(red_detector(), pictures(9), tiny.path.parent, TINY, progress=False)
     assert tiny.path.stat().st_mtime_ns == before
-    other = LearnSettings(n_subsets=2, steps=7, batch_size=2, width=16, checkpoint_every=2)
+    other = LearnSettings(label_passes=120, steps=7, batch_size=2, width=16, checkpoint_every=2)
     with pytest.raises(ValueError, match="holds another training of an explainer"):
         learn_explainer(red_detector(), pictures(9), tiny.path.parent, other, progress=False)
 
@@ -126,8 +130,9 @@ def test_what_is_finished_is_not_done_again_and_another_request_is_refused(tiny:
 def test_the_card_says_for_which_detector_and_another_is_refused_by_name(tiny: Learnt) -> None:
     card = json.loads((tiny.path.parent / "explainer.json").read_text(encoding="utf-8"))
     assert card["class_names"] == {"0": "red"}
-    assert card["objective"] == "shapley"
+    assert card["objective"] == "evidence"
     assert (card["n_images"], card["n_boxes"]) == (9, 9)
+    assert not {name for name in card if name.startswith("held_out")}  # a tenth of nine images is none
     image, _ = picture(0)
     other = detxai.wrap(lambda images: [Detections([BOX], [0.9], [0]) for _ in images], class_names=["blue"])
     with pytest.raises(ValueError, match=r"explainer was trained for .* they differ in"):
@@ -140,7 +145,9 @@ def test_a_map_has_the_images_size_and_costs_no_view(tiny: Learnt) -> None:
     (found,) = detxai.explain(detector, image, "l2x", explainer=str(tiny.path))
     assert found.values.shape == SIZE
     assert found.cost.forward_passes == 0
-    assert found.details["objective"] == "shapley"
+    assert found.values.min() >= 0
+    assert np.isclose(found.values.sum(), detector.detect(image).scores[0], rtol=0.05)  # the score, shared out
+    assert found.details["objective"] == "evidence"
     (again,) = detxai.explain(detector, image, "l2x", explainer=str(tiny.path))
     assert np.array_equal(found.values, again.values)
     assert detxai.explain(detector, image, "l2x", detector.detect(image)[:0], explainer=str(tiny.path)) == []
@@ -176,6 +183,51 @@ def test_bad_input_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="layers must be empty"):
         learn_explainer(detector, pictures(9), tmp_path / "run", LearnSettings(layers=["backbone"]))
     assert not (tmp_path / "run").exists()
+
+
+def answers_with(evidence: torch.Tensor) -> ImageAnswers:
+    """About one box, of which only the evidence matters."""
+    nothing = np.zeros((1, 0), np.float32)
+    return ImageAnswers(
+        np.array([BOX], np.float32), np.array([0]), np.ones(1, np.float32), nothing, nothing, nothing, nothing,
+        evidence.numpy(),
+    )  # fmt: skip
+
+
+def test_the_evidence_loss_is_least_at_the_mean_of_noisy_maps() -> None:
+    """Zero where the chances are the shares themselves, whatever their scale; over several maps of one box, the
+    gradient vanishes at the mean of their shares and nowhere near it."""
+    dice = torch.Generator().manual_seed(0)
+    counted = torch.rand(1, 2, 24, 24, generator=dice).clamp(min=0.1)
+    maps = torch.rand(3, 1, 2, 24, 24, generator=dice) * torch.tensor([0.1, 1.0, 7.0]).view(3, 1, 1, 1, 1)
+    shares = maps / maps.sum((1, 2, 3, 4), keepdim=True)
+    of_maps = [answers_with(one) for one in maps]
+    for one, share in zip(of_maps, shares, strict=True):
+        assert evidence_loss((share / counted).log(), counted, [one]).abs().max() < 1e-5
+        assert evidence_loss((shares.mean(0) / counted).log(), counted, [one]).min() > 1e-3
+
+    def slope(at: torch.Tensor) -> float:
+        logits = at.log().requires_grad_()
+        chances = logits.flatten(1).log_softmax(1).view_as(logits)
+        torch.cat([evidence_loss(chances - counted.log(), counted, [one]) for one in of_maps]).sum().backward()
+        assert logits.grad is not None
+        return float(logits.grad.abs().max())
+
+    assert slope(shares.mean(0)) < 1e-6
+    assert slope(shares[0]) > 1e-4
+
+
+def test_an_image_without_evidence_counts_nothing() -> None:
+    loss = evidence_loss(torch.zeros(1, 2, 24, 24), torch.ones(1, 2, 24, 24), [answers_with(torch.zeros(1, 2, 24, 24))])
+    assert loss.tolist() == [0.0]
+
+
+def test_the_card_has_the_divergence_on_held_out_images(tmp_path: Path) -> None:
+    settings = replace(TINY, held_out=0.3)
+    learnt = learn_explainer(red_detector(), pictures(9), tmp_path / "run", settings, progress=False)
+    assert learnt.card["n_held_out_images"] == 2
+    assert 0 < learnt.card["held_out_divergence"] < 5
+    assert 0 < learnt.card["held_out_divergence_of_prior"] < 5
 
 
 def test_files_that_are_no_explainer_are_refused(tmp_path: Path) -> None:
@@ -215,6 +267,7 @@ def test_folders_and_scenes(tmp_path: Path) -> None:
 SHORT = {
     "steps": 2,
     "n_subsets": 1,
+    "label_passes": 20,
     "batch_size": 1,
     "max_boxes": 4,
     "draws": 1,
@@ -223,7 +276,9 @@ SHORT = {
 }
 
 
-@pytest.mark.parametrize("objective", ["shapley", pytest.param("choice", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "objective", ["evidence", *(pytest.param(one, marks=pytest.mark.slow) for one in ("shapley", "choice"))]
+)
 def test_from_the_command_line_to_a_map(objective: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With a network, whose features are read and through which the choice is differentiated."""
     words = [
