@@ -65,8 +65,8 @@ def _add_clustering(command: Any) -> None:
         "default: those that the detector's head reads",
     )  # fmt: skip
     group.add_argument(
-        "--max-concepts", type=whole(2, 1000), default=24, metavar="K",
-        help="the most concepts of each layer, of which it keeps as many as it needs; default: 24",
+        "--max-concepts", type=whole(2, 1000), default=40, metavar="K",
+        help="the most concepts of each layer, of which it keeps as many as it needs; default: 40",
     )  # fmt: skip
     group.add_argument(
         "--dimensions", type=whole(1, 1000), default=12, metavar="D",

@@ -42,7 +42,7 @@ class Fitting:
         n_seeds: fits with other seeds, to say how stable the concepts are; the first is kept.
     """
 
-    n_concepts: int = 24
+    n_concepts: int = 40
     n_dimensions: int = 12
     class_weight: float = 0.0
     concentration: float = 1.0
