@@ -24,7 +24,7 @@ LESSONS: Final[dict[Kind, str]] = {
 }
 
 METHOD_NOTES: Final = {
-    "pixel_evidence": "the default method. It shows and hides parts of the picture at random, makes three maps of what "
+    "pixel_evidence": "the default method. It shows and hides parts of the picture at random, makes four maps of what "
     "raises the score, and keeps the map that does best in a test.",
     "eigen_cam": "what the detector's features have most in common. Its map is of the whole picture, so it cannot tell "
     "why there is a box.",

@@ -8,19 +8,15 @@ from torch import Tensor
 from detxai.engine.masking.scoring import ViewScorer
 
 AREAS = (1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the image: more where a curve bends most
-N_SMALL = 3  # of the areas: as small as a small cause
-SMALL_COUNTS = 0.5  # what the mean distance over these counts, beside the area
 VIEWS_PER_MAP = 2 * len(AREAS)
 
 
 def compare_best_pixels(scorer: ViewScorer, maps: Tensor, hidden: Tensor, whole: Tensor) -> Tensor:
     """(M, T): how much higher the score is with a map's best pixels shown than with them hidden.
 
-    That is the area between the insertion and the deletion curve, over the share of the image, plus half of their mean
-    distance over the ``N_SMALL`` smallest shares: a cause of a hundredth of the image shows there, and hardly in the
-    area. Both curves have ``AREAS`` of the image as their points and are straight in between. The canvas's fillings
-    alternate from point to point, and what is shown under one is hidden under the next: ``VIEWS_PER_MAP`` views for
-    each map.
+    That is the area between the insertion and the deletion curve, over the share of the image. Both curves have
+    ``AREAS`` of the image as their points and are straight in between. The canvas's fillings alternate from point to
+    point, and what is shown under one is hidden under the next: ``VIEWS_PER_MAP`` views for each map.
 
     Args:
         scorer: of T targets, on a canvas with F fillings.
@@ -51,5 +47,4 @@ def compare_best_pixels(scorer: ViewScorer, maps: Tensor, hidden: Tensor, whole:
     shown = torch.cat([areas.new_zeros(1), areas, areas.new_ones(1)])
     insertion = torch.trapezoid(torch.cat([nothing, scores[..., 0], everything], 2), shown)
     deletion = torch.trapezoid(torch.cat([everything, scores[..., 1], nothing], 2), shown)
-    small = (scores[..., :N_SMALL, 0] - scores[..., :N_SMALL, 1]).mean(2)
-    return insertion - deletion + SMALL_COUNTS * small
+    return insertion - deletion

@@ -1,4 +1,4 @@
-"""Three maps of the same views: the start, all views joined, and the soft masks alone."""
+"""Four maps of the same views: the start, all views joined, the soft masks alone, and the draws alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from detxai.engine.masking.evidence_views import EvidenceViews
 from detxai.engine.masking.shapley import join
 from detxai.engine.masking.soft.estimating import Estimate, shared_out, sharpened_by
 
-CANDIDATES = ("start", "joined", "masks")
+CANDIDATES = ("start", "joined", "masks", "draws")
+MASKS = CANDIDATES.index("masks")
+PREFERENCE = 0.07  # how much more, as a share of the whole image's score, another map must have than the soft masks'
+SURE = 0.85  # the whole image's score from which the soft masks are preferred
 
 
 def candidate_maps(
@@ -18,10 +21,10 @@ def candidate_maps(
     """The maps (M, T, h, w), the first M of ``CANDIDATES``, and their standard errors: see ``PixelEvidence``.
 
     Args:
-        views: of T boxes; without soft masks there are the first two maps only.
+        views: of T boxes; without soft masks there are the first two maps only, without draws the first three.
         shapes: (T, h, w) the start, each summing to 1.
         start_draws, mask_draws: how many draws the start and the soft masks count as.
-        gradient_weight: how much the gradients count in the joined map and in that of the masks.
+        gradient_weight: how much the gradients count in every map but the start.
     """
     known = views.known
     total = (known.whole - known.hidden.mean(1)).clamp(min=0)[:, None, None]
@@ -31,12 +34,32 @@ def candidate_maps(
         return _stacked(start, Estimate(*join(known, [(k, start.values)])))
     masks = Estimate(*shared_out(views.masks, total, start.values))
     joined = Estimate(*join(known, [(k, start.values), (m, masks.values)]))
+    measured = [joined, masks]
+    if bool(known.n_draws.any()):
+        measured.append(Estimate(*join(known, [(torch.zeros_like(k), start.values)])))
     if views.gradients is None:
-        return _stacked(start, joined, masks)
+        return _stacked(start, *measured)
     fine = Estimate(*shared_out(views.gradients, total, start.values))
     half = Estimate((start.values + fine.values) / 2, fine.standard_error / 2)
-    return _stacked(half, *(sharpened_by(one, fine, gradient_weight) for one in (joined, masks)))
+    return _stacked(half, *(sharpened_by(one, fine, gradient_weight) for one in measured))
 
 
 def _stacked(*maps: Estimate) -> tuple[Tensor, Tensor]:
     return torch.stack([one.values for one in maps]), torch.stack([one.standard_error for one in maps])
+
+
+def best_maps(tried: Tensor, whole: Tensor) -> Tensor:
+    """(T,) int64: which of the M maps is kept, by what their best pixels gave.
+
+    The best one; but for a box that the detector is sure of, the soft masks' map, where no other is better by more than
+    ``PREFERENCE``. Where the cause is known, that map is right most often, and a small cause changes the curves by less
+    than that. The curves of a box with a low score differ by as much by chance.
+
+    Args:
+        tried: (M, T) of ``compare_best_pixels``.
+        whole: (T,) the scores of the whole image.
+    """
+    advantage = torch.zeros_like(tried)
+    if len(tried) > MASKS:
+        advantage[MASKS] = torch.where(whole >= SURE, PREFERENCE * whole, 0)
+    return (tried + advantage).argmax(0)
