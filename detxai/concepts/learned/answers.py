@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +73,24 @@ class ImageAnswers:
             return cls(**{name: saved[name] for name in saved.files})
 
 
-def ask_detector(detector: Detector, image: Image, detections: Detections, n_subsets: int, seed: int) -> ImageAnswers:
+def ask_detector(
+    detector: Detector, image: Image, detections: Detections, n_subsets: int, seed: int, label_passes: int = 0
+) -> ImageAnswers:
     """The detector's answers about some boxes of an image, of which each gets random subsets of its own regions.
 
-    That is ``2 * n_subsets`` views for each box, and three for the image.
+    That is ``2 * n_subsets`` views for each box, three for the image, and those of the maps.
 
     Args:
         detector: what is asked.
         image: the image.
         detections: T boxes of it.
         n_subsets: V for each box; 0: only the boxes and the scores of the image and of its fillings.
-        seed: of the subsets; another one for each image, so that no two images share theirs.
+        seed: of the subsets and of the maps; another one for each image, so that no two images share theirs.
+        label_passes: of the default method's map of each box, as amounts in the cells of its windows; 0: no maps. Few
+            are enough: the noise of single maps averages out over many boxes.
+
+    Source: Covert et al., 2024, Stochastic Amortization (NeurIPS): noisy labels, if right on average, train the same
+    network as exact ones.
     """
     canvas = Canvas.with_fills(detector, image, FILLS, seed)
     scorer = ViewScorer(detector, canvas, ask_about(detections, ClassScoreTarget))
@@ -103,29 +110,11 @@ def ask_detector(detector: Detector, image: Image, detections: Detections, n_sub
     shape = (len(detections), n_subsets)
     cells = torch.stack(coverage) if coverage else whole.new_zeros(*shape, N_WINDOWS, GRID, GRID)
     answers = torch.stack(scores, 1) if scores else whole.new_zeros(2, *shape)
-    return ImageAnswers(
-        detections.boxes.cpu().numpy(), detections.labels.cpu().numpy(), whole.cpu().numpy(), hidden.cpu().numpy(),
-        (cells * LEVELS_OF_GREY).round().to(torch.uint8).cpu().numpy(), *answers.cpu().numpy(),
-    )  # fmt: skip
-
-
-def with_evidence(answers: ImageAnswers, detector: Detector, image: Image, max_passes: int, seed: int) -> ImageAnswers:
-    """The same with a map of the default method for each box, as amounts in the cells of its windows.
-
-    Args:
-        answers: about T boxes of the image.
-        detector: what is asked.
-        image: the image.
-        max_passes: of a map. Few are enough: the noise of single maps averages out over many boxes.
-        seed: of the maps.
-
-    Source: Covert et al., 2024, Stochastic Amortization (NeurIPS): noisy labels, if right on average, train the same
-    network as exact ones.
-    """
-    found = PixelEvidence(max_passes=max_passes, seed=seed, progress=False)(detector, image, answers.detections)
-    canvas = Canvas.with_fills(detector, image, FILLS, seed)
-    maps = torch.stack([torch.from_numpy(one.values) for one in found]).to(canvas.clean.tensor.device)
-    windows = Windows(canvas.size, boxes_on(canvas, answers.detections))
-    owners = torch.arange(len(answers), device=maps.device)
-    cells = windows.amounts(canvas.from_image(maps).clamp(min=0), owners)
-    return replace(answers, evidence=cells.float().cpu().numpy())
+    evidence = whole.new_zeros(0)
+    if label_passes and len(detections):
+        found = PixelEvidence(max_passes=label_passes, seed=seed, progress=False)(detector, image, detections)
+        maps = canvas.from_image(torch.stack([torch.from_numpy(one.values) for one in found]).to(whole.device))
+        evidence = windows.amounts(maps.clamp(min=0), torch.arange(len(detections), device=whole.device)).float()
+    grey = (cells * LEVELS_OF_GREY).round().to(torch.uint8)
+    parts = (detections.boxes, detections.labels, whole, hidden, grey, *answers, evidence)
+    return ImageAnswers(*(part.cpu().numpy() for part in parts))

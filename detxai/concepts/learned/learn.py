@@ -15,11 +15,11 @@ import torch
 from detxai.adapters.detector import Detector
 from detxai.adapters.network import NetworkDetector
 from detxai.adapters.registry import wrap
-from detxai.concepts.learned.answers import ImageAnswers, ask_detector, with_evidence
+from detxai.concepts.learned.answers import ImageAnswers, ask_detector
 from detxai.concepts.learned.folder import LearnFolder
 from detxai.concepts.learned.images import TrainingImage
 from detxai.concepts.learned.settings import LearnSettings
-from detxai.concepts.learned.training import BoxInputs, held_out_figure, train
+from detxai.concepts.learned.training import BoxInputs, held_out_figures, train
 from detxai.engine.learned.network import ExplainerNetwork
 from detxai.engine.learned.saved import VERSION, LearnedExplainer, described
 from detxai.progress import progress_bar
@@ -147,11 +147,8 @@ def _ask(detector: Detector, image: TrainingImage, settings: LearnSettings, numb
     boxes = detector.detect(pixels, settings.score_threshold)
     boxes = boxes[boxes.scores.argsort(descending=True, stable=True)[: settings.max_boxes]]
     n_subsets = settings.n_subsets if settings.objective == "shapley" else 0
-    seed = (settings.seed + 1) * SEEDS_APART + number
-    answers = ask_detector(detector, pixels, boxes, n_subsets, seed)
-    if settings.objective != "evidence" or not len(boxes):
-        return answers
-    return with_evidence(answers, detector, pixels, settings.label_passes, seed)
+    label_passes = settings.label_passes if settings.objective == "evidence" else 0
+    return ask_detector(detector, pixels, boxes, n_subsets, (settings.seed + 1) * SEEDS_APART + number, label_passes)
 
 
 def _train(
@@ -179,7 +176,7 @@ def _train(
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         network = ExplainerNetwork(**size).to(detector.device)
-    prior = held_out_figure(network, inputs, held_out, settings.objective)  # before it is trained
+    prior = held_out_figures(network, inputs, held_out, settings.objective)  # before it is trained
     seconds = train(network, inputs, trained_on, settings, folder.checkpoint, progress)
     card = {
         "version": VERSION,
@@ -195,9 +192,8 @@ def _train(
         "training_cpu_seconds": round(seconds, 1),
         "versions": installed_versions(("detxai", "torch")),
     }
-    learnt = held_out_figure(network, inputs, held_out, settings.objective)
-    if prior is not None and learnt is not None:
-        name, figure = learnt
-        card |= {name: round(figure, 4), f"{name}_of_prior": round(prior[1], 4)}
+    learnt = held_out_figures(network, inputs, held_out, settings.objective)
+    figures = learnt | {f"{name}_of_prior": figure for name, figure in prior.items()}
+    card |= {name: round(figure, 4) for name, figure in figures.items()}
     LearnedExplainer(network, card).save(folder.explainer)
     folder.write_json(folder.card, card)

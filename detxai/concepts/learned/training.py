@@ -122,16 +122,16 @@ def train(
     return spent + time.process_time() - started
 
 
-def held_out_figure(
+def held_out_figures(
     network: ExplainerNetwork, inputs: BoxInputs, numbers: Sequence[int], objective: Objective
-) -> tuple[str, float] | None:
-    """How well the network does on images, by name; None where nothing was recorded to compare with.
+) -> dict[str, float]:
+    """How well the network does on images, by name; empty where nothing was recorded to compare with.
 
     ``held_out_explained_share`` for Shapley values: see ``explained_share``. ``held_out_divergence`` for evidence: the
     mean of ``evidence_loss``.
     """
     if objective == "choice" or not numbers:
-        return None
+        return {}
     answers = [inputs.answers[number] for number in numbers]
     found: list[list[Tensor]] = []
     with torch.no_grad():
@@ -141,8 +141,8 @@ def held_out_figure(
             found.append([said, of_image.shares])
     said, shares = (torch.cat(parts) for parts in zip(*found, strict=True))
     if objective == "shapley":
-        return "held_out_explained_share", explained_share(said, shares, answers)
-    return "held_out_divergence", float(evidence_loss(said, shares, answers).mean())
+        return {"held_out_explained_share": explained_share(said, shares, answers)}
+    return {"held_out_divergence": float(evidence_loss(said, shares, answers).mean())}
 
 
 def batch(numbers: Sequence[int], step: int, settings: LearnSettings) -> list[int]:

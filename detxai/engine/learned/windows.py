@@ -43,6 +43,11 @@ class Windows:
         whole = near.new_tensor([0.0, 0.0, self.size[1], self.size[0]]).expand_as(near)
         return torch.stack([near, whole], 1)
 
+    @cached_property
+    def cell_areas(self) -> Tensor:
+        """(T, 2, 1, 1) in square pixels: of one cell of each window."""
+        return ((self.corners[..., 2:] - self.corners[..., :2]).prod(-1) / GRID**2)[..., None, None]
+
     def overlaps(self, n_cells: int = GRID) -> tuple[Tensor, Tensor]:
         """How many pixels of each row and column lie in each row and column of cells.
 
@@ -69,8 +74,7 @@ class Windows:
             (V, 2, GRID, GRID) in [0, 1]. Of a cell of the whole image only what lies outside the near window counts, so
             that the coverage of all that is shown is below 1 there.
         """
-        down, across = (side[owners].sum(-1) for side in self.overlaps())
-        return self.amounts(masks, owners) / (down[..., :, None] * across[..., None, :])
+        return self.amounts(masks, owners) / self.cell_areas[owners]
 
     def amounts(self, maps: Tensor, owners: Tensor) -> Tensor:
         """The sum of a map over each cell: of a cell of the whole image, over what lies outside the near window.
@@ -144,8 +148,7 @@ class Windows:
 
         The sum counts a cell of the whole image as far as it lies outside the near window.
         """
-        areas = (self.corners[..., 2:] - self.corners[..., :2]).prod(-1) / GRID**2
-        amounts = self.positions()[:, :, 2] * areas[..., None, None]
+        amounts = self.positions()[:, :, 2] * self.cell_areas
         return amounts / (amounts * self.shares()).sum((1, 2, 3), keepdim=True).clamp(
             min=torch.finfo(amounts.dtype).tiny
         )

@@ -276,9 +276,7 @@ SHORT = {
 }
 
 
-@pytest.mark.parametrize(
-    "objective", ["evidence", *(pytest.param(one, marks=pytest.mark.slow) for one in ("shapley", "choice"))]
-)
+@pytest.mark.parametrize("objective", ["evidence", "shapley", pytest.param("choice", marks=pytest.mark.slow)])
 def test_from_the_command_line_to_a_map(objective: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With a network, whose features are read and through which the choice is differentiated."""
     words = [
