@@ -25,9 +25,11 @@ def stops_on_ctrl_c() -> Iterator[None]:
     """Inside, and at the end at the latest, a Ctrl-C stops the work, also where Python or a library drops it.
 
     Where it comes while Python runs a callback of a weak reference or a ``__del__``, Python prints "Exception ignored
-    in" and goes on; inside an extension module it may come out as whatever that makes of an error. Drawing an overlay
-    spends so much of its time in such places that one Ctrl-C in ten was lost. So it is raised again after the first,
-    and ``raise_if_interrupted`` between the items of a run finds the others.
+    in" and goes on; inside an extension module it may come out as whatever that makes of an error (matplotlib's
+    "Invalid bounding box"). Drawing an overlay spends so much of its time in such places that one Ctrl-C in ten was
+    lost. So it is raised again after the first, ``raise_if_interrupted`` between the items of a run finds the others,
+    and an error that ends the work after a Ctrl-C is taken for it, unless it is an ``OSError``: what a full disk did
+    not keep has to be told.
     """
     handler = signal.getsignal(signal.SIGINT)
     if _CtrlC.listening or threading.current_thread() is not threading.main_thread() or not callable(handler):
@@ -57,6 +59,12 @@ def stops_on_ctrl_c() -> Iterator[None]:
     try:
         yield
         raise_if_interrupted()
+    except OSError:
+        raise
+    except Exception as error:
+        if _CtrlC.heard:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         _CtrlC.listening = False
         sys.unraisablehook = hook

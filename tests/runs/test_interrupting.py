@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import signal
 import sys
 import time
@@ -10,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from detxai.runs.failures import expect_item_failure
@@ -64,6 +66,44 @@ def test_it_is_raised_again(drop: Callable[[], None]) -> None:
 def test_it_is_raised_at_the_end_where_the_work_is_over_sooner() -> None:
     with pytest.raises(KeyboardInterrupt), stops_on_ctrl_c():
         in_a_deletion()
+
+
+class Boxes:
+    """Is interrupted while an extension module of matplotlib reads it, which makes a ``ValueError`` of that."""
+
+    def __array__(self, *given: Any, **named: Any) -> np.ndarray[Any, Any]:
+        ctrl_c()
+        return np.eye(2)
+
+
+def in_matplotlib() -> None:
+    compiled: Any = importlib.import_module("matplotlib._path")
+    compiled.count_bboxes_overlapping_bbox(Boxes(), np.zeros((1, 2, 2)))
+
+
+@pytest.mark.parametrize("drop", [in_a_library, in_matplotlib])
+def test_what_a_library_made_of_it_ends_the_work_as_ctrl_c_does(drop: Callable[[], None]) -> None:
+    with pytest.raises(ValueError, match="Invalid"), contextlib.suppress(KeyboardInterrupt):
+        drop()
+    with pytest.raises(KeyboardInterrupt) as raised, stops_on_ctrl_c():
+        drop()
+    assert isinstance(raised.value.__cause__, ValueError)
+
+
+def test_a_full_disk_is_told_of_after_a_ctrl_c_too() -> None:
+    def work() -> None:
+        with stops_on_ctrl_c():
+            with contextlib.suppress(KeyboardInterrupt):
+                ctrl_c()
+            raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        work()
+
+
+def test_without_a_ctrl_c_an_error_stays_what_it_is() -> None:
+    with pytest.raises(ValueError, match="mine"), stops_on_ctrl_c():
+        raise ValueError("mine")
 
 
 def test_what_a_library_made_of_it_is_no_failure_of_the_item() -> None:
