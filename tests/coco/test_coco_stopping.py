@@ -96,7 +96,7 @@ def test_twenty_random_moments_of_a_command_in_a_process_of_its_own(
     number: signal.Signals, data: dict[str, Path], tmp_path: Path
 ) -> None:
     """From its first import to its last overlay and the report."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}  # as many as here
 
     def command(out: Path) -> list[str]:
         return [arg for arg in arguments(data, out, "--overlays", "--worst", 9) if arg != "--no-report"]
