@@ -59,10 +59,8 @@ def stops_on_ctrl_c() -> Iterator[None]:
     try:
         yield
         raise_if_interrupted()
-    except OSError:
-        raise
     except Exception as error:
-        if _CtrlC.heard:
+        if _CtrlC.heard and not isinstance(error, OSError):
             raise KeyboardInterrupt from error
         raise
     finally:

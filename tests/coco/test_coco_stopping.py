@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 from coco_files import detected_dataset
 from faster_rcnns import small_faster_rcnn
 from forking import exit_code, forked, needs_fork
@@ -96,7 +97,8 @@ def test_twenty_random_moments_of_a_command_in_a_process_of_its_own(
     number: signal.Signals, data: dict[str, Path], tmp_path: Path
 ) -> None:
     """From its first import to its last overlay and the report."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}  # as many as here
+    threads = str(torch.get_num_threads())  # with another number than here, the last digits differ
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": threads}
 
     def command(out: Path) -> list[str]:
         return [arg for arg in arguments(data, out, "--overlays", "--worst", 9) if arg != "--no-report"]
