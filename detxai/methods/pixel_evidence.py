@@ -25,7 +25,7 @@ from detxai.engine.masking.soft.traced import trace_masks
 from detxai.explanation import Explanation
 from detxai.images import Image
 from detxai.methods.checks import check_count, check_fraction, check_number
-from detxai.methods.evidence.candidate_maps import CANDIDATES, best_maps, candidate_maps
+from detxai.methods.evidence.candidate_maps import CANDIDATES, MASKS, best_maps, candidate_maps
 from detxai.methods.evidence.start import Start
 from detxai.methods.region_shapley import (
     FEWEST_PASSES,
@@ -41,10 +41,9 @@ from detxai.progress import progress_bar
 from detxai.targets import ClassScoreTarget, ContrastTarget, Target
 
 FEWEST_MASKS = 50
-LAST = 1 / 6  # of the passes, to improve the map that was kept
+FINE = 1 / 6  # of the passes, for fine masks of a black box; of a network, for more soft masks
 N_TRACED = 12  # of the soft masks
 BACKWARD_PASSES = 2 * N_TRACED  # a backward pass takes as long as one or two forward passes
-DRAWN = ("joined", "draws")  # maps that more draws improve
 N_COMPARISON_VIEWS = len(CANDIDATES) * VIEWS_PER_MAP
 
 
@@ -69,25 +68,28 @@ class PixelEvidence:
       the score f under the mask M changes with pixel x of the mask. It is as fine as a pixel, and says nothing of what
       a larger part adds as a whole.
 
-    S counts as k draws and R as m draws, and J is ``(sum of n draws + k S + m R) / (n + k + m)``. This gives four
-    maps: ``(S + G) / 2``; ``J^(1 - w) G^w``; ``R^(1 - w) G^w``; and ``D^(1 - w) G^w``, D the mean of the draws. A power
-    of G makes a coarse map higher where G is high, and leaves negative values as they are. Without G the maps are S, J,
-    R and D. Each map is tested on new views: its best pixels, from 1/128 to half of the image, are shown alone, and
-    hidden alone. That gives two curves of the score that the masks ask for, over the share of the image, and the map
-    with the largest area between them is kept. If the detector is sure of the box (a score of 0.85 or more), that of
-    the masks is kept unless another has more by 0.07 of the score: where the cause is known, it is right most often,
-    and a small cause changes the areas by less than that.
+    S counts as k draws and R as m draws, and J is ``(sum of n draws + k S + m R) / (n + k + m)``. This gives four maps:
+    ``(S + G) / 2``; ``J^(1 - w) G^w``; ``R (G / mean of G in a cell)^(2 w)``, a cell being that of the masks; and
+    ``D^(1 - w) G^w``, D the mean of the draws. In the third, R alone says which cell, and G what lies where within it.
+    Negative values stay as they are. Without G the maps are S, J, R and D.
 
-    The last sixth of the passes improves the map that was kept. J and D get more draws. R gets *fine masks* of that box
-    alone: they hide only where R is high, and show everything else. They can raise the value of a pixel up to twofold.
-    The first map stays as it is. ``details["kept"]`` says which map was kept (``start``, ``joined``, ``masks`` or
+    Each map is tested on new views: its best pixels, from 1/128 to half of the image, are shown alone, and hidden
+    alone. That gives two curves of the score that the masks ask for, over the share of the image, and the map with the
+    largest area between them is kept. If the detector is sure of the box (a score of 0.85 or more), that of the masks
+    is kept unless another has more by 0.07 of the score: where the cause is known, it is right most often, and a small
+    cause changes the areas by less than that.
+
+    For a box of a black box whose masks were kept, the last sixth of the passes goes to *fine masks* of that box alone:
+    they hide only where R is high, show everything else, and can raise the value of a pixel up to twofold. With G that
+    adds nothing, and those passes are more soft masks. ``details["kept"]`` says which map was kept (``start``,
+    ``joined``, ``masks`` or
     ``draws``), ``details["tried"]`` the result of each, ``details["contrast"]`` whether masks and test asked for the
     contrast, and ``details["gradients"]`` whether there is G.
 
     Args:
         max_passes: views of the image for each box, at most; a backward pass counts as two. Several boxes share the
-            soft masks: ten boxes take seven tenths of ten times as many. A box stops early when its map is known well
-            enough. With fewer than about 115 the map is S; with fewer than about 145 there is no G, with fewer than
+            soft masks: ten boxes take two thirds of ten times as many. A box stops early when its map is known well
+            enough. With fewer than about 115 the map is S; with fewer than about 120 there is no G, with fewer than
             about 285 there are no draws.
         tolerance: in (0, 1): draws stop when those of another seed would correlate with them by 1 - ``tolerance`` or
             more.
@@ -150,22 +152,21 @@ class PixelEvidence:
 
     def most_passes(self, n_boxes: int) -> int:
         """How many passes ``n_boxes`` boxes of one image take at most, for an estimate before they start."""
-        n_masks, n_first, n_last = self._budget()
-        backward = BACKWARD_PASSES if n_masks >= FEWEST_MASKS + BACKWARD_PASSES else 0
-        each = backward + n_first + n_last + N_COMPARISON_VIEWS
-        return min(self.max_passes * n_boxes, 8 + n_masks - backward + each * n_boxes)
+        n_masks, n_draws, n_fine = self._budget()
+        each = n_draws + max(n_fine, BACKWARD_PASSES) + N_COMPARISON_VIEWS  # a network's, or a black box's
+        return min(self.max_passes * n_boxes, 8 + n_masks + n_fine + each * n_boxes)
 
     def _budget(self) -> tuple[int, int, int]:
-        """Passes of one box for soft masks and tracing them back, for views of regions first, and for views at last."""
-        n_last = int(self.max_passes * LAST)
-        n_left = max(0, self.max_passes - n_last - N_COMPARISON_VIEWS - len(fills_of(self.fill)) - 2)
+        """Passes of one box for soft masks and tracing them back, for views of regions, and for fine masks."""
+        n_fine = int(self.max_passes * FINE) if self.mask_draws else 0
+        n_left = max(0, self.max_passes - n_fine - N_COMPARISON_VIEWS - len(fills_of(self.fill)) - 2)
         n_masks = int(self.max_passes * self.mask_share) if self.mask_draws else 0
-        n_first = n_left - n_masks
-        if n_masks and n_first < FEWEST_PASSES:
-            n_masks, n_first = n_left + VIEWS_PER_MAP, 0  # without draws there is no map of theirs to be compared
+        n_draws = n_left - n_masks
+        if n_masks and n_draws < FEWEST_PASSES:
+            n_masks, n_draws = n_left + VIEWS_PER_MAP, 0  # without draws there is no map of theirs to be compared
         n_masks = n_masks if n_masks >= FEWEST_MASKS else 0
-        n_first = n_first if n_first >= FEWEST_PASSES else 0
-        return n_masks, n_first, n_last if n_masks or n_first else 0
+        n_draws = n_draws if n_draws >= FEWEST_PASSES else 0
+        return n_masks, n_draws, n_fine if n_masks else 0
 
     @in_full_precision
     def __call__(
@@ -209,7 +210,7 @@ class PixelEvidence:
         with progress_bar(self.progress, most, "showing regions", "view") as bar:
             views = self._views(detector, canvas, detections, bar.update, report, reports_parts=on_round is not None)
             kept = self._best_maps(views, start.shapes)
-            self._improve(views, kept, report)
+            self._look_closer(views, kept, report)
         return self._explanations(detector, canvas, detections, start, views, kept, started, decisive=self.decisive)
 
     def _start_alone(
@@ -276,13 +277,13 @@ class PixelEvidence:
         views = self._with_masks(EvidenceViews.from_ends(sampler, rivals, *ends), report if reports_parts else None)
         if views.masks is not None:
             report(views)
-        _, n_first, _ = self._budget()
-        if n_first:
+        _, n_draws, _ = self._budget()
+        if n_draws:
             views.partial = is_interrupted(
                 lambda: spend_views(
                     sampler,
                     views.known,
-                    n_first * len(detections),
+                    n_draws * len(detections),
                     1 - self.tolerance,
                     on_round=lambda: report(views),
                 ),
@@ -294,22 +295,22 @@ class PixelEvidence:
 
     def _with_masks(self, views: EvidenceViews, report: Callable[[EvidenceViews], None] | None) -> EvidenceViews:
         """The same with the soft masks of the image, the first of them traced back where that is possible."""
-        n_masks, _, _ = self._budget()
+        n_masks, _, n_fine = self._budget()
         if not n_masks:
             return views
         masks, scores = masks_for(views.sampler.canvas, views.sampler.boxes, self.seed), None
-        affordable = self.gradient_weight and n_masks >= FEWEST_MASKS + BACKWARD_PASSES
+        affordable = self.gradient_weight and n_masks + n_fine >= FEWEST_MASKS + BACKWARD_PASSES
         if affordable and (traced := trace_masks(views.scorer, masks, N_TRACED)):
-            n_masks, scores = n_masks - BACKWARD_PASSES, traced.scores
+            n_masks, scores = n_masks + n_fine - BACKWARD_PASSES, traced.scores
             n_shared = views.n_shared + BACKWARD_PASSES * len(views.sampler.boxes)
             views = replace(views, gradients=traced.slopes, n_shared=n_shared)
 
         def on_part(found: Estimate, n_so_far: int) -> None:
             if report is not None:
-                report(views.with_masks(found, n_so_far))
+                report(views.with_masks(found, masks.cell, n_so_far))
 
         found = soft_masks(views.scorer, masks, n_masks, scores, None if report is None else on_part)
-        return views.with_masks(found, n_masks)
+        return views.with_masks(found, masks.cell, n_masks)
 
     def _candidates(self, views: EvidenceViews, shapes: Tensor) -> tuple[Tensor, Tensor]:
         return candidate_maps(views, shapes, self.start_draws, self.mask_draws, self.gradient_weight)
@@ -333,21 +334,16 @@ class PixelEvidence:
         has_views = views.masks is not None or bool(views.known.n_draws.any())
         return torch.full_like(views.known.n_draws, int(has_views))
 
-    def _improve(self, views: EvidenceViews, kept: Tensor, report: Callable[[EvidenceViews, Tensor], None]) -> None:
-        """Spend the last views: on draws where the joined map was kept, on fine masks where the masks' map was."""
-        _, n_first, n_last = self._budget()
-        if views.partial or not n_last:
+    def _look_closer(self, views: EvidenceViews, kept: Tensor, report: Callable[[EvidenceViews, Tensor], None]) -> None:
+        """Fine masks for the boxes of a black box whose soft masks were kept."""
+        _, _, n_fine = self._budget()
+        masks, boxes = views.masks, torch.nonzero(kept == MASKS).flatten()
+        if masks is None or views.gradients is not None or views.partial or not len(boxes):
             return
         report(views, kept)
-        sampler, masks = views.sampler, views.masks
-        draw = torch.isin(kept, kept.new_tensor([CANDIDATES.index(name) for name in DRAWN if n_first]))
-        boxes = torch.nonzero((kept > 0) & ~draw).flatten()
 
-        def improve() -> None:
-            if len(boxes) and masks is not None:
-                views.masks = sharpened(views.scorer, masks, boxes, n_last, self.seed + 1)
-                views.n_shared += n_last * len(boxes)
-            n_views = n_last * int(draw.sum())
-            spend_views(sampler, views.known, n_views, 1 - self.tolerance, draw, lambda: report(views, kept))
+        def look() -> None:
+            views.masks = sharpened(views.scorer, masks, boxes, n_fine, self.seed + 1)
+            views.n_shared += n_fine * len(boxes)
 
-        views.partial = is_interrupted(improve, views.known, self.keep_partial, least_draws=0)
+        views.partial = is_interrupted(look, views.known, self.keep_partial, least_draws=0)

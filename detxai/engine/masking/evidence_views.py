@@ -27,8 +27,9 @@ class EvidenceViews:
         hidden, whole: (T, F) and (T,), their scores with nothing shown and for the whole image.
         known: the draws.
         masks: the soft masks' slopes and their errors, (T, h, w); None where there were none.
+        cell: height and width of a cell of the masks in pixels.
         gradients: the same masks' slopes by gradients, (T, h, w); None where there were none.
-        agreement: (T,), how well other soft masks would correlate with these before they were sharpened.
+        agreement: (T,), how well other soft masks would correlate with these before there were fine masks.
         tried: (M, T), the comparison's result for each map; None where there was none.
         n_shared: views that are not of draws.
         partial: whether Ctrl-C ended them early.
@@ -42,6 +43,7 @@ class EvidenceViews:
     known: Densities
     n_shared: int
     masks: Estimate | None = None
+    cell: tuple[int, int] = (1, 1)
     gradients: Estimate | None = None
     agreement: Tensor | None = None
     tried: Tensor | None = None
@@ -64,9 +66,10 @@ class EvidenceViews:
         known = Densities.empty(sampler.canvas.size, hidden[:n_boxes], whole[:n_boxes])
         return cls(sampler, scorer, contrast, hidden[place], whole[place], known, hidden.shape[1] + 1)
 
-    def with_masks(self, masks: Estimate, n_masks: int) -> EvidenceViews:
+    def with_masks(self, masks: Estimate, cell: tuple[int, int], n_masks: int) -> EvidenceViews:
         """The same with soft masks, which took so many views."""
-        return replace(self, masks=masks, agreement=masks.expected_correlation, n_shared=self.n_shared + n_masks)
+        agreement = masks.expected_correlation
+        return replace(self, masks=masks, cell=cell, agreement=agreement, n_shared=self.n_shared + n_masks)
 
     @property
     def n_passes(self) -> int:

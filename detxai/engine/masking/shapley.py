@@ -173,7 +173,6 @@ def spend_views(
     known: Densities,
     max_views: int,
     settled: float = 1.0,
-    boxes: Tensor | None = None,
     on_round: Callable[[], object] | None = None,
 ) -> None:
     """Draw until every box is settled or the views are spent, most where the error is largest.
@@ -186,13 +185,11 @@ def spend_views(
         known: what is known of them; the draws are added to it.
         max_views: for all boxes together.
         settled: the expected correlation in [0, 1] from which a box needs no more.
-        boxes: (T,) bool, which boxes to draw for; None: all.
         on_round: called after every round that leaves more to draw, when ``known`` holds it.
     """
-    wanted = known.whole > 0 if boxes is None else boxes & (known.whole > 0)
-    start = int(known.n_views.sum())
+    wanted = known.whole > 0
     sampler.draw(known, torch.where(wanted, FIRST_DRAWS - known.n_draws, 0).clamp(min=0), max_views)
-    while (left := max_views - int(known.n_views.sum()) + start) > 0:
+    while (left := max_views - int(known.n_views.sum())) > 0:
         lacking = (settled - known.expected_correlation).clamp(min=0) * (wanted & (known.n_views > 0))
         if not bool((lacking > 0).any()):
             return

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from detxai.engine.masking.evidence_views import EvidenceViews
 from detxai.engine.masking.shapley import join
-from detxai.engine.masking.soft.estimating import Estimate, shared_out, sharpened_by
+from detxai.engine.masking.soft.estimating import Estimate, resolved_by, shared_out, sharpened_by
 
 CANDIDATES = ("start", "joined", "masks", "draws")
 MASKS = CANDIDATES.index("masks")
@@ -24,7 +24,8 @@ def candidate_maps(
         views: of T boxes; without soft masks there are the first two maps only, without draws the first three.
         shapes: (T, h, w) the start, each summing to 1.
         start_draws, mask_draws: how many draws the start and the soft masks count as.
-        gradient_weight: how much the gradients count in every map but the start.
+        gradient_weight: how much the gradients count in every map but the start; twice as much in the soft masks',
+            where they say only what lies where within a cell.
     """
     known = views.known
     total = (known.whole - known.hidden.mean(1)).clamp(min=0)[:, None, None]
@@ -34,14 +35,13 @@ def candidate_maps(
         return _stacked(start, Estimate(*join(known, [(k, start.values)])))
     masks = Estimate(*shared_out(views.masks, total, start.values))
     joined = Estimate(*join(known, [(k, start.values), (m, masks.values)]))
-    measured = [joined, masks]
-    if bool(known.n_draws.any()):
-        measured.append(Estimate(*join(known, [(torch.zeros_like(k), start.values)])))
+    draws = [Estimate(*join(known, [(torch.zeros_like(k), start.values)]))] if bool(known.n_draws.any()) else []
     if views.gradients is None:
-        return _stacked(start, *measured)
+        return _stacked(start, joined, masks, *draws)
     fine = Estimate(*shared_out(views.gradients, total, start.values))
     half = Estimate((start.values + fine.values) / 2, fine.standard_error / 2)
-    return _stacked(half, *(sharpened_by(one, fine, gradient_weight) for one in measured))
+    joined, *draws = (sharpened_by(one, fine, gradient_weight) for one in (joined, *draws))
+    return _stacked(half, joined, resolved_by(masks, fine, views.cell, 2 * gradient_weight), *draws)
 
 
 def _stacked(*maps: Estimate) -> tuple[Tensor, Tensor]:

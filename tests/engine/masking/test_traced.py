@@ -18,7 +18,7 @@ from detxai.adapters.detector import Detector
 from detxai.adapters.sliced import Slicing
 from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.scoring import ViewScorer
-from detxai.engine.masking.soft.estimating import Estimate, shared_out, sharpened_by
+from detxai.engine.masking.soft.estimating import LEAST_MEAN, Estimate, resolved_by, shared_out, sharpened_by
 from detxai.engine.masking.soft.image_masks import masks_for, soft_masks
 from detxai.engine.masking.soft.traced import trace_masks
 from detxai.geometry import box_iou
@@ -44,6 +44,17 @@ def scorer_of(detector: Detector, image: Image, batch_size: int | None = None) -
     found = detector.detect(image, 0.0)[:2]
     canvas = Canvas.with_fills(detector, image, ["black", "mean"])
     return ViewScorer(detector, canvas, ClassScoreTarget.of(found), batch_size=batch_size)
+
+
+def gaussian_mean(values: np.ndarray, deviations: tuple[float, float]) -> np.ndarray:
+    """With OpenCV: the sum over the neighbours within the map, over how much of the Gaussian lies there."""
+    down, across = deviations
+
+    def blurred(values: np.ndarray) -> np.ndarray:
+        wide = values.astype(np.float64)
+        return cv2.GaussianBlur(wide, (0, 0), sigmaX=across, sigmaY=down, borderType=cv2.BORDER_CONSTANT)
+
+    return blurred(values) / blurred(np.ones_like(values))
 
 
 def by_hand(scorer: ViewScorer, masks: Callable[[Tensor], Tensor]) -> tuple[Tensor, np.ndarray]:
@@ -72,7 +83,7 @@ def by_hand(scorer: ViewScorer, masks: Callable[[Tensor], Tensor]) -> tuple[Tens
                 score = score_targets([target], detector.candidates(canvas.clean.with_tensor(view)))[0, 0]
             (slope,) = torch.autograd.grad(score, mask)
             scores[-1].append(float(score.detach()))
-            slopes[-1].append(cv2.GaussianBlur(slope[0].abs().numpy(), (9, 9), 1.5, borderType=cv2.BORDER_REFLECT_101))
+            slopes[-1].append(gaussian_mean(slope[0].abs().numpy(), (1.5, 1.5)))
     return torch.tensor(scores), np.array(slopes)
 
 
@@ -157,6 +168,58 @@ def test_a_map_is_sharpened_where_the_fine_one_is_high() -> None:
     torch.testing.assert_close(sharpened_by(coarse, nothing, 0.25).values, coarse.values)
 
 
+def test_a_cell_keeps_its_place_whatever_the_fine_map_has_there() -> None:
+    """Two like cells, far apart: the fine map is a hundred times as high in one, and alternates in both alike."""
+    coarse = torch.zeros(1, 20, 200)
+    coarse[..., :100], coarse[..., 100:] = 1.0, 3.0
+    stripes = torch.tensor([1.0, 9.0]).repeat(100)
+    fine = torch.cat([100 * stripes[:100], stripes[100:]]).expand(1, 20, 200)
+    nothing = torch.zeros_like(coarse)
+    resolved = resolved_by(Estimate(coarse, nothing), Estimate(fine, nothing), (4, 8), 0.5).values
+    assert float(resolved.sum()) == pytest.approx(float(coarse.sum()), rel=1e-4)
+    left, right = resolved[..., 10:60], resolved[..., 160:190]  # away from where both meet, and from the border
+    assert float(right.mean() / left.mean()) == pytest.approx(3, rel=0.05)
+    for part in (left, right):
+        torch.testing.assert_close(
+            part[..., 1::2] / part[..., ::2], torch.full_like(part[..., ::2], 3.0), rtol=0.01, atol=0
+        )
+
+
+def test_a_coarse_map_is_resolved_as_its_formula_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    coarse, fine, error = torch.rand(3, 2, 30, 40, generator=generator).unbind(0)
+    coarse = coarse - 0.2
+    resolved = resolved_by(Estimate(coarse, error), Estimate(fine, error), (3, 5), 0.7)
+    maps = (resolved.values, resolved.standard_error, coarse, fine, error)
+    for values, errors, p, f, e in zip(*(one.numpy() for one in maps), strict=True):
+        mean = gaussian_mean(f, (3, 5)) + LEAST_MEAN * f.mean()
+        both = p.clip(0) * (f / mean) ** 0.7
+        scale = p.clip(0).sum() / both.sum()
+        np.testing.assert_allclose(values, np.where(p < 0, p, both * scale), rtol=1e-3)
+        first = (p.clip(0) + e) * (f / mean) ** 0.7 - both
+        second = p.clip(0) * ((f + e) / mean) ** 0.7 - both
+        np.testing.assert_allclose(errors, np.where(p < 0, e, np.hypot(first, second) * scale), rtol=1e-3, atol=1e-5)
+
+
+def test_nothing_fine_leaves_a_coarse_map_as_it_is() -> None:
+    coarse = Estimate(torch.rand(1, 8, 9, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 8, 9))
+    nothing = Estimate(torch.zeros(1, 8, 9), torch.zeros(1, 8, 9))
+    torch.testing.assert_close(resolved_by(coarse, nothing, (2, 2), 0.5).values, coarse.values)
+
+
+def test_a_very_flat_image_is_traced_too() -> None:
+    """Three pixels high: less than the smoothing reads."""
+    detector, _ = padded_one_stage()
+    image = generate(501, "local").image
+    found = detector.detect(image, 0.3)[:1]
+    canvas = Canvas.with_fills(detector, image[:3], ["mean"])
+    scorer = ViewScorer(detector, canvas, ClassScoreTarget.of(found))
+    traced = trace_masks(scorer, masks_for(canvas, torch.tensor([[20.0, 0, 70, 3]]), 0), 4)
+    assert traced is not None
+    assert traced.slopes.values.shape == (1, *canvas.size)
+    assert bool(traced.slopes.values.isfinite().all())
+
+
 def test_a_total_is_shared_out_over_what_is_positive() -> None:
     maps = torch.tensor([[[1.0, 3, -5]], [[0.0, 0, -1]]])
     total, otherwise = torch.tensor([8.0, 6.0]).view(2, 1, 1), torch.full((2, 1, 3), 2.0)
@@ -182,7 +245,8 @@ def test_gradients_find_the_mark_within_a_cell_of_the_masks(name: str) -> None:
         traced = trace_masks(scorer, masks, 12)
         assert traced is not None
         coarse = soft_masks(scorer, masks, 96, traced.scores)
-        maps = canvas.to_image(torch.cat([coarse.values, sharpened_by(coarse, traced.slopes, 0.25).values]))
+        resolved = resolved_by(coarse, traced.slopes, masks.cell, 0.5)
+        maps = canvas.to_image(torch.cat([coarse.values, resolved.values]))
         areas.append(roc_area(maps, mark.expand(2, -1, -1)))
         on_mark += bool(mark.flatten()[maps[1].argmax()])
     alone, joined = torch.stack(areas).mean(0).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from detxai.engine.masking.soft.lattice import Lattice
 from detxai.engine.masking.soft.linear_model import LinearModel
+from detxai.engine.masking.soft.smoothing import smoothed
 
+LEAST_MEAN = 1e-3  # of a fine map's mean: added to its mean in a cell, so that nothing over nothing is nothing
 Normalisation = Literal["slope", "centred", "sum", "density", "expectation"]
 NORMALISATIONS: tuple[Normalisation, ...] = ("slope", "centred", "sum", "density", "expectation")
 VarianceReduction = Literal["control_variate", "regression", "none"]
@@ -44,21 +47,45 @@ class Estimate:
 def sharpened_by(found: Estimate, fine: Estimate, weight: float) -> Estimate:
     """``P^(1 - w) F^w`` in place of the positive part P of each map: high where both are. P's sum stays.
 
-    The errors of both are taken to be independent. The slope of a power at 0 has no bound, so a standard error is
-    added to each map in turn, in place of a linear approximation. What is negative stays, with its error.
-
     Args:
         found: T maps.
         fine: T maps F, of which only the positive part counts.
         weight: w in [0, 1].
     """
+    return _combined(found, fine, lambda coarse, fine: coarse ** (1 - weight) * fine**weight)
+
+
+def resolved_by(found: Estimate, fine: Estimate, cell: tuple[float, float], power: float) -> Estimate:
+    """``P (F / mean of F in a cell)^a`` in place of the positive part P of each map. P's sum stays.
+
+    The coarse map says which cell, and the fine one only what lies where within a cell: how high F is as a whole there
+    does not count.
+
+    Args:
+        found: T maps P that cannot tell apart what lies within a cell.
+        fine: T maps F, of which only the positive part counts.
+        cell: height and width of a cell in pixels: the standard deviations of the Gaussian that takes the mean.
+        power: a, at least 0; 1 trusts F wholly within a cell.
+
+    Source: with a = 1, Liu, 2000, Smoothing filter-based intensity modulation, Int. J. Remote Sensing 21 (18), where a
+    coarse image in colour and a fine one without are joined.
+    """
+    values = fine.values.clamp(min=0)
+    within = smoothed(values, cell) + LEAST_MEAN * values.mean((1, 2), keepdim=True)
+    within = within.clamp(min=torch.finfo(values.dtype).tiny)
+    ratio = Estimate(values / within, fine.standard_error / within)
+    return _combined(found, ratio, lambda coarse, fine: coarse * fine**power)
+
+
+def _combined(found: Estimate, fine: Estimate, rule: Callable[[Tensor, Tensor], Tensor]) -> Estimate:
+    """A rule of two maps in place of the positive part of the first, whose sum stays.
+
+    The errors of both are taken to be independent. The slope of a power at 0 has no bound, so a standard error is
+    added to each map in turn, in place of a linear approximation. What is negative stays, with its error.
+    """
     ours, theirs = found.values.clamp(min=0), fine.values.clamp(min=0)
-
-    def mean(a: Tensor, b: Tensor) -> Tensor:
-        return a ** (1 - weight) * b**weight
-
-    both = mean(ours, theirs)
-    errors = [mean(ours + found.standard_error, theirs) - both, mean(ours, theirs + fine.standard_error) - both]
+    both = rule(ours, theirs)
+    errors = [rule(ours + found.standard_error, theirs) - both, rule(ours, theirs + fine.standard_error) - both]
     total = ours.sum((1, 2), keepdim=True)
     values, error = shared_out(Estimate(both, torch.hypot(*errors)), total, ours)
     negative = found.values < 0

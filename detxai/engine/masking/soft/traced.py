@@ -7,19 +7,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
 from detxai.engine.batching import ACTIVATIONS, batch_size_for, in_batches
 from detxai.engine.gradients import gradients_of_each
 from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.soft.estimating import Estimate
 from detxai.engine.masking.soft.masks import RiseMasks
+from detxai.engine.masking.soft.smoothing import smoothed
 from detxai.targets import score_targets
 
 log = logging.getLogger(__name__)
 
 SMOOTHING = 1.5  # pixels of the input, standard deviation: gradients of neighbouring pixels alternate in size
-REACH = 4  # pixels that the smoothing reads on each side
 WITH_GRAPH = 4 * ACTIVATIONS  # bytes per byte of input: a backward pass needs the layers' outputs kept
 
 
@@ -74,7 +73,7 @@ def trace_masks(scorer: ViewScorer, masks: RiseMasks, n_masks: int) -> Traced | 
 
     def summed(gradient: Tensor) -> Tensor:
         slopes = (difference * gradient[inside]).sum(1).abs().float()
-        slopes = gaussian_blur(slopes, 2 * REACH + 1, SMOOTHING)
+        slopes = smoothed(slopes, (SMOOTHING, SMOOTHING))
         return torch.stack([slopes.sum(0), slopes.square().sum(0)])
 
     at_once = scorer.batch_size or batch_size_for(image.device, WITH_GRAPH * image.numel() * image.element_size())
