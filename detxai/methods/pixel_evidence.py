@@ -75,8 +75,8 @@ class PixelEvidence:
 
     Each map is tested on new views: its best pixels, from 1/128 to half of the image, are shown alone, and hidden
     alone. That gives two curves of the score that the masks ask for, over the share of the image, and the map with the
-    largest area between them is kept. If the detector is sure of the box (a score of 0.85 or more), that of the masks
-    is kept unless another has more by 0.07 of the score: where the cause is known, it is right most often, and a small
+    largest area between them is kept. If the detector is sure of the box (a score of 0.9 or more), that of the masks
+    is kept unless another has more by 0.15 of the score: where the cause is known, it is right most often, and a small
     cause changes the areas by less than that.
 
     For a box of a black box whose masks were kept, the last sixth of the passes goes to *fine masks* of that box alone:

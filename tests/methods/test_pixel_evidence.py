@@ -76,7 +76,7 @@ def test_a_start_that_points_elsewhere_is_overruled() -> None:
     peak = np.unravel_index(found.values.argmax(), SIZE)
     assert max(peak) < 16
     tried = found.details["tried"]
-    assert tried[found.details["kept"]] > max(tried.values()) - 0.07
+    assert tried[found.details["kept"]] > max(tried.values()) - 0.15
     assert tried[found.details["kept"]] > tried["start"]
 
 
@@ -231,9 +231,9 @@ def test_one_box_takes_no_more_than_it_may(max_passes: int) -> None:
 
 
 def test_the_masks_are_kept_for_a_sure_box_unless_another_map_is_clearly_better() -> None:
-    """By more than 0.07 of its score: of four boxes, the second and the fourth have such a map."""
+    """By more than 0.15 of its score: of four boxes, the second and the fourth have such a map."""
     tried = torch.tensor([[0.1, 0.1, 0.1, 0.5], [0.2, 0.2, 0.2, 0.1], [0.15, 0.05, 0.17, 0.1], [0.1, 0.1, 0.23, 0.1]])
-    assert best_maps(tried, torch.full((4,), 0.9)).tolist() == [2, 1, 2, 0]
+    assert best_maps(tried, torch.full((4,), 0.95)).tolist() == [2, 1, 2, 0]
     assert best_maps(tried, torch.full((4,), 0.8)).tolist() == [1, 1, 3, 0]
     assert best_maps(tried[:2], torch.ones(4)).tolist() == [1, 1, 1, 0]
 

@@ -11,8 +11,8 @@ from detxai.engine.masking.soft.estimating import Estimate, resolved_by, shared_
 
 CANDIDATES = ("start", "joined", "masks", "draws")
 MASKS = CANDIDATES.index("masks")
-PREFERENCE = 0.07  # how much more, as a share of the whole image's score, another map must have than the soft masks'
-SURE = 0.85  # the whole image's score from which the soft masks are preferred
+PREFERENCE = 0.15  # how much more, as a share of the whole image's score, another map must have than the soft masks'
+SURE = 0.9  # the whole image's score from which the soft masks are preferred
 
 
 def candidate_maps(
