@@ -39,7 +39,7 @@ class AISE:
 
     Source: AISE for detection in openvino-xai 1.1.0, from its definition; DIRECT by Jones et al., 1993 (Journal of
     Optimization Theory and Applications 79). Differs in asking candidates before suppression and in working on the
-    model's input pixels. It was not run side by side with openvino-xai.
+    model's input pixels. Beside openvino-xai's own code: rank correlation .998 to 1.000 (BENCHMARKS.md).
     """
 
     name: ClassVar[str] = "aise"
