@@ -41,7 +41,7 @@ from detxai.progress import progress_bar
 from detxai.targets import ClassScoreTarget, ContrastTarget, Target
 
 FEWEST_MASKS = 50
-FINE = 1 / 6  # of the passes, for fine masks of a black box; of a network, for more soft masks
+FINE = 1 / 6  # of the passes: for fine masks where there are no gradients, else for more soft masks
 N_TRACED = 12  # of the soft masks
 BACKWARD_PASSES = 2 * N_TRACED  # a backward pass takes as long as one or two forward passes
 N_COMPARISON_VIEWS = len(CANDIDATES) * VIEWS_PER_MAP
@@ -79,7 +79,7 @@ class PixelEvidence:
     is kept unless another has more by 0.15 of the score: where the cause is known, it is right most often, and a small
     cause changes the areas by less than that.
 
-    For a box of a black box whose masks were kept, the last sixth of the passes goes to *fine masks* of that box alone:
+    Without G, where the map of the masks was kept, the last sixth of the passes goes to *fine masks* of that box alone:
     they hide only where R is high, show everything else, and can raise the value of a pixel up to twofold. With G that
     adds nothing, and those passes are more soft masks. ``details["kept"]`` says which map was kept (``start``,
     ``joined``, ``masks`` or
@@ -96,7 +96,7 @@ class PixelEvidence:
         start_draws: k, how many draws the start counts as; 0 leaves it out.
         mask_draws: m, how many draws the soft masks count as; 0 leaves the masks out altogether.
         gradient_weight: w, in [0, 1), how much the gradients count in a map; 0 leaves them out altogether.
-        mask_share: in [0, 1), the share of ``max_passes`` that the soft masks and their gradients take.
+        mask_share: in [0, 1), the share of ``max_passes`` that the soft masks take; with their gradients, a sixth more.
         ignore_below: in [0, 1), a share of the clean score: where the score changes by less, no further views are
             spent.
         refine: how many large regions of each partition are cut in four: those where the map so far is highest.
@@ -335,7 +335,7 @@ class PixelEvidence:
         return torch.full_like(views.known.n_draws, int(has_views))
 
     def _look_closer(self, views: EvidenceViews, kept: Tensor, report: Callable[[EvidenceViews, Tensor], None]) -> None:
-        """Fine masks for the boxes of a black box whose soft masks were kept."""
+        """Fine masks for the boxes whose soft masks were kept, where there are no gradients."""
         _, _, n_fine = self._budget()
         masks, boxes = views.masks, torch.nonzero(kept == MASKS).flatten()
         if masks is None or views.gradients is not None or views.partial or not len(boxes):
