@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from detxai.adapters.borrowing import borrowed, borrowed_afresh
 from detxai.adapters.changes.own_answer import Changes, check_candidates, check_levels
 from detxai.adapters.detector import Detector, Features, Inputs, refuse_without_network
-from detxai.adapters.layers import LayerRunsError, capture, find_layer, level_names, replaced, skipping
+from detxai.adapters.layers import (
+    LayerRunsError,
+    capture,
+    find_layer,
+    level_names,
+    replaced,
+    right_batch_norm_gradients,
+    skipping,
+)
 from detxai.adapters.views.box_scalar import BoxScalar, box_scalar
 from detxai.detections import Candidates, Detections, check_score_threshold
 from detxai.images import Image
@@ -301,8 +309,10 @@ class NetworkDetector(Detector):
         return replaced(self.model, features.cache, features.levels)
 
     def _gradients_where_there_are(self) -> AbstractContextManager[Any]:
-        """torch records nothing that a parameter made in inference mode takes part in."""
-        return torch.no_grad() if any(p.is_inference() for p in self._parameters()) else nullcontext()
+        """Right gradients; none where a parameter was made in inference mode, since torch records nothing then."""
+        if any(p.is_inference() for p in self._parameters()):
+            return torch.no_grad()
+        return right_batch_norm_gradients(self.model)
 
     def _parameters(self) -> Iterable[nn.Parameter]:
         return self.model.parameters()
