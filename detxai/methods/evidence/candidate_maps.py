@@ -13,6 +13,7 @@ CANDIDATES = ("start", "joined", "masks", "draws")
 MASKS = CANDIDATES.index("masks")
 PREFERENCE = 0.15  # how much more, as a share of the whole image's score, another map must have than the soft masks'
 SURE = 0.9  # the whole image's score from which the soft masks are preferred
+START_SHARE = 0.03  # of the soft masks' map: it orders the pixels that carry no evidence, which chance would order
 
 
 def candidate_maps(
@@ -37,11 +38,18 @@ def candidate_maps(
     joined = Estimate(*join(known, [(k, start.values), (m, masks.values)]))
     draws = [Estimate(*join(known, [(torch.zeros_like(k), start.values)]))] if bool(known.n_draws.any()) else []
     if views.gradients is None:
-        return _stacked(start, joined, masks, *draws)
+        return _stacked(start, joined, _with_start(masks, start), *draws)
     fine = Estimate(*shared_out(views.gradients, total, start.values))
     half = Estimate((start.values + fine.values) / 2, fine.standard_error / 2)
     joined, *draws = (sharpened_by(one, fine, gradient_weight) for one in (joined, *draws))
-    return _stacked(half, joined, resolved_by(masks, fine, views.cell, 2 * gradient_weight), *draws)
+    resolved = resolved_by(masks, fine, views.cell, 2 * gradient_weight)
+    return _stacked(half, joined, _with_start(resolved, start), *draws)
+
+
+def _with_start(masks: Estimate, start: Estimate) -> Estimate:
+    """The soft masks' map with a small share of the start; their sums are equal, and so is that of the result."""
+    own = 1 - START_SHARE
+    return Estimate(own * masks.values + START_SHARE * start.values, own * masks.standard_error)
 
 
 def _stacked(*maps: Estimate) -> tuple[Tensor, Tensor]:
