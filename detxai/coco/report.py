@@ -157,7 +157,7 @@ def _card(explained: ExplainedBoxes, index: int, confusion: Confusion) -> BoxCar
     photo = explanation.image
     scale = min(1.0, WIDTH / max(photo.shape[:2]))
     size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
-    plain, mapped = fitted(photo, size), under_map(photo, explanation.heatmap, size)
+    plain, mapped = fitted(photo, size), under_map(explanation, size)
     for picture in (plain, mapped):
         for name, colour in (
             ("candidate_box", NEAREST),

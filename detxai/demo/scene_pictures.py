@@ -33,7 +33,7 @@ def map_picture(explanation: Explanation, box: list[float]) -> str:
     """A map over its scene with the box in question, as a data URI."""
     height, width = explanation.image.shape[:2]
     size = width * ENLARGED, height * ENLARGED
-    picture = under_map(explanation.image, explanation.heatmap, size, opacity=OPACITY)
+    picture = under_map(explanation, size, opacity=OPACITY)
     return _uri(outline(picture, box, scale=ENLARGED))
 
 

@@ -123,6 +123,7 @@ class PixelEvidence:
     needs: ClassVar[str] = "answers"
     passes: ClassVar[str] = "at most max_passes a box; boxes of one image share the soft masks"
     in_rounds: ClassVar[bool] = True
+    of_single_pixels: ClassVar[bool] = True
 
     max_passes: int = 300
     tolerance: float = 0.15

@@ -15,7 +15,7 @@ from detxai.methods import METHODS
 Mode = Literal["evidence", "signed"]
 # inferno is perceptually uniform and survives grey print; coolwarm is even on both sides of its neutral zero
 COLOURS: dict[Mode, str] = {"evidence": "inferno", "signed": "coolwarm"}
-STRONGEST = 0.005  # of the pixels, which share a colour in maps of single pixels
+STRONGEST = 0.05  # of the evidence: the strongest pixels that hold it share a colour in maps of single pixels
 NO_BOX_LABEL = "strength, as a share of its peak"  # evidence is evidence for a box
 BAR_LABELS: dict[Mode, str] = {
     "evidence": "evidence, as a share of its peak",
@@ -46,13 +46,17 @@ def signed(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def end_of_scale(explanation: Explanation, shown: npt.NDArray[np.float32]) -> float:
-    """Where the colours end: at 1, the peak; below the strongest few pixels where a map is of single ones.
+    """Where the colours end: at 1, the peak; in a map of single pixels, below the strongest few.
 
-    Gradients of single pixels have peaks beside which all others are pale (Captum's pictures leave out 2 % likewise).
+    Gradients of single pixels have peaks beside which all others are pale (Captum's pictures leave out 2 % of the
+    pixels). Here it is a share of the evidence, so that a small object keeps its shades.
     """
     if not _of_method(explanation, "of_single_pixels") or "low_pass" in explanation.settings:
         return 1.0
-    return float(np.quantile(np.abs(shown), 1 - STRONGEST)) or 1.0
+    strongest_first = -np.sort(-np.abs(shown), axis=None).astype(np.float64)
+    held = strongest_first.cumsum()
+    next_one = min(int(np.searchsorted(held, STRONGEST * held[-1])) + 1, len(held) - 1)
+    return float(strongest_first[next_one]) or 1.0
 
 
 def bar_label(explanation: Explanation, mode: Mode) -> str:

@@ -65,8 +65,8 @@ def overlay(
             ``"signed"`` for the methods whose maps say as much by what is below zero (``is_signed``), else
             ``"evidence"``.
         colours: a matplotlib colour map; default: a perceptually uniform one, for ``"signed"`` a diverging one. Its
-            scale ends at the peak; for maps of single pixels (``of_single_pixels``) below the strongest half per cent
-            of them: the bar says where.
+            scale ends at the peak; for maps of single pixels (``of_single_pixels``) below the strongest of them, which
+            hold a twentieth of the evidence: the bar says where.
         opacity: of the strongest evidence, in (0, 1].
         boxes: further boxes to outline thinly, such as all detections of the image.
         caption: default: class, score and method.

@@ -17,7 +17,8 @@ import PIL.Image
 from matplotlib.figure import Figure
 from PIL import ImageDraw, ImageFont
 
-from detxai.pages.colours import blend, coloured
+from detxai.explanation import Explanation
+from detxai.pages.colours import blend, coloured, end_of_scale
 
 OPACITY = 0.75  # of the strongest evidence
 GREY = 0.8  # brightness of a grey ground: the colours of the map must not be mistaken for those of the photo
@@ -33,8 +34,7 @@ def fitted(photo: npt.NDArray[np.uint8], size: tuple[int, int]) -> PIL.Image.Ima
 
 
 def under_map(
-    photo: npt.NDArray[np.uint8],
-    heatmap: npt.NDArray[np.float32],
+    explanation: Explanation,
     size: tuple[int, int],
     *,
     opacity: float = OPACITY,
@@ -43,16 +43,16 @@ def under_map(
     """The photo under its map: opaque where the evidence is strongest, transparent where there is none.
 
     Args:
-        photo: (H, W, 3).
-        heatmap: (H, W) in [0, 1].
+        explanation: the map and its photo.
         size: (width, height) of the picture.
         opacity: of the strongest evidence.
         grey: on a dimmed grey photo instead of its own colours.
     """
-    ground = np.asarray(fitted(photo, size), dtype=np.float32)
+    ground = np.asarray(fitted(explanation.image, size), dtype=np.float32)
     if grey:
         ground = ground.mean(axis=2, keepdims=True) * GREY
-    heat = np.asarray(PIL.Image.fromarray(heatmap).resize(size, PIL.Image.Resampling.BICUBIC)).clip(0, 1)
+    heat = np.asarray(PIL.Image.fromarray(explanation.heatmap).resize(size, PIL.Image.Resampling.BICUBIC)).clip(0, 1)
+    heat = (heat / end_of_scale(explanation, heat)).clip(0, 1)
     return PIL.Image.fromarray(blend(ground, coloured(heat), opacity * heat))
 
 

@@ -107,7 +107,7 @@ def test_a_method_whose_source_keeps_both_signs_is_drawn_with_them() -> None:
     assert np.array_equal(together[:, :width], apart[0])
 
 
-@pytest.mark.parametrize(("method", "shows"), [("saliency", True), ("eigen_cam", False)])
+@pytest.mark.parametrize(("method", "shows"), [("saliency", True), ("pixel_evidence", True), ("eigen_cam", False)])
 def test_one_strong_pixel_does_not_hide_a_map_of_single_pixels(method: str, shows: bool) -> None:
     """A hundredth as strong as the one, hundreds of pixels are seen; in a map of regions they stay pale."""
     values = np.zeros((60, 80), np.float32)

@@ -92,7 +92,7 @@ def quick_picture(explanation: Explanation) -> PIL.Image.Image:
     height, width = explanation.image.shape[:2]
     scale = min(1.0, WIDEST / width) if width >= 320 else 320 / width
     size = round(width * scale), max(1, round(height * scale))
-    picture = under_map(explanation.image, explanation.heatmap, size)
+    picture = under_map(explanation, size)
     if explanation.detection is None:
         return picture
     return outline(picture, explanation.detection.boxes[0].tolist(), scale=scale)

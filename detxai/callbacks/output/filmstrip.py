@@ -41,7 +41,7 @@ def frame(explanation: Explanation, detection: Detections | None, lines: Sequenc
     height, width = explanation.image.shape[:2]
     scale = min(HEIGHT / height, WIDEST / width)
     size = max(round(width * scale), 1), max(round(height * scale), 1)
-    picture = under_map(explanation.image, explanation.heatmap, size, grey=False)
+    picture = under_map(explanation, size, grey=False)
     if detection is not None:
         outline(picture, detection.boxes[0].tolist(), scale=scale)
     return captioned(picture, lines, margin=4)

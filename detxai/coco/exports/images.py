@@ -60,7 +60,7 @@ def pictured(run: ExplainedBoxes, index: int) -> npt.NDArray[np.uint8]:
     """The photo under one map, its box outlined: (height, width, 3) uint8."""
     explanation, row = run[index], run.row(index)
     height, width = explanation.image.shape[:2]
-    picture = under_map(explanation.image, explanation.heatmap, (width, height))
+    picture = under_map(explanation, (width, height))
     outline(picture, row["box"], scale=1.0)
     return np.asarray(picture)
 

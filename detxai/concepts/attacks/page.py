@@ -66,7 +66,7 @@ def _boxed(image: Any, box: Sequence[float]) -> str:
 
 def _mapped(explanation: Explanation, box: Sequence[float]) -> str:
     size, scale = _size(explanation.image.shape)
-    return data_uri(outline(under_map(explanation.image, explanation.heatmap, size), box, scale=scale), "PNG")
+    return data_uri(outline(under_map(explanation, size), box, scale=scale), "PNG")
 
 
 def _energy(attack: Attack, box: Sequence[float]) -> str:
