@@ -300,7 +300,7 @@ class PixelEvidence:
         n_masks, _, n_fine = self._budget()
         if not n_masks:
             return views
-        masks, scores = masks_for(views.sampler.canvas, views.sampler.boxes, self.seed), None
+        masks, scores = masks_for(views.sampler.canvas, views.sampler.boxes, self.seed, n_masks), None
         affordable = self.gradient_weight and n_masks + n_fine >= FEWEST_MASKS + BACKWARD_PASSES
         if affordable and (traced := trace_masks(views.scorer, masks, N_TRACED)):
             n_masks, scores = n_masks + n_fine - BACKWARD_PASSES, traced.scores

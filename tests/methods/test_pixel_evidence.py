@@ -15,7 +15,7 @@ from detxai.engine.masking.best_pixels import VIEWS_PER_MAP, compare_best_pixels
 from detxai.engine.masking.canvas import Canvas
 from detxai.engine.masking.scoring import ViewScorer
 from detxai.engine.masking.shapley import Densities, join
-from detxai.engine.masking.soft.image_masks import masks_for, soft_masks
+from detxai.engine.masking.soft.image_masks import grid_for, masks_for, soft_masks
 from detxai.engine.masking.soft.smoothing import smoothed
 from detxai.geometry import box_gaussians, box_iou
 from detxai.methods import pixel_evidence
@@ -335,3 +335,22 @@ def test_a_rival_tells_what_decides_between_two_classes() -> None:
         drawn = canvas.to_image(maps)[0]
         ratios.append(float(drawn[mark].mean() / drawn[y1:y2, x1:x2].mean()))
     assert ratios[1] > 1.5 * ratios[0] > 0, ratios
+
+
+def test_a_small_box_gets_no_more_cells_than_its_masks_can_tell() -> None:
+    """Two masks a cell: with more cells than masks the slopes are noise, which another seed does not repeat."""
+    detector, image = detxai.wrap("scenes-frcnn"), generate(501, "local").image
+    found = detector.detect(image, 0.3)[:1]
+    canvas = Canvas.with_fills(detector, image, ["black", "mean"])
+    scorer = ViewScorer(detector, canvas, ClassScoreTarget.of(found), batch_size=20)
+    small = torch.tensor([[70.0, 70, 82, 82]])
+    rows, columns = grid_for(canvas.size, small, 120)
+    assert 40 <= rows * columns <= 64
+
+    def agreement(n_masks: int | None) -> float:
+        maps = [soft_masks(scorer, masks_for(canvas, small, seed, n_masks), 120).values.flatten() for seed in (0, 1)]
+        return float(torch.corrcoef(torch.stack(maps))[0, 1])
+
+    told, too_many = agreement(120), agreement(None)
+    assert told > 0.9
+    assert too_many < 0.75

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,28 +16,32 @@ from detxai.engine.masking.soft.masks import RiseMasks
 
 CELLS_A_BOX = 2  # cells across the smallest box, so that its parts can be told apart
 CELLS = (5, 24)  # across the shorter side: at least, at most
+MASKS_A_CELL = 2  # at least: with as many cells as masks, or more, the slopes are little but noise
 FIRST_PART = 30  # masks, after which maps are handed on; then whenever their number has doubled
 SHOWN = 0.65  # of the image, in every view: a box that is hard to find is lost when half is hidden
 
 
-def grid_for(size: tuple[int, int], boxes: Tensor) -> tuple[int, int]:
-    """(rows, columns) of cells that tell the parts of the smallest box apart, within ``CELLS`` on the shorter side.
+def grid_for(size: tuple[int, int], boxes: Tensor, n_masks: int | None = None) -> tuple[int, int]:
+    """(rows, columns) of cells that tell the parts of the smallest box apart, if so many masks can tell so many cells.
 
     Args:
         size: (height, width) of the masks in pixels.
         boxes: (T, 4) xyxy in those pixels.
+        n_masks: how many masks there will be, at least; None: enough.
     """
     width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
     smallest = float((width * height).sqrt().min())
     fewest, most = CELLS
     shorter = min(size)
     cell = min(max(smallest / CELLS_A_BOX, shorter / most), shorter / fewest)
-    return round(size[0] / cell), round(size[1] / cell)
+    if n_masks is not None:
+        cell = max(cell, math.sqrt(size[0] * size[1] * MASKS_A_CELL / n_masks))
+    return max(1, round(size[0] / cell)), max(1, round(size[1] / cell))
 
 
-def masks_for(canvas: Canvas, boxes: Tensor, seed: int) -> RiseMasks:
-    """The soft masks of one image, for boxes (T, 4) xyxy in pixels of the canvas."""
-    return RiseMasks(canvas.size, grid_for(canvas.size, boxes), seed, SHOWN)
+def masks_for(canvas: Canvas, boxes: Tensor, seed: int, n_masks: int | None = None) -> RiseMasks:
+    """The soft masks of one image for boxes (T, 4) xyxy in pixels of the canvas; ``n_masks`` as for ``grid_for``."""
+    return RiseMasks(canvas.size, grid_for(canvas.size, boxes, n_masks), seed, SHOWN)
 
 
 def soft_masks(
