@@ -59,11 +59,10 @@ class PixelEvidence:
     - The *start* S costs one pass. Half of it is a Gaussian over the box, because objects mostly lie in the middle of
       their boxes. The other half is LayerCAM, if the detector is a network.
     - *Soft masks* R, one set for all boxes of the image: the positive part of D-RISE's slopes by regression (see
-      ``DRISE``). They are coarse and stable, and find a small cause, in the box or far away, that a few draws miss. If
-      the image leaves little doubt between the class and its strongest rival, they ask ``ContrastTarget``: the score
-      of the class less that of the rival in the same view. Evidence that both classes share then cancels, and what
-      decides between them is left.
-
+      ``DRISE``). They are coarse (half the smallest box, wider where a cell would have fewer than two masks) and
+      stable, and find a small cause, in the box or far away, that a few draws miss. If the image leaves little doubt
+      between the class and its strongest rival, they ask ``ContrastTarget``: the score of the class less that of the
+      rival in the same view. Evidence that both classes share then cancels, and what decides between them is left.
     - *Gradients* G: the first twelve soft masks, traced back to their pixels. G is the mean of ``|df/dM(x)|``, how much
       the score f under the mask M changes with pixel x of the mask. It is as fine as a pixel, and says nothing of what
       a larger part adds as a whole.
