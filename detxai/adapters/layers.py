@@ -81,10 +81,10 @@ def right_batch_norm_gradients(model: nn.Module) -> Iterator[None]:
         if isinstance(output, Tensor) and output.requires_grad and output.device.type == "cpu":
             output.register_hook(Tensor.contiguous)
 
-    norms = [m for m in model.modules() if isinstance(m, (_BatchNorm, _InstanceNorm))]
     with ExitStack() as hooks:
-        for norm in norms if torch.is_grad_enabled() else ():
-            hooks.callback(norm.register_forward_hook(reorder).remove)
+        for module in model.modules() if torch.is_grad_enabled() else ():
+            if isinstance(module, (_BatchNorm, _InstanceNorm)):
+                hooks.callback(module.register_forward_hook(reorder).remove)
         yield
 
 
